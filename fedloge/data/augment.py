@@ -1,0 +1,62 @@
+"""Random crops and flips of a whole batch at once, and normalisation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float32, UInt8
+from torch import Tensor
+from torch.nn import functional
+
+from fedloge.data.images import Augmentation
+
+
+def crop_padding(height: int, width: int) -> int:
+    """Zeros around an image before it is cropped: 4 pixels, 1 for images under 16 pixels."""
+    return 4 if min(height, width) >= 16 else 1
+
+
+def augment(
+    pixels: UInt8[Tensor, "images channels height width"],
+    kind: Augmentation,
+    generator: np.random.Generator,
+) -> UInt8[Tensor, "images channels height width"]:
+    """Augment a batch, on the device it is on.
+
+    Parameters
+    ----------
+    pixels : 0..255; not changed.
+    kind : ``crop``: pad with zeros (`crop_padding`) and crop to the old size at random;
+        ``crop-flip``: and mirror left to right with probability 1/2; ``none``: as it is.
+    generator : on the CPU, so that the draws are the same for every device. An image
+        takes two integers for the crop; then each takes a float for the flip.
+    """
+    if kind == "none":
+        return pixels
+    n, channels, height, width = pixels.shape
+    padding = crop_padding(height, width)
+    offsets = generator.integers(0, 2 * padding + 1, size=(n, 2))
+    rows = offsets[:, :1] + np.arange(height)
+    columns = offsets[:, 1:] + np.arange(width)
+    if kind == "crop-flip":
+        flipped = generator.random(n) < 0.5
+        columns[flipped] = columns[flipped, ::-1]
+    stride = width + 2 * padding
+    source = torch.from_numpy(rows[:, :, None] * stride + columns[:, None, :]).to(pixels.device)
+    padded = functional.pad(pixels, (padding,) * 4).reshape(n, channels, -1)
+    picked = padded.gather(2, source.view(n, 1, -1).expand(n, channels, -1))
+    return picked.view(n, channels, height, width)
+
+
+def normalise(
+    pixels: UInt8[Tensor, "images channels height width"],
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Float32[Tensor, "images channels height width"]:
+    """(pixels / 255 - mean) / std, channel by channel, in float32."""
+    scale = [1 / (255 * s) for s in std]
+    shift = [-m / s for m, s in zip(mean, std, strict=True)]
+    per_channel = torch.tensor([scale, shift], device=pixels.device).view(2, -1, 1, 1)
+    return pixels.to(torch.float32).mul_(per_channel[0]).add_(per_channel[1])

@@ -1,0 +1,122 @@
+"""What a partitioner is, what a partition is, and the rules both keep."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Int64
+from numpy.typing import NDArray
+
+from fedloge.config import digest
+from fedloge.errors import PartitionError
+
+Indices = NDArray[np.int64]
+
+
+class Partitioner(Protocol):
+    """Splits a training set over clients.
+
+    ``partition(labels, num_clients, rng)`` returns one index array a client: int64
+    positions in `labels`, ascending. An index stands in one array at most, and none is
+    left out unless the partitioner has a true attribute ``lossy``. All randomness comes
+    from `rng`. What cannot be split as asked is refused with a `PartitionError`.
+    `fedloge.partition.check_partitioner` tries all this out.
+    """
+
+    def __call__(
+        self, labels: NDArray[np.int64], num_clients: int, rng: np.random.Generator
+    ) -> list[Indices]:
+        """Split `labels` over `num_clients` clients."""
+        ...
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Who holds what.
+
+    Parameters
+    ----------
+    train : for each client, ascending indices into the (long-tailed) training set.
+    test : for each client, ascending indices into the balanced test set; where a client's
+        share asks for more images than a class has, some stand there more than once.
+    train_counts, local_test_counts : (clients, classes), images of each class.
+    """
+
+    train: tuple[Indices, ...]
+    test: tuple[Indices, ...]
+    train_counts: Int64[np.ndarray, "clients classes"]
+    local_test_counts: Int64[np.ndarray, "clients classes"]
+
+    @property
+    def num_clients(self) -> int:
+        """Number of clients."""
+        return len(self.train)
+
+    def digest(self) -> str:
+        """Hash of every client's training and test indices."""
+        return digest(*(part.astype("<i8").tobytes() for part in (*self.train, *self.test)))
+
+
+def group_by_owner(owners: NDArray[np.integer], num_owners: int) -> list[Indices]:
+    """For each owner 0..num_owners-1, the ascending positions that hold it."""
+    order = np.argsort(owners, kind="stable").astype(np.int64)
+    ends = np.cumsum(np.bincount(owners, minlength=num_owners))
+    return np.split(order, ends[:-1])
+
+
+def counts_by_class(
+    parts: Sequence[Indices], labels: NDArray[np.integer], num_classes: int
+) -> Int64[np.ndarray, "clients classes"]:
+    """Images of each class in each part."""
+    owner = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    cells = owner * num_classes + labels[np.concatenate(parts)]
+    flat = np.bincount(cells, minlength=len(parts) * num_classes)
+    return flat.reshape(len(parts), num_classes).astype(np.int64)
+
+
+def verify_parts(
+    parts: object, num_images: int, num_clients: int, *, lossy: bool = False, who: str
+) -> None:
+    """Raise `PartitionError`, naming the broken rule, unless `parts` is a proper split.
+
+    Parameters
+    ----------
+    parts : what a partitioner returned.
+    num_images, num_clients : what it was asked to split, and over how many.
+    lossy : whether images may be left out.
+    who : the partitioner, for the message.
+    """
+    if not isinstance(parts, list) or len(parts) != num_clients:
+        got = f"{len(parts)} of them" if isinstance(parts, list) else type(parts).__name__
+        raise PartitionError(f"{who}: expected a list of {num_clients} index arrays, got {got}")
+    seen = np.zeros(num_images, dtype=bool)
+    for client, part in enumerate(parts):
+        where = f"{who}: client {client}"
+        if not isinstance(part, np.ndarray) or part.dtype != np.int64 or part.ndim != 1:
+            raise PartitionError(
+                f"{where}: expected a 1-dimensional array of int64 indices, got {_describe(part)}"
+            )
+        if len(part) and (part.min() < 0 or part.max() >= num_images):
+            bad = part[(part < 0) | (part >= num_images)][0]
+            raise PartitionError(f"{where}: index {bad} is outside 0..{num_images - 1}")
+        if np.any(np.diff(part) <= 0):
+            raise PartitionError(f"{where}: indices are not ascending, or one stands twice")
+        if seen[part].any():
+            raise PartitionError(
+                f"{where}: index {part[seen[part]][0]} belongs to an earlier client too"
+            )
+        seen[part] = True
+    if not lossy and not seen.all():
+        raise PartitionError(
+            f"{who}: {num_images - int(seen.sum())} of {num_images} images belong to no client "
+            f"(the first is {int(np.argmin(seen))}); set its attribute lossy = True if meant"
+        )
+
+
+def _describe(part: object) -> str:
+    if isinstance(part, np.ndarray):
+        return f"{part.ndim}-dimensional {part.dtype}"
+    return type(part).__name__

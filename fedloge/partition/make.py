@@ -1,0 +1,189 @@
+"""From a config and labels to a partition."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedloge.config import Config, Scalar, parse_options
+from fedloge.errors import ConfigError, DataError, FedlogeError, PartitionError, unknown_name
+from fedloge.partition.base import (
+    Indices,
+    Partition,
+    counts_by_class,
+    group_by_owner,
+    verify_parts,
+)
+from fedloge.partition.builtin import BUILTIN
+from fedloge.partition.localtest import local_test_counts, local_test_indices
+from fedloge.plugins import load_plugin
+from fedloge.rng import rng
+
+
+@dataclass(frozen=True)
+class BoundPartitioner:
+    """A partitioner with its options filled in.
+
+    Parameters
+    ----------
+    name : as the config names it.
+    function : takes (labels, num_clients, rng, **options).
+    options : keyword arguments.
+    lossy : whether it may leave images out.
+    """
+
+    name: str
+    function: Any
+    options: Mapping[str, Scalar]
+    lossy: bool = False
+
+    def __call__(
+        self, labels: NDArray[np.int64], num_clients: int, rng: np.random.Generator
+    ) -> list[Indices]:
+        """Split `labels` over `num_clients` clients."""
+        return self.function(labels, num_clients, rng, **self.options)
+
+
+def resolve_partitioner(config: Config) -> BoundPartitioner:
+    """Find the config's partitioner and fill in its options.
+
+    Options are its keyword-only parameters, or, for a class, those of its constructor.
+    A built-in one's ``alpha`` is the config's ``dirichlet-alpha``.
+
+    Raises
+    ------
+    PluginError
+        It cannot be found or imported.
+    ConfigError
+        An option is unknown, missing or of another type than its default.
+    """
+    name = config.partitioner
+    found = load_plugin(name, "fedloge.partitioners", BUILTIN, "partitioner")
+    given = parse_options(config.partitioner_options, "partitioner-options")
+    if not callable(found):
+        raise ConfigError(f"partitioner {name!r}: expected a function or a class, got {found!r}")
+    kinds = {inspect.Parameter.KEYWORD_ONLY} | (
+        {inspect.Parameter.POSITIONAL_OR_KEYWORD} if inspect.isclass(found) else set()
+    )
+    known = {
+        key.replace("_", "-"): parameter.default
+        for key, parameter in inspect.signature(found).parameters.items()
+        if parameter.kind in kinds
+    }
+    if name in BUILTIN and "alpha" in known:
+        del known["alpha"]
+        alpha: dict[str, Scalar] = {"alpha": config.dirichlet_alpha}
+        if "alpha" in given:
+            raise ConfigError(
+                f"partitioner-options: alpha of {name!r} is a key of its own, dirichlet-alpha"
+            )
+    else:
+        alpha = {}
+    options = {**alpha, **_checked_options(name, given, known)}
+    if inspect.isclass(found):
+        found, options = found(**options), {}
+    return BoundPartitioner(name, found, options, lossy=bool(getattr(found, "lossy", False)))
+
+
+def _checked_options(
+    name: str, given: Mapping[str, Scalar], known: Mapping[str, Any]
+) -> dict[str, Scalar]:
+    for key, value in given.items():
+        if not known:
+            raise ConfigError(f"partitioner-options: {name!r} has no options, got {key!r}")
+        if key not in known:
+            raise ConfigError(f"partitioner-options: {unknown_name('option', key, known)}")
+        default = known[key]
+        if default is inspect.Parameter.empty or default is None:
+            continue
+        fits = (int, float) if type(default) is float else type(default)
+        if not isinstance(value, fits) or isinstance(value, bool) != isinstance(default, bool):
+            raise ConfigError(
+                f"partitioner-options: {key} of {name!r} must be of type "
+                f"{type(default).__name__}, got {value!r}"
+            )
+    missing = [k for k, v in known.items() if v is inspect.Parameter.empty and k not in given]
+    if missing:
+        raise ConfigError(
+            f"partitioner-options: {name!r} needs {', '.join(missing)}; "
+            f'for example partitioner-options = "{missing[0]} = 1"'
+        )
+    return {key.replace("-", "_"): value for key, value in given.items()}
+
+
+def partition_rng(seed: int) -> np.random.Generator:
+    """The generator that partitioners draw from.
+
+    A Mersenne Twister seeded as ``numpy.random.RandomState(seed)`` is, so that a
+    partitioner can repeat the draws of code that was written for RandomState.
+    """
+    bits = np.random.MT19937()
+    state: Any = np.random.RandomState(seed).get_state(legacy=False)
+    bits.state = state
+    return np.random.Generator(bits)
+
+
+def make_partition(
+    config: Config,
+    train_labels: NDArray[np.integer],
+    test_labels: NDArray[np.integer],
+    num_classes: int,
+) -> Partition:
+    """Split the training set over the clients and draw their local test sets.
+
+    Parameters
+    ----------
+    config : gives the partitioner, its options, num-clients and the seed.
+    train_labels : of the long-tailed training set, 0..num_classes-1.
+    test_labels : of the balanced test set; every class a client trains on is there.
+
+    Raises
+    ------
+    PartitionError
+        The partitioner refused or failed, broke the rules, or left a client without images.
+    DataError
+        A class of the training set is missing in the test set.
+    """
+    labels: NDArray[np.int64] = np.asarray(train_labels, dtype=np.int64)
+    test_by_class = group_by_owner(np.asarray(test_labels, dtype=np.int64), num_classes)
+    for c in np.unique(labels):
+        if not len(test_by_class[c]):
+            raise DataError(f"class {c} has training images but none in the test set; add some")
+
+    parts = _run(resolve_partitioner(config), config, labels)
+    counts = counts_by_class(parts, labels, num_classes)
+    local_counts = local_test_counts(counts, int(counts.sum()), len(test_labels))
+    test = tuple(
+        local_test_indices(test_by_class, row, rng(config.seed, "local-test", client=k))
+        for k, row in enumerate(local_counts)
+    )
+    return Partition(tuple(parts), test, counts, local_counts)
+
+
+def _run(partitioner: BoundPartitioner, config: Config, labels: NDArray[np.int64]) -> list[Indices]:
+    who = f"partitioner {partitioner.name!r}"
+    try:
+        parts = partitioner(labels.copy(), config.num_clients, partition_rng(config.seed))
+    except FedlogeError:
+        raise
+    except Exception as exc:
+        raise PartitionError(f"{who} failed: {type(exc).__name__}: {exc}") from exc
+    verify_parts(parts, len(labels), config.num_clients, lossy=partitioner.lossy, who=who)
+    for k, part in enumerate(parts):
+        if not len(part):
+            raise PartitionError(
+                f"{who}: client {k} of {config.num_clients} gets no image; {_remedy(partitioner)}"
+                f"lower num-clients ({config.num_clients})"
+            )
+    return parts
+
+
+def _remedy(partitioner: BoundPartitioner) -> str:
+    if "alpha" in partitioner.options and partitioner.name in BUILTIN:
+        return f"raise dirichlet-alpha ({partitioner.options['alpha']:g}) or "
+    return ""

@@ -1,0 +1,114 @@
+"""Methods and partitioners from outside: by entry point, dotted name or file."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Mapping
+from importlib.machinery import SourceFileLoader
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import Any
+
+from fedloge.config import digest
+from fedloge.errors import PluginError, unknown_name
+
+
+def load_plugin(spec: str, group: str, builtin: Mapping[str, Any], what: str) -> Any:
+    """Find what a config names.
+
+    Parameters
+    ----------
+    spec : the name of a built-in one; of an entry point; ``package.module:Name`` or
+        ``package.module.Name``; or ``path/to/file.py:Name``. Looked up in this order.
+    group : entry point group, such as ``"fedloge.methods"``.
+    builtin : the built-in ones by name.
+    what : ``"method"`` or ``"partitioner"``, for the message.
+
+    Raises
+    ------
+    PluginError
+        No such name, file or module, or its import failed.
+    """
+    if spec in builtin:
+        return builtin[spec]
+    who = f"{what} {spec!r}"
+    found = entry_points(group=group)
+    if spec in found.names:
+        try:
+            return found[spec].load()
+        except Exception as exc:
+            raise _import_failure(who, exc) from exc
+    source, colon, name = spec.rpartition(":")
+    if spec.endswith(".py") or (colon and not name):
+        raise PluginError(f"{who}: say what to take from it, as in {spec.rstrip(':')}:Name")
+    if source.endswith(".py"):
+        return _member(who, _module_of_file(who, Path(source)), name)
+    if not colon:
+        source, dot, name = spec.rpartition(".")
+        if not dot:
+            message = unknown_name(what, spec, {*builtin, *found.names})
+            raise PluginError(f"{message}; or give package.module:Name or path/to/file.py:Name")
+    return _member(who, _module(who, source), name)
+
+
+def _member(who: str, module: ModuleType, name: str) -> Any:
+    if not hasattr(module, name):
+        own = [key for key in vars(module) if not key.startswith("_")]
+        source = module.__file__ or module.__name__
+        raise PluginError(f"{who}: {unknown_name(f'name in {source}', name, own)}")
+    return getattr(module, name)
+
+
+def _module(who: str, name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as exc:
+        # Is it the module asked for that is missing, or one that it imports?
+        if exc.name and f"{name}.".startswith(f"{exc.name}."):
+            raise PluginError(
+                f"{who}: there is no module {exc.name!r}; install it, or give path/to/file.py:Name"
+            ) from None
+        raise _import_failure(who, exc) from exc
+    except Exception as exc:
+        raise _import_failure(who, exc) from exc
+
+
+def _module_of_file(who: str, path: Path) -> ModuleType:
+    """The module of a file, under a name of its own; the same object until the file changes."""
+    try:
+        stat = path.stat()
+    except OSError as exc:
+        raise PluginError(f"{who}: cannot read {path} ({exc.strerror})") from None
+    identity = f"{path.resolve()}\0{stat.st_mtime_ns}\0{stat.st_size}"
+    name = f"_fedloge_plugin_{path.stem}_{digest(identity.encode())}"
+    if name in sys.modules:
+        return sys.modules[name]
+    loader = _Uncached(name, str(path.resolve()))
+    spec = importlib.util.spec_from_loader(name, loader)
+    if spec is None:
+        raise PluginError(f"{who}: {path} cannot be imported as a module")
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses and pydantic models look their own module up while it is being made.
+    sys.modules[name] = module
+    try:
+        loader.exec_module(module)
+    except BaseException as exc:
+        del sys.modules[name]
+        if not isinstance(exc, Exception):
+            raise
+        raise _import_failure(who, exc) from exc
+    return module
+
+
+class _Uncached(SourceFileLoader):
+    """Always compiles: bytecode is cached by the second, too coarse for a file being edited."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+
+def _import_failure(who: str, exc: Exception) -> PluginError:
+    return PluginError(f"{who} failed to import: {type(exc).__name__}: {exc}")
