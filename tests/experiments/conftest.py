@@ -1,0 +1,229 @@
+"""Write run directories as a run does: real files in the documented format, invented figures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import safetensors.numpy
+import tomli_w
+
+from fedloge.config import from_flat
+
+LOGE = {"global": ("fixed", "raw", "realigned"), "personal": ("raw", "realigned")}
+PARTS = {
+    "backbone": "shared",
+    "global_head": "shared",
+    "local_head": "personal",
+    "fixed": "fixed",
+}
+
+
+def shot_groups(counts: np.ndarray) -> np.ndarray:
+    """0, 1, 2 for many, medium, few: cut at 75 % and 95 % of cumulative mass."""
+    order = np.argsort(-counts, kind="stable")
+    share = np.cumsum(counts[order]) / counts.sum()
+    groups = np.empty(len(counts), dtype=int)
+    groups[order] = np.digitize(share, [0.75, 0.95])
+    return groups
+
+
+def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def write_run(
+    folder: Path,
+    *,
+    rounds: int = 20,
+    done: int | None = None,
+    clients: int = 6,
+    classes: int = 4,
+    dim: int = 16,
+    largest: int = 400,
+    predictors: Mapping[str, Iterable[str]] = LOGE,
+    primary: Mapping[str, str | None] | None = None,
+    prototypes: bool = True,
+    class_names: list[str] | None = None,
+    failures: Iterable[Mapping[str, Any]] = (),
+    seed: int = 0,
+    lift: float = 0.0,
+    **config: Any,
+) -> Path:
+    """Write one run; `lift` is added to every accuracy, `config` holds more kebab-case keys."""
+    folder.mkdir(parents=True)
+    done = rounds if done is None else done
+    draw = np.random.default_rng(seed)
+    resolved = from_flat(
+        {
+            "name": folder.name,
+            "rounds": rounds,
+            "num-clients": clients,
+            "clients-per-round": min(8, clients),
+            "seed": seed,
+            **{key.replace("_", "-"): value for key, value in config.items()},
+        }
+    )
+    (folder / "config.toml").write_text(
+        f"# fingerprint {resolved.fingerprint()}\n" + tomli_w.dumps(resolved.flat())
+    )
+
+    sizes = np.floor(largest * 0.02 ** (np.arange(classes) / max(1, classes - 1)))
+    shares = draw.dirichlet([0.5] * clients, size=classes)
+    split = np.stack([draw.multinomial(n, p) for n, p in zip(sizes, shares, strict=True)], axis=1)
+    counts = split.sum(axis=0)
+    groups = shot_groups(counts)
+    safetensors.numpy.save_file(
+        {
+            "train_counts": split.astype(np.int64),
+            "local_test_counts": (split // 4).astype(np.int64),
+        },
+        folder / "split.safetensors",
+    )
+
+    if prototypes:
+        matrix = np.eye(classes) - 1 / classes
+        basis = np.linalg.qr(draw.normal(size=(max(dim, classes), classes)))[0]
+        rows = matrix @ basis.T
+        rows = 0.1 * rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        safetensors.numpy.save_file(
+            {"prototypes": rows.astype(np.float32)}, folder / "prototypes.safetensors"
+        )
+
+    info = {
+        "format": 1,
+        "run-id": "5f2c",
+        "name": folder.name,
+        "fingerprint": resolved.fingerprint()[::-1],
+        "config-fingerprint": resolved.fingerprint(),
+        "partition": f"{seed:016x}",
+        "prototypes": "00112233aabbccdd" if prototypes else "",
+        "created": "2025-03-01T12:00:00+00:00",
+        "method": resolved.method,
+        "parts": PARTS,
+        "classes": class_names or [str(c) for c in range(classes)],
+        "train-counts": counts.tolist(),
+        "test-counts": [100] * classes,
+        "groups": groups.tolist(),
+        "num-train": int(counts.sum()),
+        "primary": primary or {"global": "realigned", "personal": "realigned"},
+        "versions": {"fedloge": "0.1.0", "torch": "2.9", "flwr": "1.41.0", "python": "3.12"},
+        "parameters": 12345,
+        "prototype-info": {"kind": "sparse-etf", "sparsity": 0.6, "gamma": 0.1, "reason": "C < d"}
+        if prototypes
+        else None,
+    }
+    (folder / "run.json").write_text(json.dumps(info))
+    figures = _Figures(counts, groups, split, predictors, draw, lift)
+    metrics, timing, client_lines, class_lines = [], [], [], []
+    for r in range(1, done + 1):
+        line: dict[str, Any] = {"round": r, "clients": resolved.clients_per_round, "failed": 0}
+        line |= {"images": 1000, "train/loss": 2.5 / r**0.4, "train/loss-fixed": 1.5 / r**0.3}
+        if r % resolved.evaluate_every == 0 or r == rounds:
+            line |= figures.of_round(r / rounds)
+            class_lines.append({"round": r, **figures.of_classes()})
+            client_lines += [{"round": r, **one} for one in figures.of_clients()]
+        metrics.append(line)
+        timing.append(
+            {
+                "round": r,
+                "seconds": 2.0 + 0.1 * (r % 3),
+                "train-seconds": 1.5,
+                "evaluate-seconds": 0.4,
+                "images-per-second": 650.0,
+                "bytes-down": 1_000_000,
+                "bytes-up": 800_000,
+            }
+        )
+    write_lines(folder / "metrics.jsonl", metrics)
+    write_lines(folder / "timing.jsonl", timing)
+    write_lines(folder / "clients.jsonl", client_lines)
+    write_lines(folder / "classes.jsonl", class_lines)
+    if failures:
+        write_lines(folder / "failures.jsonl", failures)
+    return folder
+
+
+class _Figures:
+    """Accuracies that rise with the rounds and with class size, as such runs' do."""
+
+    LIFT: ClassVar = {"fixed": 0.0, "raw": 0.02, "tuned": 0.05, "realigned": 0.06}
+
+    def __init__(
+        self,
+        counts: np.ndarray,
+        groups: np.ndarray,
+        split: np.ndarray,
+        predictors: Mapping[str, Iterable[str]],
+        draw: np.random.Generator,
+        lift: float,
+    ) -> None:
+        self.counts, self.groups, self.split = counts, groups, split
+        self.predictors, self.draw, self.lift = predictors, draw, lift
+        self.progress = 0.0
+
+    def of_round(self, progress: float) -> dict[str, float]:
+        self.progress = progress
+        self.per_class = {name: self._classes(name) for name in self.predictors["global"]}
+        line = {}
+        for name, each in self.per_class.items():
+            line[f"global/{name}/all"] = float(each.mean())
+            line |= self._by_group(f"global/{name}", each)
+        for name in self.predictors["personal"]:
+            each = self._personal(name)
+            of = f"personal/{name}"
+            line |= {f"{of}/mean": float(each.mean()), f"{of}/std": float(each.std())}
+            line[f"{of}/worst-decile"] = float(np.sort(each)[: max(1, len(each) // 10)].mean())
+            line[f"{of}/macro-f1"] = float(each.mean() * 0.8)
+            line |= self._by_group(of, self._classes(name) + 0.1)
+        return {**line, "evaluated-clients": len(self.split)}
+
+    def of_classes(self) -> dict[str, list[float]]:
+        each = {f"global/{n}/accuracy": a.tolist() for n, a in self.per_class.items()}
+        norms = 0.4 + 0.25 * np.log1p(self.counts) + self.draw.normal(0, 0.05, len(self.counts))
+        return {**each, "norms/global-head": norms.tolist()}
+
+    def of_clients(self) -> list[dict[str, float]]:
+        each = {name: self._personal(name) for name in self.predictors["personal"]}
+        lines = []
+        for client, counts in enumerate(self.split):
+            line = {"client": client, "num-train": int(counts.sum()), "trained-rounds": client % 4}
+            line["num-test"] = int(counts.sum() // 4)
+            for name, values in each.items():
+                line[f"personal/{name}/accuracy"] = float(values[client])
+                line[f"personal/{name}/macro-f1"] = float(values[client] * 0.8)
+            lines.append(line)
+        return lines
+
+    def _classes(self, name: str) -> np.ndarray:
+        tail = np.log1p(self.counts) / np.log1p(self.counts.max())
+        level = (0.25 + 0.6 * self.progress**0.5) * (0.2 + 0.7 * tail) + self.lift
+        noise = self.draw.normal(0, 0.03, len(self.counts))
+        return np.clip(level + self.LIFT.get(name, 0.0) * (2 - tail) + noise, 0, 1)
+
+    def _personal(self, name: str) -> np.ndarray:
+        skew = (self.split.max(axis=1) + 1) / (self.split.sum(axis=1) + 2)
+        level = 0.35 + 0.3 * self.progress**0.5 + 0.3 * skew + self.LIFT.get(name, 0.0)
+        return np.clip(level + self.lift + self.draw.normal(0, 0.04, len(skew)), 0, 1)
+
+    def _by_group(self, prefix: str, each: np.ndarray) -> dict[str, float]:
+        names = ("many", "medium", "few")
+        return {
+            f"{prefix}/{name}": float(np.clip(each[self.groups == g].mean(), 0, 1))
+            for g, name in enumerate(names)
+            if (self.groups == g).any()
+        }
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> Callable[..., Path]:
+    """``make_run("name", rounds=20, ...)`` writes a run under ``tmp_path/runs``."""
+
+    def make(name: str = "one", **changes: Any) -> Path:
+        return write_run(tmp_path / "runs" / name, **changes)
+
+    return make
