@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
 
 import numpy as np
 from jaxtyping import UInt8
 
-from fedloge.data.images import channel_statistics
-
-log = logging.getLogger(__name__)
-
-# Part of every key: raise it when what stands in an entry changes.
-FORMAT = 1
 SPLITS = ("train", "test")
+
+# Part of every manifest: raise it when what stands in an entry changes.
+_FORMAT = 1
 
 
 def cache_folder(configured: str = "") -> Path:
@@ -36,3 +32,87 @@ def cache_folder(configured: str = "") -> Path:
         return Path(own).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "fedloge"
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A decoded image set, class by class.
+
+    Parameters
+    ----------
+    classes : names, ascending.
+    counts : for ``train`` and ``test``, the images of each class.
+    pixels : for ``train`` and ``test``, (images, channels, height, width), 0..255.
+    mean, std : of each channel of the training pixels, in units of [0, 1] pixels.
+    """
+
+    classes: tuple[str, ...]
+    counts: Mapping[str, tuple[int, ...]]
+    pixels: Mapping[str, UInt8[np.ndarray, "images channels height width"]]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def pixel_file(folder: Path, split: str) -> Path:
+    """Where an entry keeps the pixels of a split: the bytes of one array, nothing else."""
+    return folder / f"{split}.u8"
+
+
+def open_entry(folder: Path) -> Decoded | None:
+    """The images of an entry, mapped copy-on-write; None where there is no whole entry."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        if manifest["format"] != _FORMAT:
+            return None
+        counts = {split: tuple(manifest["counts"][split]) for split in SPLITS}
+        pixels = {
+            split: map_pixels(pixel_file(folder, split), tuple(manifest["shape"]))
+            for split in SPLITS
+        }
+        if any(len(pixels[split]) != sum(counts[split]) for split in SPLITS):
+            return None
+        mean, std = tuple(manifest["mean"]), tuple(manifest["std"])
+        return Decoded(tuple(manifest["classes"]), counts, pixels, mean, std)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def map_pixels(path: Path, shape: tuple[int, int, int]) -> UInt8[np.ndarray, "n c h w"]:
+    """Map a file of images of one shape; raises ValueError if it does not hold whole images."""
+    # Copy-on-write: torch asks for writable memory, and the file must never change.
+    return np.memmap(path, dtype=np.uint8, mode="c").reshape(-1, *shape)
+
+
+def write_manifest(folder: Path, decoded: Decoded) -> None:
+    """Complete an entry whose pixel files are written."""
+    manifest = {
+        "format": _FORMAT,
+        "classes": decoded.classes,
+        "counts": decoded.counts,
+        "shape": decoded.pixels["train"].shape[1:],
+        "mean": decoded.mean,
+        "std": decoded.std,
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+
+
+@contextlib.contextmanager
+def staged(entry: Path) -> Iterator[Path]:
+    """A temporary folder that becomes `entry` if the block succeeds.
+
+    So an entry is whole or not there. Of two processes that make the same one at once,
+    the first to finish wins. Raises OSError where it cannot be written.
+    """
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{entry.name}.", dir=entry.parent))
+    try:
+        yield folder
+        if open_entry(entry) is None:
+            shutil.rmtree(entry, ignore_errors=True)
+            try:
+                folder.rename(entry)
+            except OSError:
+                if open_entry(entry) is None:
+                    raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

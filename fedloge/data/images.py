@@ -35,6 +35,10 @@ class Images:
         chosen = torch.as_tensor(indices, dtype=torch.int64, device=self.labels.device)
         return Images(self.pixels[chosen], self.labels[chosen])
 
+    def to(self, device: torch.device) -> Images:
+        """The same images on a device."""
+        return Images(self.pixels.to(device), self.labels.to(device))
+
 
 @dataclass(frozen=True)
 class DataSet:
@@ -78,11 +82,12 @@ def channel_statistics(
     channel of one value gets the deviation 1: it can be divided by.
     """
     values = np.arange(256, dtype=np.int64)
+    step = 1 + (1 << 22) // (pixels.shape[2] * pixels.shape[3])
     mean, std = [], []
     for channel in range(pixels.shape[1]):
         histogram = np.zeros(256, dtype=np.int64)
-        for start in range(0, len(pixels), 4096):
-            histogram += np.bincount(pixels[start : start + 4096, channel].ravel(), minlength=256)
+        for start in range(0, len(pixels), step):
+            histogram += np.bincount(pixels[start : start + step, channel].ravel(), minlength=256)
         count, total = int(histogram.sum()), int(histogram @ values)
         squares = int(histogram @ values**2)
         mean.append(total / count / 255)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
 from sklearn.datasets import load_digits
+from torchvision.datasets import CIFAR10, CIFAR100
 
 from fedloge.config import Config
+from fedloge.data.cache import cache_folder
+from fedloge.data.folder import load_image_folder
 from fedloge.data.images import DataSet, Images, channel_statistics
-from fedloge.errors import ConfigError, unknown_name
+from fedloge.errors import ConfigError, DataError, unknown_name
 
 
 def load_dataset(config: Config) -> DataSet:
@@ -56,6 +62,91 @@ def _digits(config: Config) -> DataSet:
     )
 
 
+def _cifar10(config: Config) -> DataSet:
+    """CIFAR-10 (Krizhevsky, 2009)."""
+    return _cifar(config, CIFAR10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
+
+
+def _cifar100(config: Config) -> DataSet:
+    """CIFAR-100 (Krizhevsky, 2009), its 100 fine classes."""
+    return _cifar(config, CIFAR100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
+
+
+def _cifar(
+    config: Config,
+    source: type[CIFAR10],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> DataSet:
+    folder = Path(config.data_path).expanduser() if config.data_path else None
+    if folder and (folder.is_file() or (folder / "train").is_dir()):
+        # The same images kept as an image folder, or as an archive of one.
+        return dataclasses.replace(_image_folder(config), name=config.dataset, mean=mean, std=std)
+    folder = folder or cache_folder(config.cache_dir) / "cifar"
+    train, test = _cifar_split(source, folder, True), _cifar_split(source, folder, False)
+    return DataSet(
+        name=config.dataset,
+        train=_cifar_images(train),
+        test=_cifar_images(test),
+        classes=tuple(train.classes),
+        mean=mean,
+        std=std,
+        augment="crop-flip",
+    )
+
+
+def _cifar_split(source: type[CIFAR10], folder: Path, train: bool) -> CIFAR10:
+    with contextlib.suppress(RuntimeError):  # "not found or corrupted": get it, then
+        return source(folder, train=train)
+    try:
+        # torchvision draws a progress bar and prints; neither is ours to show.
+        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+            return source(folder, train=train, download=True)
+    except (OSError, RuntimeError) as exc:
+        raise DataError(
+            f"{source.__name__} is not in {folder} and cannot be downloaded ({exc}); "
+            f"put {source.filename} there, or set data-path to the folder that has it"
+        ) from None
+
+
+def _cifar_images(split: CIFAR10) -> Images:
+    pixels = np.ascontiguousarray(split.data.transpose(0, 3, 1, 2))
+    return Images(torch.from_numpy(pixels), torch.tensor(split.targets, dtype=torch.int64))
+
+
+def _image_folder(config: Config) -> DataSet:
+    """Images of one's own, ``train/<class>/*`` and ``test/<class>/*``."""
+    if not config.data_path:
+        raise DataError(
+            "dataset 'image-folder' needs data-path: a folder or tar archive with "
+            "train/<class>/<image> and test/<class>/<image>"
+        )
+    decoded = load_image_folder(
+        Path(config.data_path).expanduser(), config.image_size, cache_folder(config.cache_dir)
+    )
+    train, test = (
+        Images(
+            torch.from_numpy(decoded.pixels[split]),
+            torch.arange(len(decoded.classes)).repeat_interleave(
+                torch.tensor(decoded.counts[split])
+            ),
+        )
+        for split in ("train", "test")
+    )
+    return DataSet(
+        name="image-folder",
+        train=train,
+        test=test,
+        classes=decoded.classes,
+        mean=decoded.mean,
+        std=decoded.std,
+        augment="crop-flip",
+    )
+
+
 SOURCES: Mapping[str, Callable[[Config], DataSet]] = {
     "digits": _digits,
+    "cifar10": _cifar10,
+    "cifar100": _cifar100,
+    "image-folder": _image_folder,
 }

@@ -1,0 +1,349 @@
+"""Image folders, ``train/<class>/*`` and ``test/<class>/*``, on disk or in a tar archive."""
+
+from __future__ import annotations
+
+import bz2
+import contextlib
+import gzip
+import io
+import json
+import logging
+import lzma
+import tarfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from fedloge.config import digest
+from fedloge.data.cache import (
+    SPLITS,
+    Decoded,
+    map_pixels,
+    open_entry,
+    pixel_file,
+    staged,
+    write_manifest,
+)
+from fedloge.data.images import channel_statistics
+from fedloge.errors import DataError
+
+log = logging.getLogger(__name__)
+
+Shape = tuple[int, int, int]
+
+_LAYOUT = "expected train/<class>/<image> and test/<class>/<image>"
+
+
+def load_image_folder(path: Path, image_size: int, cache: Path) -> Decoded:
+    """Decode an image folder or archive, or open what was decoded before.
+
+    Parameters
+    ----------
+    path : a folder, or a tar archive (plain, gz, bz2, xz), that holds ``train`` and
+        ``test`` or one folder that does. Classes are the folder names in alphabetical order;
+        images of a class stand by file name; hidden files are passed over.
+    image_size : resize to squares of this side (bilinear); 0: all are of one size already.
+    cache : where the decoded images are kept, by what `path` holds. Where it cannot be
+        written they stay in memory, with a warning.
+
+    Raises
+    ------
+    DataError
+        Not such a folder or archive; an image is unreadable or of another size; an archive
+        is cut short; the classes of train and test differ, or one has no images.
+    """
+    source = _open(path)
+    identity = json.dumps([str(path.resolve()), image_size, source.identity()])
+    entry = cache / f"images-{digest(identity.encode())}"
+    stored = open_entry(entry)
+    if stored is not None:
+        return stored
+    try:
+        with staged(entry) as folder:
+            _decode_to_folder(source, image_size, folder)
+        stored = open_entry(entry)
+    except OSError as exc:
+        log.warning(
+            "decoded images cannot be kept in %s (%s); decoding %s into memory, set cache-dir",
+            cache,
+            exc.strerror or exc,
+            path,
+        )
+    return stored if stored is not None else _decode_to_memory(source, image_size)
+
+
+@dataclass(frozen=True)
+class _File:
+    """One file of a source, not yet decoded; without a name: a class, perhaps empty."""
+
+    split: str
+    label: str
+    name: str
+    data: bytes
+
+    def __str__(self) -> str:
+        return f"{self.split}/{self.label}/{self.name}"
+
+
+class _Folder:
+    """Files of a folder, in order."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        roots = [path, *_visible(path)]
+        roots = [r for r in roots if all((r / split).is_dir() for split in SPLITS)]
+        if not roots:
+            missing = [split for split in SPLITS if not (path / split).is_dir()]
+            raise DataError(f"{path}: no folder {' or '.join(missing)} in it; {_LAYOUT}")
+        self.root = roots[0]
+        if self.root != path and len(roots) > 1:
+            raise DataError(f"{path}: {len(roots)} folders in it hold train and test; name one")
+
+    def identity(self) -> list[Any]:
+        """What changes when a file does."""
+        listing: list[Any] = []
+        for split, folder, files in self._classes():
+            stats = [(file.name, file.stat()) for file in files]
+            listing.append([split, folder.name, [[n, s.st_size, s.st_mtime_ns] for n, s in stats]])
+        return listing
+
+    def __iter__(self) -> Iterator[_File]:
+        for split, folder, files in self._classes():
+            yield _File(split, folder.name, "", b"")
+            for file in files:
+                try:
+                    data = file.read_bytes()
+                except OSError as exc:
+                    raise DataError(f"{file}: cannot be read ({exc.strerror})") from None
+                yield _File(split, folder.name, file.name, data)
+
+    def _classes(self) -> Iterator[tuple[str, Path, list[Path]]]:
+        for split in SPLITS:
+            for folder in filter(Path.is_dir, _visible(self.root / split)):
+                yield split, folder, _visible(folder)
+
+
+class _Archive:
+    """Files of a tar archive, in the archive's order: read as a stream, never unpacked."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def identity(self) -> list[Any]:
+        """What changes when the archive does."""
+        stat = self.path.stat()
+        return [stat.st_size, stat.st_mtime_ns]
+
+    def __iter__(self) -> Iterator[_File]:
+        opened = False
+        try:
+            with ExitStack() as stack:
+                stream = stack.enter_context(_decompressed(self.path))
+                tar = stack.enter_context(tarfile.open(fileobj=stream, mode="r|"))
+                opened = True
+                prefix: str | None = None
+                for member in tar:
+                    place = _place(member)
+                    if place is None:
+                        continue
+                    file_prefix, split, label, name = place
+                    if prefix not in (None, file_prefix):
+                        raise DataError(
+                            f"{self.path}: both {prefix!r} and {file_prefix!r} hold train or test; "
+                            "give an archive of one data set"
+                        )
+                    prefix = file_prefix
+                    content = tar.extractfile(member) if name else None
+                    yield _File(split, label, name, content.read() if content else b"")
+                _drain(stream)
+                end = tar.offset
+            if isinstance(stream, io.BufferedReader) and not _ends_well(self.path, end):
+                raise EOFError("no end-of-archive mark")
+        except (tarfile.TarError, lzma.LZMAError, zlib.error, EOFError, OSError) as exc:
+            if isinstance(exc, tarfile.TarError) and not opened:
+                raise DataError(
+                    f"{self.path}: unsupported file; expected a folder, or a tar archive "
+                    "(plain, .gz, .bz2 or .xz)"
+                ) from None
+            raise DataError(
+                f"{self.path}: the archive is cut short or damaged ({exc}); get it again"
+            ) from None
+
+
+def _open(path: Path) -> _Folder | _Archive:
+    if path.is_dir():
+        return _Folder(path)
+    if path.is_file():
+        return _Archive(path)
+    raise DataError(f"data-path {str(path)!r}: no such folder or archive; {_LAYOUT} in it")
+
+
+def _visible(folder: Path) -> list[Path]:
+    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+
+
+def _decompressed(path: Path) -> IO[bytes]:
+    with path.open("rb") as f:
+        magic = f.read(6)
+    if magic.startswith(b"\xfd7zXZ\x00"):
+        return lzma.open(path)
+    if magic.startswith(b"\x1f\x8b"):
+        return gzip.GzipFile(path)  # type: ignore[return-value]
+    if magic.startswith(b"BZh"):
+        return bz2.open(path)
+    return path.open("rb")
+
+
+def _place(member: tarfile.TarInfo) -> tuple[str, str, str, str] | None:
+    """(folder that holds the split or "", split, class, file name) of a member that matters."""
+    parts = PurePosixPath(member.name).parts
+    if ".." in parts or member.name.startswith("/") or any(p.startswith(".") for p in parts):
+        return None
+    depth = next((i for i, part in enumerate(parts[:2]) if part in SPLITS), None)
+    if depth is None:
+        return None
+    prefix, rest = "/".join(parts[:depth]), parts[depth:]
+    if member.isdir() and len(rest) == 2:
+        return prefix, rest[0], rest[1], ""
+    if member.isreg() and len(rest) == 3:
+        return prefix, rest[0], rest[1], rest[2]
+    if member.isreg() and len(rest) > 3:
+        raise DataError(f"{member.name}: folders inside a class are not supported; {_LAYOUT}")
+    return None
+
+
+def _drain(stream: IO[bytes]) -> None:
+    # Only at its end does a compressed stream check its sum, or say that it was cut.
+    while stream.read(1 << 20):
+        pass
+
+
+def _ends_well(path: Path, offset: int) -> bool:
+    # tarfile takes a damaged header, or a missing one, for the end; the end is zeros.
+    with path.open("rb") as f:
+        f.seek(offset)
+        return f.read(512) == bytes(512)
+
+
+def _decode_to_folder(source: _Folder | _Archive, image_size: int, folder: Path) -> None:
+    with ExitStack() as stack:
+        sinks = {s: stack.enter_context(pixel_file(folder, s).open("wb")) for s in SPLITS}
+        names, shape = _decode_all(source, image_size, sinks)
+    orders, pixels = _orders(names), {}
+    for split in SPLITS:
+        file = pixel_file(folder, split)
+        pixels[split] = map_pixels(file, shape)
+        if np.any(np.diff(orders[split]) < 0):
+            with file.with_suffix(".sorted").open("wb") as f:
+                for chunk in np.array_split(orders[split], 1 + len(orders[split]) // 1024):
+                    f.write(pixels[split][chunk].tobytes())
+            pixels[split] = map_pixels(file.with_suffix(".sorted").replace(file), shape)
+    write_manifest(folder, _describe(names, pixels))
+
+
+def _decode_to_memory(source: _Folder | _Archive, image_size: int) -> Decoded:
+    sinks = {split: io.BytesIO() for split in SPLITS}
+    names, shape = _decode_all(source, image_size, sinks)
+    orders, pixels = _orders(names), {}
+    for split in SPLITS:
+        images = np.frombuffer(sinks[split].getbuffer(), dtype=np.uint8).reshape(-1, *shape)
+        pixels[split] = images[orders[split]]
+    return _describe(names, pixels)
+
+
+Names = Mapping[str, list[tuple[str, str]]]
+
+
+def _decode_all(
+    source: _Folder | _Archive, image_size: int, sinks: Mapping[str, IO[bytes]]
+) -> tuple[Names, Shape]:
+    """Write the pixels in the source's order; return (class, name) of each, and their shape."""
+    names: dict[str, list[tuple[str, str]]] = {split: [] for split in SPLITS}
+    classes: dict[str, set[str]] = {split: set() for split in SPLITS}
+    first: tuple[_File, Shape] | None = None
+    for file in source:
+        classes[file.split].add(file.label)
+        if not file.name:
+            continue
+        image = _decode(file, image_size, source.path)
+        shape: Shape = image.shape
+        if first is None:
+            first = file, shape
+        elif shape != first[1]:
+            raise DataError(
+                f"{source.path}: {first[0]} is {_size(first[1])} but {file} is {_size(shape)}; "
+                "set image-size to resize them to one size"
+            )
+        sinks[file.split].write(image.tobytes())
+        names[file.split].append((file.label, file.name))
+    _check_classes(source.path, names, classes)
+    if first is None:
+        raise DataError(f"{source.path}: no images in it; {_LAYOUT}")
+    return names, first[1]
+
+
+def _decode(file: _File, image_size: int, path: Path) -> UInt8[np.ndarray, "3 height width"]:
+    try:
+        rgb = _opened(file).convert("RGB")
+    # Decoders raise nearly anything over a damaged file: OSError, SyntaxError, struct.error...
+    except Exception as exc:
+        reason = "not an image" if isinstance(exc, Image.UnidentifiedImageError) else exc
+        raise DataError(f"{path}: {file} cannot be decoded ({reason}); mend or remove it") from None
+    if image_size:
+        rgb = rgb.resize((image_size, image_size), Image.Resampling.BILINEAR)
+    return np.asarray(rgb).transpose(2, 0, 1)
+
+
+def _opened(file: _File) -> Image.Image:
+    # Asking every decoder in turn takes longer than decoding a small image: the one that
+    # the suffix names comes first.
+    named = Image.registered_extensions().get(PurePosixPath(file.name).suffix.lower())
+    if named:
+        with contextlib.suppress(Image.UnidentifiedImageError):
+            return Image.open(io.BytesIO(file.data), formats=[named])
+    return Image.open(io.BytesIO(file.data))
+
+
+def _check_classes(path: Path, names: Names, classes: Mapping[str, set[str]]) -> None:
+    for split in SPLITS:
+        if not classes[split]:
+            raise DataError(f"{path}: no classes in {split}; {_LAYOUT}")
+        empty = classes[split] - {label for label, _ in names[split]}
+        if empty:
+            raise DataError(f"{path}: {split}/{min(empty)} holds no images; add some or remove it")
+        if len(set(names[split])) < len(names[split]):
+            raise DataError(f"{path}: an image stands in {split} twice; make the archive anew")
+    only = classes["train"] ^ classes["test"]
+    if only:
+        has, lacks = SPLITS if min(only) in classes["train"] else SPLITS[::-1]
+        raise DataError(
+            f"{path}: class {min(only)!r} is in {has} but not in {lacks}; both need the same ones"
+        )
+
+
+def _orders(names: Names) -> dict[str, np.ndarray]:
+    return {s: np.array(sorted(range(len(names[s])), key=names[s].__getitem__)) for s in SPLITS}
+
+
+def _describe(names: Names, pixels: Mapping[str, np.ndarray]) -> Decoded:
+    classes, train = np.unique([label for label, _ in names["train"]], return_counts=True)
+    _, test = np.unique([label for label, _ in names["test"]], return_counts=True)
+    mean, std = channel_statistics(pixels["train"])
+    return Decoded(
+        classes=tuple(classes.tolist()),
+        counts={"train": tuple(train.tolist()), "test": tuple(test.tolist())},
+        pixels=pixels,
+        mean=mean,
+        std=std,
+    )
+
+
+def _size(shape: Shape) -> str:
+    return f"{shape[2]}x{shape[1]}"
