@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from fedloge.models.backbones import build_backbone
+from fedloge.models.base import Backbone
 from fedloge.models.head import LinearHead, linear, stack_predictions
 from fedloge.models.norm import norm_parameters, norm_statistics
 
 __all__ = [
+    "Backbone",
     "LinearHead",
     "build_backbone",
     "linear",

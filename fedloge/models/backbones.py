@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from torch import nn
-
 from fedloge.errors import ConfigError, unknown_name
+from fedloge.models.base import Backbone
 from fedloge.models.cnn import Cnn
 from fedloge.models.norm import drop_batch_counters, use_group_norm
 from fedloge.models.resnet import CifarResNet
@@ -28,7 +27,7 @@ def build_backbone(
     norm: Literal["batch", "group"] = "batch",
     *,
     seed: int,
-) -> nn.Module:
+) -> Backbone:
     """A backbone on the CPU in training mode; its ``out_features`` is d.
 
     Parameters
@@ -55,7 +54,7 @@ def build_backbone(
     return net
 
 
-def _build(name: str, image_shape: tuple[int, int, int]) -> nn.Module:
+def _build(name: str, image_shape: tuple[int, int, int]) -> Backbone:
     if name == "cnn":
         return Cnn(image_shape[0])
     if name in _RESNETS:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from fedloge.models.base import Backbone
 
-class Cnn(nn.Module):
+
+class Cnn(Backbone):
     """Three 3x3 convolutions of 16, 32 and 128 channels, averaged over the image.
 
     The second and third halve the image, so that 8x8 digits end on a 2x2 map and

@@ -9,6 +9,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedloge.models.base import Backbone
+
 
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut around them."""
@@ -31,7 +33,7 @@ class BasicBlock(nn.Module):
         return F.relu(self.norm2(self.conv2(h)) + self.shortcut(x))
 
 
-class CifarResNet(nn.Module):
+class CifarResNet(Backbone):
     """Images to non-negative features: the average over the last stage's map.
 
     Parameters

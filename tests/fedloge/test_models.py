@@ -104,8 +104,10 @@ def test_wrong_models_are_refused_in_one_line() -> None:
         ConfigError, match=r"unknown model 'resnet19' \(did you mean 'resnet1?[018]"
     ):
         build_backbone("resnet19", COLOUR, seed=0)
-    with pytest.raises(ConfigError, match="'alexnet' cannot take 8x8 images"):
-        build_backbone("alexnet", (3, 8, 8), seed=0)
+    # Each finds out in its own way: in its first forward, or when it is built.
+    for name, size in (("alexnet", (8, 8)), ("vit_b_32", (40, 40)), ("vit_b_32", (32, 64))):
+        with pytest.raises(ConfigError, match=f"'{name}' cannot take {size[0]}x{size[1]} images"):
+            build_backbone(name, (3, *size), seed=0)
     with pytest.raises(ConfigError, match="grey or RGB"):
         build_backbone("mobilenet_v3_small", (2, 32, 32), seed=0)
     with pytest.raises(ConfigError, match="'squeezenet1_1' has none"):
@@ -128,7 +130,9 @@ def test_initialisation_hangs_on_the_seed_alone() -> None:
     assert linear(4, 3, bias=False, seed=3, purpose="init/head").bias is None
 
 
-@pytest.mark.parametrize(("name", "shape"), [("cnn", DIGIT), ("mobilenet_v3_small", COLOUR)])
+@pytest.mark.parametrize(
+    ("name", "shape"), [("cnn", DIGIT), ("mobilenet_v3_small", COLOUR), ("swin_t", COLOUR)]
+)
 def test_state_is_floating_point_and_round_trips(name: str, shape: tuple[int, int, int]) -> None:
     net = build_backbone(name, shape, seed=0)
     net(torch.randn(4, *shape))

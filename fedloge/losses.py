@@ -1,0 +1,204 @@
+"""Local losses for long-tailed classes: functions of logits, labels and training counts.
+
+Every loss is a mean over the batch and lives on the device of its arguments. `counts` are the
+training images of each class on the client that trains. Where a loss takes the logarithm or
+a negative power of a count, a class with none is taken out of the softmax: it receives no
+gradient, and it may not be a label.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from fedloge.errors import ConfigError, unknown_name
+
+LocalLoss = Callable[[Tensor, Tensor], Tensor]
+
+
+def cross_entropy(
+    logits: Float[Tensor, "samples classes"], labels: Int[Tensor, "samples"]
+) -> Float[Tensor, ""]:
+    """-log softmax(logits)_y."""
+    return F.cross_entropy(logits, labels)
+
+
+def balanced_softmax(
+    logits: Float[Tensor, "samples classes"],
+    labels: Int[Tensor, "samples"],
+    counts: Int[Tensor, "classes"],
+) -> Float[Tensor, ""]:
+    """Cross-entropy of a softmax weighted by counts, n_c exp(z_c) / sum_j n_j exp(z_j).
+
+    Ren et al. 2020, "Balanced Meta-Softmax for Long-Tailed Visual Recognition", eq. 3.
+    """
+    return F.cross_entropy(logits + counts.log(), labels)
+
+
+def logit_adjusted(
+    logits: Float[Tensor, "samples classes"],
+    labels: Int[Tensor, "samples"],
+    counts: Int[Tensor, "classes"],
+    tau: float = 1.0,
+) -> Float[Tensor, ""]:
+    """Cross-entropy of logits + tau log(n_c / N).
+
+    Menon et al. 2021, "Long-Tail Learning via Logit Adjustment", eq. 10. `tau` >= 0; 0 is plain
+    cross-entropy, absent classes included.
+    """
+    prior = counts / counts.sum()
+    return F.cross_entropy(logits + torch.xlogy(tau, prior), labels)
+
+
+def fedlc(
+    logits: Float[Tensor, "samples classes"],
+    labels: Int[Tensor, "samples"],
+    counts: Int[Tensor, "classes"],
+    tau: float = 1.0,
+) -> Float[Tensor, ""]:
+    """Cross-entropy of logits - tau n_c^(-1/4), so that rare classes need a wider margin.
+
+    Zhang et al. 2022, "Federated Learning with Label Distribution Skew via Logits Calibration",
+    eq. 7. `tau` >= 0; 0 is plain cross-entropy, absent classes included.
+    """
+    if tau == 0:
+        return F.cross_entropy(logits, labels)
+    return F.cross_entropy(logits - tau * counts.float().pow(-0.25), labels)
+
+
+def ldam(
+    logits: Float[Tensor, "samples classes"],
+    labels: Int[Tensor, "samples"],
+    counts: Int[Tensor, "classes"],
+    max_margin: float = 0.5,
+    scale: float = 30.0,
+    weights: Float[Tensor, "classes"] | None = None,
+) -> Float[Tensor, ""]:
+    """Cross-entropy of scale * logits after the true class's logit lost a margin ~ n_y^(-1/4).
+
+    Cao et al. 2019, "Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss",
+    eq. 13.
+
+    Parameters
+    ----------
+    max_margin : margin of the rarest class that is present, >= 0.
+    scale : > 0. The authors' 30 goes with cosines for logits; with a plain linear head it
+        multiplies the step as well, and 1 is the fair choice.
+    weights : class weights of deferred re-weighting, from `drw_weights`; the batch mean is then
+        a weighted mean. None: all alike.
+    """
+    margins = torch.where(counts > 0, counts.float().pow(-0.25), 0.0)
+    margins = margins * (max_margin / margins.max())
+    reduced = logits - F.one_hot(labels, logits.shape[1]) * margins
+    return F.cross_entropy(scale * reduced, labels, weight=weights)
+
+
+def drw_weights(counts: Int[Tensor, "classes"], beta: float = 0.9999) -> Float[Tensor, "classes"]:
+    """Class weights (1 - beta) / (1 - beta^n_c), scaled to a mean of 1 over the classes present.
+
+    Cui et al. 2019, "Class-Balanced Loss Based on Effective Number of Samples", which LDAM
+    switches on late in training. 0 <= `beta` < 1; 0 gives all alike. Absent classes get 0.
+    """
+    _check_range("drw weights", "beta", beta, below=1.0)
+    present = counts > 0
+    effective = 1 - torch.pow(torch.tensor(beta, dtype=torch.float64), counts)
+    weights = torch.where(present, 1 / effective, 0.0)
+    return (weights * (present.sum() / weights.sum())).float()
+
+
+def focal(
+    logits: Float[Tensor, "samples classes"], labels: Int[Tensor, "samples"], gamma: float = 2.0
+) -> Float[Tensor, ""]:
+    """-(1 - p_y)^gamma log p_y, which turns away from what is learned already.
+
+    Lin et al. 2017, "Focal Loss for Dense Object Detection", eq. 4. `gamma` >= 0; 0 is plain
+    cross-entropy.
+    """
+    log_p = -F.cross_entropy(logits, labels, reduction="none")
+    # The slope of x^gamma at 0 is infinite for gamma < 1, and p = 1 is reached in float32.
+    missing = -torch.expm1(log_p).clamp(max=-torch.finfo(log_p.dtype).tiny)
+    return -(missing.pow(gamma) * log_p).mean()
+
+
+def ratio_loss(
+    logits: Float[Tensor, "samples classes"],
+    labels: Int[Tensor, "samples"],
+    counts: Int[Tensor, "classes"],
+    alpha: float = 1.0,
+    beta: float = 0.1,
+) -> Float[Tensor, ""]:
+    """(alpha + beta R_y) times cross-entropy, R_c the mean count of the other classes over n_c.
+
+    Wang et al. 2021, "Addressing Class Imbalance in Federated Learning", whose server estimates
+    R from gradients on auxiliary data because it cannot see the counts. Here a client weighs
+    its own loss and knows them, so R_c = sum_{j != c} n_j / ((Q - 1) n_c), with Q the number
+    of classes present; a client with one class has R = 0. `alpha`, `beta` >= 0, not both 0.
+    """
+    others = (counts > 0).sum() - 1
+    ratio = (counts.sum() - counts) / (others.clamp(min=1) * counts.clamp(min=1))
+    return (
+        (alpha + beta * ratio)[labels] * F.cross_entropy(logits, labels, reduction="none")
+    ).mean()
+
+
+_LOSSES: dict[str, Callable[..., Tensor]] = {
+    "cross-entropy": cross_entropy,
+    "balanced-softmax": balanced_softmax,
+    "logit-adjusted": logit_adjusted,
+    "fedlc": fedlc,
+    "ldam": ldam,
+    "focal": focal,
+    "ratio": ratio_loss,
+}
+
+
+def local_loss(name: str, counts: Int[Tensor, "classes"], **options: Any) -> LocalLoss:
+    """A loss by name, bound to one client's counts: (logits, labels) to a scalar.
+
+    Parameters
+    ----------
+    name : cross-entropy, balanced-softmax, logit-adjusted, fedlc, ldam, focal or ratio.
+    counts : training images of each class, at least one of them above 0, on the device of the
+        logits to come.
+    options : the loss's own parameters, snake_case or kebab-case.
+
+    Raises
+    ------
+    ConfigError
+        The name or an option is unknown, or an option is out of its range.
+    """
+    if name not in _LOSSES:
+        raise ConfigError(unknown_name("loss", name, _LOSSES))
+    parameters = inspect.signature(_LOSSES[name]).parameters
+    known = [p for p in parameters if p not in ("logits", "labels", "counts")]
+    bound: dict[str, Any] = {}
+    for key, value in options.items():
+        key = key.replace("-", "_")
+        if key not in known:
+            raise ConfigError(f"loss {name!r}: {unknown_name('option', key, known)}")
+        if key != "weights":
+            _check_range(f"loss {name!r}", key, value)
+            value = float(value)
+        bound[key] = value
+    if bound.get("scale") == 0:
+        raise ConfigError(f"loss {name!r}: scale must be greater than 0, got 0")
+    if "counts" in parameters:
+        bound["counts"] = counts
+    return partial(_LOSSES[name], **bound)
+
+
+def _check_range(where: str, key: str, value: object, below: float = math.inf) -> None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not 0 <= value < below:  # type: ignore[operator]
+        top = "" if below == math.inf else f" and < {below:g}"
+        raise ConfigError(
+            f"{where}: {key.replace('_', '-')} must be a number >= 0{top}, got {value!r}"
+        )
