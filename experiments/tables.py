@@ -128,6 +128,15 @@ def size(count: float) -> str:
     return f"{count:,.1f} TB"
 
 
+def plural(count: int, noun: str, several: str | None = None) -> str:
+    """A count and its noun.
+
+    >>> plural(1, "round"), plural(2000, "class", "classes")
+    ('1 round', '2,000 classes')
+    """
+    return f"{count:,} {noun if count == 1 else several or noun + 's'}"
+
+
 def predictors(run: Run, side: str) -> list[str]:
     """The predictors that a run has figures of, for side ``global`` or ``personal``."""
     found = {
@@ -177,7 +186,7 @@ def notes(run: Run) -> list[str]:
         said.append("config.toml was changed after the run started: its fingerprint is another.")
     if run.failures:
         clients = len({line.get("client") for line in run.failures})
-        said.append(f"{_plural(len(run.failures), 'failure')} on {_plural(clients, 'client')}.")
+        said.append(f"{plural(len(run.failures), 'failure')} on {plural(clients, 'client')}.")
     return said
 
 
@@ -340,7 +349,3 @@ def _warnings(runs: Sequence[Run], differing: Mapping[str, Sequence[Scalar]]) ->
 
 def _values(values: Sequence[Scalar]) -> str:
     return " | ".join(str(value) if value != "" else '""' for value in values)
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
