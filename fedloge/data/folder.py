@@ -59,8 +59,11 @@ def load_image_folder(path: Path, image_size: int, cache: Path) -> Decoded:
         Not such a folder or archive; an image is unreadable or of another size; an archive
         is cut short; the classes of train and test differ, or one has no images.
     """
-    source = _open(path)
-    identity = json.dumps([str(path.resolve()), image_size, source.identity()])
+    try:
+        source = _open(path)
+        identity = json.dumps([str(path.resolve()), image_size, source.identity()])
+    except OSError as exc:
+        raise DataError(f"{exc.filename or path}: cannot be read ({exc.strerror})") from None
     entry = cache / f"images-{digest(identity.encode())}"
     stored = open_entry(entry)
     if stored is not None:
@@ -173,7 +176,7 @@ class _Archive:
                     "(plain, .gz, .bz2 or .xz)"
                 ) from None
             raise DataError(
-                f"{self.path}: the archive is cut short or damaged ({exc}); get it again"
+                f"{self.path}: cannot be read to its end ({exc}); cut short? Get the archive again"
             ) from None
 
 

@@ -7,17 +7,21 @@ import dataclasses
 import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
-from torchvision.datasets import CIFAR10, CIFAR100
 
 from fedloge.config import Config
 from fedloge.data.cache import cache_folder
 from fedloge.data.folder import load_image_folder
 from fedloge.data.images import DataSet, Images, channel_statistics
 from fedloge.errors import ConfigError, DataError, unknown_name
+
+if TYPE_CHECKING:
+    from torchvision.datasets import CIFAR10
+
+# scikit-learn and torchvision take seconds to import: only the source that needs one does.
 
 
 def load_dataset(config: Config) -> DataSet:
@@ -42,6 +46,8 @@ def load_dataset(config: Config) -> DataSet:
 
 def _digits(config: Config) -> DataSet:
     """scikit-learn's 8x8 digits (Alpaydin and Kaynak, 1998); test: the last 50 of each class."""
+    from sklearn.datasets import load_digits
+
     digits = load_digits()
     pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)[:, None]
     by_class = [np.flatnonzero(digits.target == c) for c in range(10)]
@@ -64,11 +70,15 @@ def _digits(config: Config) -> DataSet:
 
 def _cifar10(config: Config) -> DataSet:
     """CIFAR-10 (Krizhevsky, 2009)."""
+    from torchvision.datasets import CIFAR10
+
     return _cifar(config, CIFAR10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 
 
 def _cifar100(config: Config) -> DataSet:
     """CIFAR-100 (Krizhevsky, 2009), its 100 fine classes."""
+    from torchvision.datasets import CIFAR100
+
     return _cifar(config, CIFAR100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
 
 

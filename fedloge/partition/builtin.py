@@ -36,7 +36,13 @@ def dirichlet(
     legacy.binomial(1, 1, size=(num_clients, num_classes))
     owners = np.empty(len(labels), dtype=np.int64)
     for images in group_by_owner(labels, num_classes):
-        shares = _finite(legacy.dirichlet([alpha] * num_clients), alpha)
+        shares = legacy.dirichlet([alpha] * num_clients)
+        # With a tiny alpha every gamma variate underflows to 0, and 0/0 is no share.
+        if not np.isfinite(shares).all():
+            raise PartitionError(
+                f"partitioner 'dirichlet': dirichlet-alpha ({alpha:g}) is too small to draw with; "
+                "raise it"
+            )
         owners[images] = legacy.choice(num_clients, size=len(images), p=shares)
     return group_by_owner(owners, num_clients)
 
@@ -110,23 +116,11 @@ def quantity(
     Parameters
     ----------
     alpha : concentration, > 0; smaller is more skewed.
-
-    Raises
-    ------
-    PartitionError
-        `alpha` is so small that the draw has no finite shares.
     """
-    shares = _finite(rng.dirichlet(np.full(num_clients, alpha)), alpha)
+    shares = rng.dirichlet(np.full(num_clients, alpha))
     ends = np.floor(np.cumsum(shares) * len(labels)).astype(np.int64)
     position = rng.permutation(len(labels))
     return group_by_owner(np.searchsorted(ends[:-1], position, side="right"), num_clients)
-
-
-def _finite(shares: NDArray[np.float64], alpha: float) -> NDArray[np.float64]:
-    # With a tiny alpha every gamma variate underflows to 0, and 0/0 is no share.
-    if not np.isfinite(shares).all():
-        raise PartitionError(f"dirichlet-alpha ({alpha:g}) is too small to draw with; raise it")
-    return shares
 
 
 def _even_holders(sizes: NDArray[np.int64], num_clients: int, slots: int) -> NDArray[np.int64]:
