@@ -1,0 +1,86 @@
+"""The Flower ClientApp: decode, work, encode."""
+
+from __future__ import annotations
+
+import re
+
+from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from clients.work import Client, personal_folder
+from fedloge import config as configs
+from fedloge import wire
+from fedloge.errors import FedlogeError, UpdateError
+from fedloge.federation import Federation, open_federation
+from fedloge.wire import Stamp
+
+app = ClientApp()
+
+
+@app.query("whoami")
+def whoami(message: Message, context: Context) -> Message:
+    """Say which partition this node holds, and how many images; node ids are random."""
+    try:
+        federation, index = _federation(context), _partition_id(context)
+        metrics: dict[str, int | float | list[int] | list[float]] = {
+            "partition-id": index,
+            wire.NUM_EXAMPLES: len(federation.partition.train[index]),
+        }
+        content = RecordDict({wire.METRICS: MetricRecord(metrics)})
+        content["identity"] = ConfigRecord({"fingerprint": federation.fingerprint})
+    except FedlogeError as exc:
+        content = wire.failure_content(str(exc))
+    return Message(content, reply_to=message)
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Train on this client's images; the personal tensors stay here."""
+    try:
+        client, stamp = _client(message, context)
+        tensors, metrics = client.train(stamp, wire.received_tensors(message.content))
+        content = wire.reply_content(stamp, tensors, metrics)
+    except FedlogeError as exc:
+        content = wire.failure_content(str(exc))
+    return Message(content, reply_to=message)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Measure this client's personal models on its own test images."""
+    try:
+        client, stamp = _client(message, context)
+        metrics = client.evaluate(stamp, wire.received_tensors(message.content))
+        content = wire.reply_content(stamp, None, metrics)
+    except FedlogeError as exc:
+        content = wire.failure_content(str(exc))
+    return Message(content, reply_to=message)
+
+
+def _client(message: Message, context: Context) -> tuple[Client, Stamp]:
+    stamp = Stamp.from_content(message.content)
+    # These names become folders; what comes over a wire must not climb out of them.
+    for value in (stamp.run_id, stamp.run_name):
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", value):
+            raise UpdateError(
+                f"the server sent the run name {value!r}; expected letters, digits, '.', '_', '-'"
+            )
+    folder = personal_folder(context.node_config, context.run_config, stamp)
+    client = Client(_federation(context), _partition_id(context), folder)
+    client.check(stamp)
+    return client, stamp
+
+
+def _federation(context: Context) -> Federation:
+    return open_federation(configs.from_flat(context.run_config, "run config"))
+
+
+def _partition_id(context: Context) -> int:
+    index = context.node_config.get("partition-id")
+    clients = configs.from_flat(context.run_config, "run config").num_clients
+    if not isinstance(index, int) or not 0 <= index < clients:
+        raise UpdateError(
+            f"node config: partition-id must be a whole number from 0 to num-clients - 1 ({clients} clients), "
+            f"got {index!r}; set --node-config 'partition-id=K num-partitions={clients}'"
+        )
+    return index

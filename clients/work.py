@@ -1,0 +1,101 @@
+"""What a client does with a message: train, or measure its personal models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from clients.store import PersonalStore
+from fedloge import wire
+from fedloge.errors import RunError, UpdateError
+from fedloge.evaluation import client_figures, predictor_confusion
+from fedloge.federation import Federation
+from fedloge.methods.base import Part
+from fedloge.rng import torch_seeded
+from fedloge.wire import Stamp
+
+
+class Client:
+    """One client of a federation, with its personal state on disk.
+
+    Parameters
+    ----------
+    index : partition id, 0 .. num-clients - 1.
+    folder : where this run's personal states lie.
+    """
+
+    def __init__(self, federation: Federation, index: int, folder: Path) -> None:
+        self.federation = federation
+        self.index = index
+        self.store = PersonalStore(folder, index)
+
+    def check(self, stamp: Stamp) -> None:
+        """Refuse a message whose run computes something else than this client would."""
+        mine = self.federation.fingerprint
+        if stamp.fingerprint != mine:
+            raise UpdateError(
+                f"client {self.index}: the server runs {stamp.fingerprint}, this client computes {mine}; "
+                "config, partition or fixed classifier differ: give both sides the same config and versions"
+            )
+
+    def train(
+        self, stamp: Stamp, shared: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """Train for a round; keeps the personal tensors, returns the network's live shared ones and metrics."""
+        fed, seed = self.federation, self.federation.config.seed
+        personal = self.store.load(stamp, fed.initial[Part.PERSONAL], before=stamp.round)
+        net = fed.load(shared, personal.tensors)
+        data = fed.local_data(self.index, stamp.round, shared, personal.rounds_trained)
+        with torch_seeded(seed, "local-update", stamp.round, self.index):
+            metrics = fed.method.local_update(net, data)
+        personal_after = fed.tensors(Part.PERSONAL)
+        for name, tensor in personal_after.items():
+            if not bool(tensor.isfinite().all()):
+                raise UpdateError(
+                    f"client {self.index}: personal tensor {name!r} is not finite; not stored"
+                )
+        self.store.save(stamp, personal_after, personal.rounds_trained + 1)
+        return fed.tensors(Part.SHARED), {
+            wire.NUM_EXAMPLES: len(data.train),
+            "images": len(data.train) * fed.config.local_epochs,
+            **{f"train/{name}": value for name, value in metrics.items()},
+        }
+
+    def evaluate(self, stamp: Stamp, shared: Mapping[str, Tensor]) -> dict[str, float]:
+        """Measure the personal models of this client after round `stamp.round`."""
+        fed = self.federation
+        personal = self.store.load(stamp, fed.initial[Part.PERSONAL], before=stamp.round + 1)
+        net = fed.load(shared, personal.tensors).eval()
+        data = fed.local_data(self.index, stamp.round, shared, personal.rounds_trained)
+        indices = torch.from_numpy(fed.partition.test[self.index]).to(fed.device)
+        version = stamp.version if fed.backbone_is_shared else None
+        figures: dict[str, float] = {
+            wire.NUM_EXAMPLES: len(data.train),
+            "num-test": len(indices),
+            "trained-rounds": personal.rounds_trained,
+        }
+        if not len(indices):
+            return figures
+        with torch_seeded(fed.config.seed, "personal-models", stamp.round, self.index):
+            predictors = fed.method.personal_predictors(net, data)
+        for name, predictor in predictors.items():
+            confusion = predictor_confusion(fed.method, net, predictor, fed.bank, version, indices)
+            figures |= client_figures(name, confusion, fed.groups)
+        return figures
+
+
+def personal_folder(node_config: Mapping, run_config: Mapping, stamp: Stamp) -> Path:
+    """Where a run's personal states lie.
+
+    On a node of its own: ``state-dir`` of the node's config, one folder a run. In a
+    simulation: inside the run's own directory.
+    """
+    if "state-dir" in node_config:
+        return Path(str(node_config["state-dir"])).expanduser() / stamp.run_id
+    runs_dir = Path(str(run_config.get("runs-dir", "runs"))).expanduser()
+    if not stamp.run_name:
+        raise RunError("the message names no run; nowhere to keep personal state")
+    return runs_dir / stamp.run_name / "heads"

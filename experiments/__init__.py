@@ -1,0 +1,1 @@
+"""What a person does: the command line, engines, recipes, reports."""

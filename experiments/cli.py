@@ -1,0 +1,253 @@
+"""The command line. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from experiments.console import fail, stdout
+from fedloge.errors import FedlogeError, InputError
+
+cli = typer.Typer(
+    name="fedloge",
+    help="Federated learning on long-tailed classes: a fair global model and a personal one for every client.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Recipe = Annotated[
+    Path | None, typer.Argument(help="A recipe (TOML). Without one: the embedded default.")
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a config key; repeatable."),
+]
+RunArg = Annotated[Path, typer.Argument(help="A run directory.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one line and exit code 2, a failed run 1."""
+    try:
+        cli(standalone_mode=True)
+    except FedlogeError as exc:
+        fail(str(exc), exc.exit_code)
+    except KeyboardInterrupt:
+        fail("interrupted; 'fedloge resume' continues the run", 130)
+
+
+@cli.command()
+def run(
+    recipe: Recipe = None,
+    set_: Set = None,
+    engine: Annotated[str, typer.Option(help="local")] = "local",
+    name: Annotated[str, typer.Option(help="Name of the run; empty: made up.")] = "",
+    runs_dir: Annotated[str, typer.Option(help="Folder that holds the runs.")] = "",
+    json_: Json = False,
+) -> None:
+    """Train a federation and leave its record."""
+    from experiments import launch
+    from fedloge import config as configs
+
+    config = configs.load(recipe, set_ or [])
+    changes: dict[str, Any] = {
+        "runs_dir": str(Path(runs_dir or config.runs_dir).expanduser().resolve())
+    }
+    if name:
+        changes["name"] = name
+    launch.start(config.replace(**changes), engine, as_json=json_)
+
+
+@cli.command()
+def resume(
+    run: RunArg,
+    rounds: Annotated[int, typer.Option(help="Run to this round instead.", min=1)] = 0,
+    from_round: Annotated[
+        int, typer.Option(help="Continue from this kept round; -1: the newest.")
+    ] = -1,
+    engine: Annotated[str, typer.Option(help="local")] = "local",
+    json_: Json = False,
+) -> None:
+    """Continue an interrupted run from its newest checkpoint."""
+    from experiments import launch
+    from experiments.runs import open_run
+
+    opened = open_run(run)
+    folder = opened.path.resolve()
+    changes: dict[str, Any] = {
+        "name": folder.name,
+        "runs_dir": str(folder.parent),
+        "resume": True,
+        "from_round": from_round,
+    }
+    if rounds:
+        changes["rounds"] = rounds
+    launch.start(opened.config.replace(**changes), engine, as_json=json_)
+
+
+@cli.command()
+def show(run: RunArg, json_: Json = False) -> None:
+    """What a run was and what came of it."""
+    from experiments import tables
+    from experiments.runs import open_run, summary
+
+    opened = open_run(run)
+    if json_:
+        _print_json(summary(opened))
+    else:
+        stdout().print(tables.show(opened))
+
+
+@cli.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories.")], json_: Json = False
+) -> None:
+    """Runs side by side, and in what they differ."""
+    from experiments import tables
+    from experiments.runs import open_run, summary
+
+    opened = [open_run(path) for path in runs]
+    if json_:
+        compared = dataclasses.asdict(tables.compare_runs(opened))
+        _print_json({"runs": [summary(r) for r in opened], **compared})
+    else:
+        stdout().print(tables.compare(opened))
+
+
+@cli.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The page to write; default: in the first run.")
+    ] = None,
+) -> None:
+    """Write one self-contained page about one run, or several."""
+    from experiments.report import write_report
+    from experiments.runs import open_run
+
+    opened = [open_run(path) for path in runs]
+    page = out or opened[0].path / ("report.html" if len(opened) == 1 else "comparison.html")
+    write_report(opened, page)
+    stdout().print(str(page), soft_wrap=True)
+
+
+@cli.command()
+def partition(recipe: Recipe = None, set_: Set = None, json_: Json = False) -> None:
+    """Split the data over the clients and show what each would hold."""
+    from experiments import listings
+    from fedloge import config as configs
+    from fedloge.federation import open_federation
+
+    federation = open_federation(configs.load(recipe, set_ or []))
+    split = federation.partition
+    if json_:
+        _print_json(
+            {
+                "num_clients": federation.config.num_clients,
+                "classes": list(federation.data.classes),
+                "train_counts": split.train_counts.tolist(),
+                "local_test_counts": split.local_test_counts.tolist(),
+            }
+        )
+    else:
+        stdout().print(
+            listings.split(federation.data.classes, split.train_counts, split.local_test_counts)
+        )
+
+
+@cli.command()
+def prototypes(
+    classes: Annotated[int, typer.Option(help="Number of classes C.")],
+    dim: Annotated[int, typer.Option(help="Feature width d.")],
+    kind: Annotated[str, typer.Option(help="sparse-etf or etf")] = "sparse-etf",
+    sparsity: Annotated[float, typer.Option(help="Share of zeros in every row.")] = 0.6,
+    gamma: Annotated[float, typer.Option(help="Norm of every row.")] = 0.1,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the matrix (classes x dim) as safetensors.")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Build a fixed classifier and measure it."""
+    import time
+
+    from experiments import listings
+    from fedloge.geometry import prototypes as geometry
+
+    began = time.perf_counter()
+    made = geometry.prototypes(classes, dim, kind, sparsity=sparsity, gamma=gamma, seed=seed)
+    seconds = time.perf_counter() - began
+    if out is not None:
+        made.to_file(out)
+    figures = {
+        "kind": made.kind,
+        "classes": classes,
+        "dim": dim,
+        "sparsity": made.sparsity,
+        "gamma": gamma,
+        "seed": seed,
+        **made.quality(),
+        "seconds": seconds,
+    }
+    if json_:
+        _print_json(figures)
+    else:
+        stdout().print(listings.figures(f"{made.kind}: {made.reason}", figures))
+
+
+@cli.command()
+def export(
+    run: RunArg,
+    out: Annotated[Path, typer.Option(help="Folder to write; must not exist.")],
+    global_: Annotated[bool, typer.Option("--global", help="The global model.")] = False,
+    client: Annotated[int, typer.Option(help="The personal model of this client.", min=0)] = -1,
+    predictor: Annotated[
+        str, typer.Option(help="Which model, as the metrics name it; default: the primary.")
+    ] = "",
+    json_: Json = False,
+) -> None:
+    """Write a trained model's weights and manifest, to load without this run."""
+    from experiments.exports import export_client, export_global
+    from experiments.runs import open_run
+
+    if global_ == (client >= 0):
+        raise InputError("export: give either --global or --client K")
+    opened = open_run(run)
+    manifest = (
+        export_global(opened, out, predictor)
+        if global_
+        else export_client(opened, client, out, predictor)
+    )
+    if json_:
+        _print_json(manifest)
+    else:
+        stdout().print(f"{manifest['model']} of {opened.path.name} in {out}", soft_wrap=True)
+
+
+@cli.command()
+def doctor(json_: Json = False) -> None:
+    """Check this machine and installation."""
+    from experiments.doctor import examine
+
+    findings = examine()
+    if json_:
+        _print_json([dataclasses.asdict(finding) for finding in findings])
+    else:
+        for finding in findings:
+            mark = {"ok": "[green]ok[/]  ", "warn": "[yellow]warn[/]", "bad": "[red]bad[/] "}[
+                finding.state
+            ]
+            stdout().print(f"{mark} {finding.what}: {finding.found}", soft_wrap=True)
+    if any(finding.state == "bad" for finding in findings):
+        raise typer.Exit(1)
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=1) + "\n")

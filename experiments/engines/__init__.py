@@ -1,0 +1,1 @@
+"""Engines: each carries the messages of the same two apps."""

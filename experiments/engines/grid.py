@@ -1,0 +1,120 @@
+"""A Flower `Grid` without Flower's engine: what the local and the Ray engine share.
+
+Flower builds a message from a process-wide identity, which its engine sets; here
+it is set by hand. This is the only module that touches that private part.
+"""
+
+from __future__ import annotations
+
+import itertools
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator
+
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+from fedloge.config import Config
+
+SERVER_NODE = 1
+RUN_ID = 1
+CLIENT_RAISED = 2
+"""Flower's error code for a ClientApp that raised."""
+
+
+def take_identity() -> None:
+    """Give this process the identity under which Flower builds messages."""
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, RUN_ID, SERVER_NODE
+
+
+class OwnGrid(Grid):
+    """A grid over nodes that this process knows: node id = partition id + 2.
+
+    Subclasses say how a batch of messages is carried out.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self._nodes = [partition + SERVER_NODE + 1 for partition in range(config.num_clients)]
+        self._replies: dict[str, Message] = {}
+        self._numbers = itertools.count(1)
+        take_identity()
+
+    def context(self, node_id: int) -> Context:
+        """A fresh context for one node: state between messages is on disk, not here."""
+        return Context(
+            run_id=RUN_ID,
+            node_id=node_id,
+            node_config={
+                "partition-id": node_id - SERVER_NODE - 1,
+                "num-partitions": self.config.num_clients,
+            },
+            state=RecordDict(),
+            run_config=dict(self.config.flat()),
+        )
+
+    def server_context(self) -> Context:
+        """The context of the ServerApp."""
+        return Context(
+            run_id=RUN_ID,
+            node_id=SERVER_NODE,
+            node_config={},
+            state=RecordDict(),
+            run_config=dict(self.config.flat()),
+        )
+
+    @abstractmethod
+    def carry(self, messages: list[Message], timeout: float | None) -> Iterator[Message]:
+        """Deliver the messages and yield the replies as they come."""
+
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterable[Message]:
+        """Deliver and yield replies; a reply is not kept once it is handed over."""
+        return self.carry(self._numbered(messages), timeout)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Deliver at once; the replies wait to be pulled."""
+        batch = self._numbered(messages)
+        for reply in self.carry(batch, None):
+            self._replies[reply.metadata.reply_to_message_id] = reply
+        return [message.metadata.message_id for message in batch]
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Replies that have come to these messages."""
+        return [self._replies.pop(i) for i in message_ids if i in self._replies]
+
+    def get_node_ids(self) -> Iterable[int]:
+        """All nodes, always."""
+        return list(self._nodes)
+
+    def set_run(self, run: Run) -> None:
+        """Not needed: a grid of this kind serves one run."""
+
+    @property
+    def run(self) -> Run:
+        """The one run."""
+        return Run.create_empty(RUN_ID)
+
+    def create_message(
+        self,
+        content: RecordDict,
+        message_type: str,
+        dst_node_id: int,
+        group_id: str,
+        ttl: float | None = None,
+    ) -> Message:
+        """A message to one node."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def _numbered(self, messages: Iterable[Message]) -> list[Message]:
+        batch = list(messages)
+        for message in batch:
+            message.metadata.__dict__["_message_id"] = f"{next(self._numbers)}"
+        return batch
+
+
+def failed_reply(message: Message, reason: str) -> Message:
+    """What Flower's engine answers for a ClientApp that raised."""
+    return Message(Error(CLIENT_RAISED, reason), reply_to=message)

@@ -1,0 +1,96 @@
+"""Taking a trained model out of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from clients.store import PersonalStore
+from experiments.runs import Run
+from fedloge import exported
+from fedloge.errors import InputError, unknown_name
+from fedloge.federation import Federation, open_federation
+from fedloge.methods.base import Part, Predictor
+from fedloge.rng import torch_seeded
+from fedloge.wire import Stamp
+from server.checkpoint import Checkpoint, CheckpointStore
+
+
+def export_global(run: Run, out: Path, predictor: str = "") -> dict[str, Any]:
+    """Write the global model of a run's newest checkpoint; `predictor` as the metrics name it."""
+    federation, checkpoint = _opened(run)
+    net = federation.load(checkpoint.shared, federation.initial[Part.PERSONAL]).eval()
+    found = federation.method.global_predictors(net)
+    name = predictor or federation.method.primary_global or ""
+    return _write(
+        run, out, federation, checkpoint, _pick(found, name, "global"), {"model": f"global/{name}"}
+    )
+
+
+def export_client(run: Run, client: int, out: Path, predictor: str = "") -> dict[str, Any]:
+    """Write client `client`'s personal model."""
+    federation, checkpoint = _opened(run)
+    if client >= federation.config.num_clients:
+        raise InputError(
+            f"export: client {client} asked for, the run has 0 to {federation.config.num_clients - 1}"
+        )
+    run_id, fingerprint = run.info["run-id"], run.info["fingerprint"]
+    stamp = Stamp(
+        run_id,
+        run.path.name,
+        fingerprint,
+        checkpoint.attempt,
+        checkpoint.round,
+        checkpoint.round,
+        checkpoint.round,
+    )
+    store = PersonalStore(run.path / "heads", client)
+    personal = store.load(stamp, federation.initial[Part.PERSONAL], before=checkpoint.round + 1)
+    net = federation.load(checkpoint.shared, personal.tensors).eval()
+    data = federation.local_data(
+        client, checkpoint.round, checkpoint.shared, personal.rounds_trained
+    )
+    with torch_seeded(federation.config.seed, "personal-models", checkpoint.round, client):
+        found = federation.method.personal_predictors(net, data)
+    name = predictor or federation.method.primary_personal or ""
+    origin = {
+        "model": f"personal/{name}",
+        "client": client,
+        "rounds-trained": personal.rounds_trained,
+    }
+    return _write(run, out, federation, checkpoint, _pick(found, name, "personal"), origin)
+
+
+def _opened(run: Run) -> tuple[Federation, Checkpoint]:
+    store = CheckpointStore(run.path / "checkpoint", run.info["run-id"], run.info["fingerprint"])
+    return open_federation(run.config), store.load()
+
+
+def _pick(found: dict[str, Predictor], name: str, kind: str) -> Predictor:
+    if not found:
+        raise InputError(f"export: this method has no {kind} model")
+    if name not in found:
+        raise InputError(f"export: {unknown_name(f'{kind} model', name, found)}")
+    return found[name]
+
+
+def _write(
+    run: Run,
+    out: Path,
+    federation: Federation,
+    checkpoint: Checkpoint,
+    predictor: Predictor,
+    origin: dict[str, Any],
+) -> dict[str, Any]:
+    data = {
+        "classes": list(federation.data.classes),
+        "image-shape": list(federation.data.image_shape),
+        "mean": list(federation.data.mean),
+        "std": list(federation.data.std),
+    }
+    origin |= {
+        "run-id": run.info["run-id"],
+        "fingerprint": run.info["fingerprint"],
+        "round": checkpoint.round,
+    }
+    return exported.save(out, federation.config, data, federation.net, predictor, origin)

@@ -1,0 +1,54 @@
+"""Tables for the terminal that need no run: a split, a list of figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+_MOST_CLASSES = 12
+
+
+def split(
+    classes: Sequence[str], train_counts: NDArray[np.int64], local_test_counts: NDArray[np.int64]
+) -> RenderableType:
+    """What each client holds: images of each class, and how many for testing.
+
+    Parameters
+    ----------
+    train_counts, local_test_counts : (clients, classes).
+    """
+    shown = min(len(classes), _MOST_CLASSES)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for heading in ("client", *classes[:shown], "train", "test", "classes"):
+        table.add_column(heading[:8], justify="right")
+    for client, (train, test) in enumerate(zip(train_counts, local_test_counts, strict=True)):
+        counts = [str(n) if n else "·" for n in train[:shown]]
+        table.add_row(
+            str(client), *counts, str(train.sum()), str(test.sum()), str((train > 0).sum())
+        )
+    table.add_section()
+    totals = [str(n) for n in train_counts.sum(axis=0)[:shown]]
+    table.add_row(
+        "all", *totals, str(train_counts.sum()), str(local_test_counts.sum()), str(len(classes))
+    )
+    parts: list[RenderableType] = [table]
+    if shown < len(classes):
+        parts.append(Text(f"{shown} of {len(classes)} classes are shown; --json has them all"))
+    return Group(*parts)
+
+
+def figures(title: str, values: Mapping[str, Any]) -> Table:
+    """Names and values, one a line."""
+    table = Table(box=None, show_header=False, title=title, title_justify="left", pad_edge=False)
+    table.add_column()
+    table.add_column(justify="right")
+    for name, value in values.items():
+        table.add_row(name, f"{value:.6g}" if isinstance(value, float) else str(value))
+    return table

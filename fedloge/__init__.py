@@ -1,0 +1,1 @@
+"""Federated learning on long-tailed classes: the science."""

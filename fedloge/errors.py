@@ -1,0 +1,71 @@
+"""Every error a person can meet, by who has to act.
+
+An `InputError` is the user's to mend (exit code 2); a `RunError` is a run that
+could not go on (exit code 1). Both say in one line what is wrong, what was
+expected, what came, and what to do; the command line prints that line alone.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class FedlogeError(Exception):
+    """Base of all errors raised on purpose."""
+
+    exit_code = 1
+
+
+class InputError(FedlogeError):
+    """Something the user gave is wrong: a key, a value, a path, a file."""
+
+    exit_code = 2
+
+
+class ConfigError(InputError):
+    """A configuration key or value is wrong."""
+
+
+class DataError(InputError):
+    """A data source is missing, unreadable or not what it should be."""
+
+
+class PartitionError(InputError):
+    """A partition cannot be made, or one that was made breaks the rules."""
+
+
+class GeometryError(InputError):
+    """The fixed classifier asked for does not exist or was not reached."""
+
+
+class PluginError(InputError):
+    """A method or partitioner named by the user cannot be loaded."""
+
+
+class RunDirError(InputError):
+    """A run directory is missing, incomplete or belongs to another run."""
+
+
+class RunError(FedlogeError):
+    """A run stopped: no quorum, diverged, or lost its disk."""
+
+
+class CheckpointError(RunError):
+    """A checkpoint or a personal state file is damaged or belongs to another run."""
+
+
+class UpdateError(RunError):
+    """A client's reply cannot be used: not finite, wrong shape, wrong run or round."""
+
+
+def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
+    """Say that `name` is no known `what`, with the nearest one that is.
+
+    >>> unknown_name("method", "fedlog", ["fedavg", "fedloge"])
+    "unknown method 'fedlog' (did you mean 'fedloge'?); known: fedavg, fedloge"
+    """
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return f"unknown {what} {name!r}{hint}; known: {', '.join(known)}"

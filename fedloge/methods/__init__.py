@@ -1,0 +1,48 @@
+"""The methods, by name; a user's own by file, dotted name or entry point."""
+
+from __future__ import annotations
+
+import pydantic
+
+from fedloge.config import Config, parse_options
+from fedloge.errors import ConfigError, PluginError, unknown_name
+from fedloge.methods.base import Method, MethodOptions, Task
+from fedloge.methods.fedavg import FedAvg
+from fedloge.methods.fedloge import FedLoGe
+from fedloge.methods.fedper import FedPer
+from fedloge.plugins import load_plugin
+
+METHODS: dict[str, type[Method]] = {m.name: m for m in (FedAvg, FedLoGe, FedPer)}
+
+
+def method_class(spec: str) -> type[Method]:
+    """The method called `spec`: a name, an entry point, ``module:Class`` or ``file.py:Class``."""
+    found = load_plugin(spec, "fedloge.methods", METHODS, "method")
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        raise PluginError(
+            f"method {spec!r}: expected a subclass of fedloge.methods.base.Method, got {found!r}"
+        )
+    return found
+
+
+def method_options(cls: type[Method], config: Config) -> MethodOptions:
+    """The method's own parameters from ``method-options``, checked."""
+    where = f"method-options of {cls.name!r}"
+    given = parse_options(config.method_options, where)
+    known = [field.replace("_", "-") for field in cls.Options.model_fields]
+    for key in given:
+        if key not in known:
+            raise ConfigError(f"{where}: {unknown_name('option', key, known)}")
+    try:
+        return cls.Options.model_validate(given)
+    except pydantic.ValidationError as exc:
+        first = exc.errors()[0]
+        raise ConfigError(
+            f"{where}: {first['loc'][0]}: {first['msg']}, got {first['input']!r}"
+        ) from None
+
+
+def make_method(task: Task) -> Method:
+    """The configured method for a task."""
+    cls = method_class(task.config.method)
+    return cls(task, method_options(cls, task.config))

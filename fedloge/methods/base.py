@@ -1,0 +1,210 @@
+"""What a method is.
+
+A method says four things: which parts of its network are shared, personal or
+fixed; the local update; how the global and the personal model predict; and,
+where it has one, what the server does after averaging. It knows no message, no
+file and no engine.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import ClassVar, Generic, TypeVar
+
+import pydantic
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from fedloge.config import Config
+from fedloge.data.augment import augment, normalise
+from fedloge.data.images import Augmentation, Images
+from fedloge.geometry.prototypes import Prototypes
+from fedloge.models import Backbone
+from fedloge.models.head import LinearHead
+from fedloge.rng import rng
+from fedloge.training import sgd
+
+Losses = dict[str, Tensor]
+EVALUATION_BATCH = 256
+
+
+class Part(StrEnum):
+    """Where a tensor lives: with everybody, with one client alone, or nowhere but in the config."""
+
+    SHARED = "shared"
+    PERSONAL = "personal"
+    FIXED = "fixed"
+
+
+class MethodOptions(pydantic.BaseModel):
+    """Base of a method's own parameters, set by ``method-options = "mu = 0.1"``."""
+
+    model_config = pydantic.ConfigDict(
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        populate_by_name=True,
+        alias_generator=lambda name: name.replace("_", "-"),
+    )
+
+
+@dataclass(frozen=True)
+class Task:
+    """The problem as a method sees it when it builds its network.
+
+    `backbone` makes a fresh image -> features module with ``out_features``, the
+    same one on every call; `prototypes` makes the fixed classifier for a feature width.
+    """
+
+    config: Config
+    num_classes: int
+    backbone: Callable[[], Backbone]
+    prototypes: Callable[[int], Prototypes]
+
+
+@dataclass(frozen=True)
+class LocalData:
+    """One client in one round: its images and what a method may know of them.
+
+    Attributes
+    ----------
+    train : the client's training images, uint8, on the training device.
+    counts : training images of each class.
+    received : the shared tensors as this round began (the anchor of FedProx or Ditto).
+    rounds_trained : rounds in which this client has trained before; 0 means never.
+    """
+
+    client: int
+    round: int
+    config: Config
+    train: Images
+    counts: Int[Tensor, "classes"]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augmentation: Augmentation
+    received: Mapping[str, Tensor] = field(repr=False)
+    rounds_trained: int = 0
+
+    def batches(
+        self, epochs: int, purpose: str = "train", batch_size: int | None = None
+    ) -> Iterator[tuple[Float[Tensor, "batch channels height width"], Int[Tensor, "batch"]]]:
+        """Shuffled, augmented, normalised batches; the last of an epoch may be smaller.
+
+        Many batches are augmented at once: the cost an image is a gather's, not a Python call's.
+        """
+        size = batch_size or self.config.batch_size
+        chunk = size * max(1, 2048 // size)
+        generator = rng(self.config.seed, purpose, self.round, self.client)
+        for _ in range(epochs):
+            order = torch.from_numpy(generator.permutation(len(self.train)))
+            for indices in order.to(self.train.labels.device).split(chunk):
+                pixels = augment(self.train.pixels[indices], self.augmentation, generator)
+                yield from zip(
+                    self.prepare(pixels).split(size),
+                    self.train.labels[indices].split(size),
+                    strict=True,
+                )
+
+    def plain_batches(
+        self,
+    ) -> Iterator[tuple[Float[Tensor, "batch channels height width"], Int[Tensor, "batch"]]]:
+        """The training images in their order, not augmented: for statistics and tuning on features."""
+        for start in range(0, len(self.train), EVALUATION_BATCH):
+            part = slice(start, start + EVALUATION_BATCH)
+            yield self.prepare(self.train.pixels[part]), self.train.labels[part]
+
+    def prepare(self, pixels: Tensor) -> Float[Tensor, "batch channels height width"]:
+        """uint8 pixels as the network takes them."""
+        return normalise(pixels, self.mean, self.std).contiguous(memory_format=torch.channels_last)
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A linear head, and which of the method's functions ``(net, images) -> features`` it reads.
+
+    ``features`` are those of the shared backbone, computed once for all clients.
+    """
+
+    head: LinearHead
+    extractor: str = "features"
+
+
+class Network(nn.Module):
+    """All parts of a method's model, one child each; the children's names are the parts' names."""
+
+    backbone: nn.Module
+
+    def __init__(self, **parts: nn.Module) -> None:
+        super().__init__()
+        for name, module in parts.items():
+            self.add_module(name, module)
+
+
+N = TypeVar("N", bound=Network)
+
+
+class FixedHead(nn.Module):
+    """A classifier that never moves and is never sent: logits = W h (METHOD: no bias)."""
+
+    weight: Tensor
+
+    def __init__(self, prototypes: Prototypes) -> None:
+        super().__init__()
+        self.register_buffer("weight", prototypes.matrix.clone())
+
+    def forward(self, features: Float[Tensor, "batch features"]) -> Float[Tensor, "batch classes"]:
+        """Logits of the fixed classifier."""
+        return nn.functional.linear(features, self.weight)
+
+
+class Method(ABC, Generic[N]):
+    """One federated learning method. Subclasses say only what differs."""
+
+    name: ClassVar[str]
+    parts: ClassVar[Mapping[str, Part]]
+    """Each child of the network and where it lives."""
+    primary_global: ClassVar[str | None] = None
+    """The global predictor that stands for the method in comparisons; None: it has no global model."""
+    primary_personal: ClassVar[str | None] = None
+    Options: ClassVar[type[MethodOptions]] = MethodOptions
+
+    def __init__(self, task: Task, options: MethodOptions) -> None:
+        self.task = task
+        self.config = task.config
+        self.options = options
+
+    @abstractmethod
+    def build(self) -> N:
+        """The network with all its parts, freshly and deterministically initialised."""
+
+    @abstractmethod
+    def loss(self, net: N, images: Tensor, labels: Tensor, client: LocalData) -> Losses:
+        """Named loss terms of one batch; their sum is minimised."""
+
+    def local_update(self, net: N, client: LocalData) -> dict[str, float]:
+        """Train in place on one client; returns metrics. One SGD loop over `loss` unless overridden."""
+        return sgd(net, self.trainable(net), self.loss, client, epochs=self.config.local_epochs)
+
+    def trainable(self, net: N) -> list[nn.Parameter]:
+        """The parameters that the local update moves."""
+        return [p for p in net.parameters() if p.requires_grad]
+
+    def features(self, net: N, images: Tensor) -> Float[Tensor, "batch features"]:
+        """The shared features that global and personal heads read."""
+        return net.backbone(images)
+
+    def global_predictors(self, net: N) -> dict[str, Predictor]:
+        """The global models by name (``raw``, ``realigned``, ...)."""
+        return {}
+
+    def personal_predictors(self, net: N, client: LocalData) -> dict[str, Predictor]:
+        """Client k's models by name; may tune on the client's training images."""
+        return {}
+
+    def head_norms(self, net: N) -> dict[str, Float[Tensor, "classes"]]:
+        """Row norms of the heads worth plotting against class sizes."""
+        return {}

@@ -1,0 +1,27 @@
+"""FedPer: federated learning with personalization layers.
+
+Arivazhagan, Aggarwal, Singh, Choudhary. 2019, arXiv 1912.00818.
+
+The backbone is averaged; the head stays with its client, both trained together.
+There is no global head, hence no global model.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from fedloge.methods.base import LocalData, Part, Predictor
+from fedloge.methods.single import HeadNetwork, SingleHead
+from fedloge.models.head import LinearHead
+
+
+class FedPer(SingleHead):
+    """A shared backbone under a head that never leaves its client."""
+
+    name = "fedper"
+    parts: ClassVar = {"backbone": Part.SHARED, "head": Part.PERSONAL}
+    primary_personal = "raw"
+
+    def personal_predictors(self, net: HeadNetwork, client: LocalData) -> dict[str, Predictor]:
+        """The shared backbone under the client's own head."""
+        return {"raw": Predictor(LinearHead.of(net.head))}

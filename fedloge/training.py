@@ -1,0 +1,74 @@
+"""The hot loop: one plain loop of SGD over a client's batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from fedloge.errors import UpdateError
+
+if TYPE_CHECKING:
+    from fedloge.methods.base import LocalData, Losses, Network
+
+    N = TypeVar("N", bound=Network)
+
+
+def sgd(
+    net: N,
+    parameters: Sequence[nn.Parameter],
+    loss: Callable[[N, Tensor, Tensor, LocalData], Losses],
+    client: LocalData,
+    *,
+    epochs: int,
+    purpose: str = "train",
+) -> dict[str, float]:
+    """Minimise the sum of the loss terms over shuffled, augmented batches, in place.
+
+    The optimiser is fresh (momentum does not outlive a round) and there is no
+    schedule, as in FedLoGe's experiments. Nothing in the loop waits for the device.
+
+    Returns
+    -------
+    The mean of each loss term over all steps, as ``loss-<term>``, and ``loss``, their sum.
+
+    Raises
+    ------
+    UpdateError
+        The loss is not finite: the client has diverged.
+    """
+    config = client.config
+    optimiser = torch.optim.SGD(
+        parameters,
+        lr=config.lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+    net.train()
+    steps, sums = 0, None
+    for images, labels in client.batches(epochs, purpose):
+        optimiser.zero_grad()
+        terms = loss(net, images, labels, client)
+        values = list(terms.values())
+        total = values[0] if len(values) == 1 else torch.stack(values).sum()
+        total.backward()
+        optimiser.step()
+        steps += 1
+        detached = torch.stack([v.detach() for v in values])
+        sums = detached if sums is None else sums.add_(detached)
+    if sums is None:
+        raise UpdateError(f"client {client.client}: no training image, nothing to train on")
+    means = (sums / steps).tolist()
+    mean_loss = sum(means)
+    if mean_loss != mean_loss or mean_loss in (float("inf"), float("-inf")):
+        raise UpdateError(
+            f"client {client.client}, round {client.round}: the loss is {mean_loss}; "
+            f"training diverged (lr {config.lr}, momentum {config.momentum}); lower lr"
+        )
+    result = {"loss": mean_loss}
+    if len(means) > 1:
+        result |= {f"loss-{name}": value for name, value in zip(terms, means, strict=True)}
+    return result

@@ -1,0 +1,129 @@
+"""State dicts and Flower's records: the one module that knows both.
+
+A message carries one `ArrayRecord` (the shared tensors), one `ConfigRecord` (to
+which run, attempt and round it belongs) and, in replies, one `MetricRecord`;
+that is what Flower's own strategies and wrappers expect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TypeVar
+
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from torch import Tensor
+
+from fedloge.errors import UpdateError
+
+ARRAYS = "arrays"
+METRICS = "metrics"
+STAMP = "stamp"
+FAILURE = "failure"
+NUM_EXAMPLES = "num-examples"
+T = TypeVar("T", str, int)
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """To which run, attempt and round a message belongs.
+
+    Attributes
+    ----------
+    run_id : of the run directory, kept when the run is resumed.
+    run_name : the run directory's name.
+    fingerprint : what the run computes: config, partition, fixed classifier.
+    attempt : how often the run has been started; a resumed run counts one more.
+    base_round : the checkpoint's round from which this attempt began.
+    round : the round the message belongs to.
+    keep_round : personal state older than its newest version up to this round is needed no more.
+    """
+
+    run_id: str
+    run_name: str
+    fingerprint: str
+    attempt: int
+    base_round: int
+    round: int
+    keep_round: int
+
+    @property
+    def version(self) -> str:
+        """Names the shared tensors this message carries."""
+        return f"{self.run_id}/{self.attempt}/{self.round}"
+
+    def to_record(self) -> ConfigRecord:
+        """As a Flower record."""
+        return ConfigRecord({key.replace("_", "-"): value for key, value in asdict(self).items()})
+
+    @classmethod
+    def from_content(cls, content: RecordDict) -> Stamp:
+        """Read from a message; `UpdateError` if it has none or it is malformed."""
+        record = content.config_records.get(STAMP)
+        if record is None:
+            raise UpdateError(f"the message has no {STAMP!r} record; it was not made by fedloge")
+        return cls(
+            run_id=_field(record, "run-id", str),
+            run_name=_field(record, "run-name", str),
+            fingerprint=_field(record, "fingerprint", str),
+            attempt=_field(record, "attempt", int),
+            base_round=_field(record, "base-round", int),
+            round=_field(record, "round", int),
+            keep_round=_field(record, "keep-round", int),
+        )
+
+
+def _field(record: ConfigRecord, key: str, kind: type[T]) -> T:
+    value = record.get(key)
+    if not isinstance(value, kind):
+        raise UpdateError(f"the message's {STAMP!r} record lacks a valid {key!r}")
+    return value
+
+
+def encode(tensors: Mapping[str, Tensor]) -> ArrayRecord:
+    """Tensors as a Flower record, on the CPU, in the mapping's order."""
+    return ArrayRecord({name: t.detach().cpu().contiguous() for name, t in tensors.items()})
+
+
+def decode(record: ArrayRecord) -> dict[str, Tensor]:
+    """The record's tensors; `UpdateError` if they cannot be read."""
+    try:
+        return dict(record.to_torch_state_dict())
+    except Exception as exc:  # whatever a damaged or foreign payload raises
+        raise UpdateError(f"tensors cannot be read ({type(exc).__name__}: {exc})") from None
+
+
+def reply_content(
+    stamp: Stamp, tensors: Mapping[str, Tensor] | None, metrics: Mapping[str, float | int]
+) -> RecordDict:
+    """A client's answer; without tensors for an evaluation."""
+    content = RecordDict({STAMP: stamp.to_record(), METRICS: MetricRecord({**metrics})})
+    if tensors is not None:
+        content[ARRAYS] = encode(tensors)
+    return content
+
+
+def failure_content(reason: str) -> RecordDict:
+    """A client's refusal, with its reason in one line."""
+    return RecordDict({FAILURE: ConfigRecord({"reason": reason})})
+
+
+def failure_reason(content: RecordDict) -> str | None:
+    """The reason in a refusal; None if the content is an answer."""
+    record = content.config_records.get(FAILURE)
+    return None if record is None else str(record.get("reason", "no reason given"))
+
+
+def received_tensors(content: RecordDict) -> dict[str, Tensor]:
+    """The shared tensors of a message; `UpdateError` if there are none."""
+    if ARRAYS not in content.array_records:
+        raise UpdateError("the message carries no tensors")
+    return decode(content.array_records[ARRAYS])
+
+
+def metrics_of(content: RecordDict) -> dict[str, float | int]:
+    """The scalars of a reply; `UpdateError` if there are none."""
+    record = content.metric_records.get(METRICS)
+    if record is None:
+        raise UpdateError("the reply carries no metrics")
+    return {key: value for key, value in record.items() if isinstance(value, (int, float))}

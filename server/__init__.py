@@ -1,0 +1,1 @@
+"""What the server does: its ServerApp, the strategy, checkpoints, the global evaluation."""

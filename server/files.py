@@ -1,0 +1,48 @@
+"""Writing files so that a kill or a full disk leaves the old ones whole."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from fedloge.errors import RunError
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write to a temporary name, flush to the disk, rename.
+
+    Raises
+    ------
+    RunError
+        The disk refused; `path` is as it was before.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open("wb") as f:
+            f.write(content)
+            f.flush()
+            os.fsync(f.fileno())
+        temporary.replace(path)
+    except OSError as exc:
+        temporary.unlink(missing_ok=True)
+        raise disk_error(path, exc) from None
+
+
+def append_lines(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Append JSON lines; `RunError` if the disk refuses."""
+    text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+    try:
+        with path.open("a", encoding="utf-8") as f:
+            f.write(text)
+    except OSError as exc:
+        raise disk_error(path, exc) from None
+
+
+def disk_error(path: Path, exc: OSError) -> RunError:
+    """What a refused write means to the user."""
+    return RunError(
+        f"{path} cannot be written ({exc.strerror}); what was there is untouched: free space or mend the "
+        "permissions, then continue with 'fedloge resume'"
+    )

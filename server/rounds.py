@@ -1,0 +1,154 @@
+"""The rounds of a run, from the first or from a checkpoint: one plain loop."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from typing import Any
+
+from flwr.app import ArrayRecord, ConfigRecord
+from flwr.serverapp import Grid
+
+from fedloge import wire
+from fedloge.config import Config
+from fedloge.errors import CheckpointError
+from fedloge.federation import Federation
+from fedloge.methods.base import Part
+from fedloge.wire import Stamp
+from server.checkpoint import Checkpoint, CheckpointStore
+from server.measure import client_rows, global_figures, personal_figures
+from server.record import RunRecord
+from server.roster import Roster
+from server.strategy import RoundStrategy
+
+log = logging.getLogger("fedloge.run")
+
+
+def run_rounds(grid: Grid, config: Config, federation: Federation, record: RunRecord) -> None:
+    """Run the rounds that are still to be done; the record and the checkpoints say how far it came.
+
+    Raises
+    ------
+    RunError
+        Clients are missing, a round had no quorum, or the disk refused.
+    """
+    fed = federation
+    checkpoints = CheckpointStore(record.checkpoints, record.run_id, fed.fingerprint)
+    start = _starting_point(config, fed, checkpoints)
+    record.rewind(start.round)
+    attempt = record.next_attempt(start.round)
+    stamp = Stamp(
+        record.run_id, record.name, fed.fingerprint, attempt, start.round, start.round, start.round
+    )
+    if not checkpoints.exists():
+        checkpoints.save(start)
+
+    roster = Roster(grid, config.num_clients, fed.fingerprint)
+    roster.wait(config.startup_timeout)
+    strategy = RoundStrategy(config, roster, start.shared, stamp)
+    arrays = wire.encode(start.shared)
+    _say(
+        "start",
+        f"run {record.name}: rounds {start.round + 1} to {config.rounds}",
+        folder=str(record.folder),
+        first=start.round + 1,
+        rounds=config.rounds,
+        clients=config.clients_per_round,
+    )
+    for round in range(start.round + 1, config.rounds + 1):
+        strategy.stamp = dataclasses.replace(
+            strategy.stamp, keep_round=min(checkpoints.kept_rounds())
+        )
+        roster.refresh(config.round_timeout)
+        began = time.perf_counter()
+        replies = grid.send_and_receive(
+            strategy.configure_train(round, arrays, ConfigRecord(), grid),
+            timeout=config.round_timeout,
+        )
+        arrays, metrics = strategy.aggregate_train(round, replies)
+        trained = time.perf_counter() - began
+        outcome = strategy.outcome
+        row: dict[str, Any] = {
+            "round": round,
+            "clients": len(outcome.replies),
+            "failed": len(outcome.failures),
+            **{key: value for key, value in metrics.items() if key.startswith("train/")},
+        }
+        row["images"] = sum(int(r["images"]) for r in outcome.replies.values())
+        timing = {
+            "round": round,
+            "train-seconds": trained,
+            "images-per-second": row["images"] / trained,
+            "bytes-down": outcome.bytes_down,
+            "bytes-up": outcome.bytes_up,
+        }
+        rows = {"failures": _failures(round, outcome.failures)}
+        shared = wire.decode(arrays)
+        if round % config.evaluate_every == 0 or round == config.rounds:
+            figures, more = _evaluate(grid, strategy, fed, round, arrays)
+            row |= figures
+            for name, lines in more.items():
+                rows[name] = rows.get(name, []) + lines
+            timing["evaluate-seconds"] = time.perf_counter() - began - trained
+        timing["seconds"] = time.perf_counter() - began
+        record.append({**rows, "metrics": [row], "timing": [timing]})
+        if round % config.checkpoint_every == 0 or round == config.rounds:
+            checkpoints.save(Checkpoint(round, attempt, shared, {}))
+        _say("round", _line(row, fed), row=row, timing=timing)
+    _say("end", f"run {record.name} is complete: {record.folder}", folder=str(record.folder))
+
+
+def _evaluate(
+    grid: Grid, strategy: RoundStrategy, fed: Federation, round: int, arrays: ArrayRecord
+) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
+    config = fed.config
+    stamp = strategy.stamp_of(round)
+    figures, by_class = global_figures(fed, stamp, wire.decode(arrays))
+    replies = grid.send_and_receive(
+        strategy.configure_evaluate(round, arrays, ConfigRecord(), grid),
+        timeout=config.round_timeout,
+    )
+    strategy.aggregate_evaluate(round, replies)
+    answers = strategy.outcome.replies
+    figures |= personal_figures(answers) | {"evaluated-clients": len(answers)}
+    return figures, {
+        "clients": client_rows(round, answers),
+        "classes": [{"round": round, **by_class}] if by_class else [],
+        "failures": _failures(round, strategy.outcome.failures),
+    }
+
+
+def _starting_point(config: Config, fed: Federation, checkpoints: CheckpointStore) -> Checkpoint:
+    if config.resume and checkpoints.exists():
+        start = checkpoints.load(None if config.from_round < 0 else config.from_round)
+        expected = {name: tuple(t.shape) for name, t in fed.initial[Part.SHARED].items()}
+        if {name: tuple(t.shape) for name, t in start.shared.items()} != expected:
+            raise CheckpointError(
+                f"{checkpoints.folder} holds another model's tensors; restore a backup"
+            )
+        return start
+    return Checkpoint(0, 1, dict(fed.initial[Part.SHARED]), {})
+
+
+def _failures(round: int, failures: dict[int, str]) -> list[dict[str, Any]]:
+    return [
+        {"round": round, "client": client, "reason": reason} for client, reason in failures.items()
+    ]
+
+
+def _line(row: dict[str, Any], fed: Federation) -> str:
+    shown = [f"round {row['round']}", f"loss {row['train/loss']:.3f}"]
+    for kind, name, figure in (
+        ("global", fed.method.primary_global, "all"),
+        ("personal", fed.method.primary_personal, "mean"),
+    ):
+        key = f"{kind}/{name}/{figure}"
+        if key in row:
+            shown.append(f"{kind} {row[key]:.1%}")
+    return "  ".join(shown)
+
+
+def _say(event: str, text: str, **details: Any) -> None:
+    # Whoever shows progress listens on this logger; elsewhere it is a plain line.
+    log.info(text, extra={"event": event, "details": details})

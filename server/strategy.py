@@ -1,0 +1,213 @@
+"""The strategy: whom to ask, what to refuse, how to average.
+
+A Flower `Strategy`, so that Flower's own wrappers compose with it. Unlike the
+stock ones it draws partition ids from (seed, round), checks every reply, and
+adds up exactly, so that the result does not hang on arrival order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+from torch import Tensor
+
+from fedloge import wire
+from fedloge.averaging import WeightedSum, check_update
+from fedloge.config import Config
+from fedloge.errors import FedlogeError, RunError, UpdateError
+from fedloge.rng import rng
+from fedloge.wire import Stamp
+from server.roster import Member, Roster
+
+
+@dataclass
+class RoundOutcome:
+    """What became of one round's messages."""
+
+    failures: dict[int, str] = field(default_factory=dict)
+    """Partition id -> why its answer was not used."""
+    replies: dict[int, dict[str, float | int]] = field(default_factory=dict)
+    """Partition id -> the metrics of its answer."""
+    bytes_down: int = 0
+    bytes_up: int = 0
+
+
+class RoundStrategy(Strategy):
+    """Deterministic sampling, checked replies, exact weighted mean, a quorum.
+
+    Parameters
+    ----------
+    template : the shared tensors' names, shapes and dtypes.
+    stamp : of the attempt; each round's stamp is made from it.
+    """
+
+    def __init__(
+        self, config: Config, roster: Roster, template: Mapping[str, Tensor], stamp: Stamp
+    ) -> None:
+        self.config = config
+        self.roster = roster
+        self.template = template
+        self.stamp = stamp
+        self.outcome = RoundOutcome()
+        self._asked: dict[int, Member] = {}
+
+    def sample(self, round: int) -> list[int]:
+        """The partition ids of a round, ascending: from (seed, round) alone."""
+        drawn = rng(self.config.seed, "sample-clients", round).choice(
+            self.config.num_clients, size=self.config.clients_per_round, replace=False
+        )
+        return sorted(drawn.tolist())
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """One message for each client drawn this round."""
+        return self._messages("train", server_round, arrays, self.sample(server_round))
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """One message for every client: personal figures are over all of them."""
+        return self._messages(
+            "evaluate", server_round, arrays, list(range(self.config.num_clients))
+        )
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord, MetricRecord]:
+        """The mean of the good replies, weighted by training images.
+
+        Raises
+        ------
+        RunError
+            Fewer clients than the quorum answered with something usable.
+        """
+        total = WeightedSum(
+            self.template, max(1, sum(m.num_examples for m in self._asked.values()))
+        )
+
+        def use(client: int, reply: Message) -> None:
+            tensors = wire.received_tensors(reply.content)
+            check_update(tensors, self.template)
+            total.add(tensors, self._asked[client].num_examples)
+
+        self._collect(server_round, replies, use)
+        self._check_quorum(server_round)
+        return wire.encode(total.mean()), self._mean_metrics()
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord:
+        """The mean over clients, each counting once; the figures one by one are in `outcome`."""
+        self._collect(server_round, replies, lambda client, reply: None)
+        return self._mean_metrics()
+
+    def summary(self) -> None:
+        """Nothing to say: the run's record says it."""
+
+    def _messages(
+        self, kind: str, round: int, arrays: ArrayRecord, clients: list[int]
+    ) -> list[Message]:
+        members = self.roster.members()
+        self.outcome = RoundOutcome()
+        self._asked = {client: members[client] for client in clients if client in members}
+        for client in clients:
+            if client not in members:
+                self.outcome.failures[client] = "not connected"
+        stamp = self.stamp_of(round).to_record()
+        self.outcome.bytes_down = _num_bytes(arrays) * len(self._asked)
+        return [
+            Message(
+                RecordDict({wire.ARRAYS: arrays, wire.STAMP: stamp}),
+                dst_node_id=member.node_id,
+                message_type=kind,
+                group_id=str(round),
+                ttl=self.config.round_timeout,
+            )
+            for member in self._asked.values()
+        ]
+
+    def stamp_of(self, round: int) -> Stamp:
+        """The stamp of one round of this attempt."""
+        values = {**self.stamp.__dict__, "round": round}
+        return Stamp(**values)
+
+    def _collect(
+        self, round: int, replies: Iterable[Message], use: Callable[[int, Message], None]
+    ) -> None:
+        """Hand each good reply to `use`; what is refused there or before becomes that client's failure."""
+        by_node = {member.node_id: client for client, member in self._asked.items()}
+        outcome, answered = self.outcome, set()
+        for reply in replies:
+            client = by_node.get(reply.metadata.src_node_id)
+            if client is None or client in answered:
+                continue  # an error that Flower itself raised for a node that has gone, or a second answer
+            answered.add(client)
+            try:
+                self._check(round, client, reply)
+                use(client, reply)
+            except FedlogeError as exc:
+                outcome.failures[client] = str(exc)
+                continue
+            outcome.replies[client] = wire.metrics_of(reply.content)
+            outcome.bytes_up += sum(
+                _num_bytes(arrays) for arrays in reply.content.array_records.values()
+            )
+        for client in self._asked.keys() - answered:
+            outcome.failures[client] = (
+                f"no answer within {self.config.round_timeout:g} s, or its node has gone"
+            )
+        outcome.failures = dict(sorted(outcome.failures.items()))
+        outcome.replies = dict(sorted(outcome.replies.items()))
+
+    def _check(self, round: int, client: int, reply: Message) -> None:
+        if reply.has_error():
+            raise UpdateError(f"error {reply.error.code}: {reply.error.reason}")
+        if reason := wire.failure_reason(reply.content):
+            raise UpdateError(reason)
+        stamp = Stamp.from_content(reply.content)
+        if stamp != self.stamp_of(round):
+            raise UpdateError(
+                f"the answer belongs to round {stamp.round}, attempt {stamp.attempt} of run {stamp.run_id} "
+                f"({stamp.fingerprint}), expected round {round}, attempt {self.stamp.attempt} of "
+                f"{self.stamp.run_id} ({self.stamp.fingerprint})"
+            )
+        weight = wire.metrics_of(reply.content).get(wire.NUM_EXAMPLES)
+        expected = self._asked[client].num_examples
+        if weight != expected or expected < 1:
+            raise UpdateError(
+                f"weight {weight!r}, expected the {expected} images it registered with (at least 1)"
+            )
+
+    def _check_quorum(self, round: int) -> None:
+        good, asked = (
+            len(self.outcome.replies),
+            len(self.outcome.replies) + len(self.outcome.failures),
+        )
+        needed = math.ceil(self.config.min_fraction * asked)
+        if good < max(1, needed):
+            first = [
+                f"client {client}: {reason}"
+                for client, reason in list(self.outcome.failures.items())[:3]
+            ]
+            raise RunError(
+                f"round {round}: {good} of {asked} clients answered well, the quorum is {needed} "
+                f"(min-fraction {self.config.min_fraction:g}); {'; '.join(first)}"
+            )
+
+    def _mean_metrics(self) -> MetricRecord:
+        rows = list(self.outcome.replies.values())
+        names = sorted({name for row in rows for name in row} - {wire.NUM_EXAMPLES})
+        means = {}
+        for name in names:
+            values = [row[name] for row in rows if name in row]
+            means[name] = math.fsum(values) / len(values)
+        images = sum(int(row[wire.NUM_EXAMPLES]) for row in rows)
+        return MetricRecord({**means, wire.NUM_EXAMPLES: images})
+
+
+def _num_bytes(arrays: ArrayRecord) -> int:
+    return sum(len(array.data) for array in arrays.values())
