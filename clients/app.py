@@ -38,8 +38,8 @@ def train(message: Message, context: Context) -> Message:
     """Train on this client's images; the personal tensors stay here."""
     try:
         client, stamp = _client(message, context)
-        tensors, metrics = client.train(stamp, wire.received_tensors(message.content))
-        content = wire.reply_content(stamp, tensors, metrics)
+        trained = client.train(stamp, wire.received_tensors(message.content))
+        content = wire.reply_content(stamp, trained.metrics, trained.shared, trained.sums)
     except FedlogeError as exc:
         content = wire.failure_content(str(exc))
     return Message(content, reply_to=message)
@@ -50,8 +50,8 @@ def evaluate(message: Message, context: Context) -> Message:
     """Measure this client's personal models on its own test images."""
     try:
         client, stamp = _client(message, context)
-        metrics = client.evaluate(stamp, wire.received_tensors(message.content))
-        content = wire.reply_content(stamp, None, metrics)
+        figures, sums = client.evaluate(stamp, wire.received_tensors(message.content))
+        content = wire.reply_content(stamp, figures, sums=sums)
     except FedlogeError as exc:
         content = wire.failure_content(str(exc))
     return Message(content, reply_to=message)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,6 +17,15 @@ from fedloge.federation import Federation
 from fedloge.methods.base import Part
 from fedloge.rng import torch_seeded
 from fedloge.wire import Stamp
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a client answers after training; `shared` are the network's live tensors."""
+
+    shared: dict[str, Tensor]
+    metrics: dict[str, float]
+    sums: dict[str, Tensor]
 
 
 class Client:
@@ -41,16 +51,14 @@ class Client:
                 "config, partition or fixed classifier differ: give both sides the same config and versions"
             )
 
-    def train(
-        self, stamp: Stamp, shared: Mapping[str, Tensor]
-    ) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """Train for a round; keeps the personal tensors, returns the network's live shared ones and metrics."""
+    def train(self, stamp: Stamp, shared: Mapping[str, Tensor]) -> Trained:
+        """Train for a round; keeps the personal tensors, returns the rest."""
         fed, seed = self.federation, self.federation.config.seed
         personal = self.store.load(stamp, fed.initial[Part.PERSONAL], before=stamp.round)
         net = fed.load(shared, personal.tensors)
         data = fed.local_data(self.index, stamp.round, shared, personal.rounds_trained)
         with torch_seeded(seed, "local-update", stamp.round, self.index):
-            metrics = fed.method.local_update(net, data)
+            update = fed.method.local_update(net, data)
         personal_after = fed.tensors(Part.PERSONAL)
         for name, tensor in personal_after.items():
             if not bool(tensor.isfinite().all()):
@@ -58,14 +66,17 @@ class Client:
                     f"client {self.index}: personal tensor {name!r} is not finite; not stored"
                 )
         self.store.save(stamp, personal_after, personal.rounds_trained + 1)
-        return fed.tensors(Part.SHARED), {
+        metrics = {
             wire.NUM_EXAMPLES: len(data.train),
             "images": len(data.train) * fed.config.local_epochs,
-            **{f"train/{name}": value for name, value in metrics.items()},
+            **{f"train/{name}": value for name, value in update.metrics.items()},
         }
+        return Trained(fed.tensors(Part.SHARED), metrics, update.sums)
 
-    def evaluate(self, stamp: Stamp, shared: Mapping[str, Tensor]) -> dict[str, float]:
-        """Measure the personal models of this client after round `stamp.round`."""
+    def evaluate(
+        self, stamp: Stamp, shared: Mapping[str, Tensor]
+    ) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """Measure this client's personal models after round `stamp.round`; figures, and the method's sums."""
         fed = self.federation
         personal = self.store.load(stamp, fed.initial[Part.PERSONAL], before=stamp.round + 1)
         net = fed.load(shared, personal.tensors).eval()
@@ -77,14 +88,15 @@ class Client:
             "num-test": len(indices),
             "trained-rounds": personal.rounds_trained,
         }
+        sums = fed.method.evaluation_sums(net, data)
         if not len(indices):
-            return figures
+            return figures, sums
         with torch_seeded(fed.config.seed, "personal-models", stamp.round, self.index):
             predictors = fed.method.personal_predictors(net, data)
         for name, predictor in predictors.items():
             confusion = predictor_confusion(fed.method, net, predictor, fed.bank, version, indices)
             figures |= client_figures(name, confusion, fed.groups)
-        return figures
+        return figures, sums
 
 
 def personal_folder(node_config: Mapping, run_config: Mapping, stamp: Stamp) -> Path:

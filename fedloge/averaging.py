@@ -19,6 +19,7 @@ from fedloge.errors import UpdateError
 
 _LIMIT_BITS = 15  # |value| < 2^15
 _SUM_BITS = 62
+_FRACTION_BITS = 52
 
 
 class WeightedSum:
@@ -74,14 +75,60 @@ class WeightedSum:
         self.weight += weight
 
 
-def check_update(tensors: Mapping[str, Tensor], template: Mapping[str, Tensor]) -> None:
+class ExactSum:
+    """The plain sum of clients' tensors, exact to 2^-52, for values up to 2^40.
+
+    Whole parts and fractions are summed as integers apart, so that it is as free of
+    order as `WeightedSum` while large and small values keep their digits.
+    """
+
+    def __init__(self, template: Mapping[str, Tensor]) -> None:
+        self._dtypes = {name: t.dtype for name, t in template.items()}
+        self._whole = {
+            name: torch.zeros(t.shape, dtype=torch.int64) for name, t in template.items()
+        }
+        self._parts = {
+            name: torch.zeros(t.shape, dtype=torch.int64) for name, t in template.items()
+        }
+
+    def add(self, tensors: Mapping[str, Tensor]) -> None:
+        """Add one client's tensors (checked before by `check_update`)."""
+        for name in self._dtypes:
+            value = tensors[name].to(torch.float64)
+            whole = value.floor()
+            parts = ((value - whole) * 2.0**_FRACTION_BITS).round().to(torch.int64)
+            self._carry(name, whole.to(torch.int64), parts)
+
+    def merge(self, other: ExactSum) -> None:
+        """Add another partial sum."""
+        for name in self._dtypes:
+            self._carry(name, other._whole[name], other._parts[name])
+
+    def total(self) -> dict[str, Tensor]:
+        """The sums, in each tensor's own dtype."""
+        return {
+            name: (
+                self._whole[name].double() + self._parts[name].double() * 2.0**-_FRACTION_BITS
+            ).to(dtype)
+            for name, dtype in self._dtypes.items()
+        }
+
+    def _carry(self, name: str, whole: Tensor, parts: Tensor) -> None:
+        summed = self._parts[name] + parts
+        self._whole[name] += whole + (summed >> _FRACTION_BITS)
+        self._parts[name] = summed & (2**_FRACTION_BITS - 1)
+
+
+def check_update(
+    tensors: Mapping[str, Tensor], template: Mapping[str, Tensor], limit: float = 2**_LIMIT_BITS
+) -> None:
     """Refuse tensors that cannot be averaged with `template`.
 
     Raises
     ------
     UpdateError
-        A tensor is missing, unknown, of another shape or dtype, not finite, or
-        2^15 and more in magnitude (a model there has diverged).
+        A tensor is missing, unknown, of another shape or dtype, not finite, or as
+        large as `limit` in magnitude (2^15: a model there has diverged).
     """
     if missing := template.keys() - tensors.keys():
         raise UpdateError(f"tensor {min(missing)!r} is missing ({len(missing)} of {len(template)})")
@@ -96,10 +143,7 @@ def check_update(tensors: Mapping[str, Tensor], template: Mapping[str, Tensor]) 
         if got.dtype != expected.dtype:
             raise UpdateError(f"tensor {name!r} has dtype {got.dtype}, expected {expected.dtype}")
         # NaN compares false, so this catches it as well as infinities.
-        if got.numel() and not bool(got.abs().max() < 2**_LIMIT_BITS):
-            bad = (
-                "a value that is not finite"
-                if not bool(got.isfinite().all())
-                else "a value of 32768 or more"
-            )
+        if got.numel() and not bool(got.abs().max() < limit):
+            finite = bool(got.isfinite().all())
+            bad = f"a value of {limit:g} or more" if finite else "a value that is not finite"
             raise UpdateError(f"tensor {name!r} holds {bad}")

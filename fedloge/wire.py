@@ -17,6 +17,7 @@ from torch import Tensor
 from fedloge.errors import UpdateError
 
 ARRAYS = "arrays"
+SUMS = "sums"
 METRICS = "metrics"
 STAMP = "stamp"
 FAILURE = "failure"
@@ -94,12 +95,17 @@ def decode(record: ArrayRecord) -> dict[str, Tensor]:
 
 
 def reply_content(
-    stamp: Stamp, tensors: Mapping[str, Tensor] | None, metrics: Mapping[str, float | int]
+    stamp: Stamp,
+    metrics: Mapping[str, float | int],
+    tensors: Mapping[str, Tensor] | None = None,
+    sums: Mapping[str, Tensor] | None = None,
 ) -> RecordDict:
-    """A client's answer; without tensors for an evaluation."""
+    """A client's answer; without tensors for an evaluation, with sums where the method sends any."""
     content = RecordDict({STAMP: stamp.to_record(), METRICS: MetricRecord({**metrics})})
     if tensors is not None:
         content[ARRAYS] = encode(tensors)
+    if sums:
+        content[SUMS] = encode(sums)
     return content
 
 
@@ -114,11 +120,11 @@ def failure_reason(content: RecordDict) -> str | None:
     return None if record is None else str(record.get("reason", "no reason given"))
 
 
-def received_tensors(content: RecordDict) -> dict[str, Tensor]:
-    """The shared tensors of a message; `UpdateError` if there are none."""
-    if ARRAYS not in content.array_records:
-        raise UpdateError("the message carries no tensors")
-    return decode(content.array_records[ARRAYS])
+def received_tensors(content: RecordDict, name: str = ARRAYS) -> dict[str, Tensor]:
+    """The tensors a message carries under a name; `UpdateError` if there are none."""
+    if name not in content.array_records:
+        raise UpdateError(f"the message carries no {name!r}")
+    return decode(content.array_records[name])
 
 
 def metrics_of(content: RecordDict) -> dict[str, float | int]:

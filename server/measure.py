@@ -16,9 +16,12 @@ from fedloge.wire import NUM_EXAMPLES, Stamp
 
 
 def global_figures(
-    federation: Federation, stamp: Stamp, shared: Mapping[str, Tensor]
+    federation: Federation, stamp: Stamp, shared: Mapping[str, Tensor], sums: dict[str, Tensor]
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    """Each global model on the balanced test set: figures for the round, and per class."""
+    """Each global model on the balanced test set: figures for the round, and per class.
+
+    `sums` are what the method's clients sent for the measurement.
+    """
     fed = federation
     # Where norm layers stay with the clients, no global network exists to measure.
     if fed.config.norm_sharing != "all":
@@ -28,7 +31,8 @@ def global_figures(
     version = stamp.version if fed.backbone_is_shared else None
     figures: dict[str, float] = {}
     by_class: dict[str, Any] = {}
-    for name, predictor in fed.method.global_predictors(net).items():
+    predictors = fed.method.global_predictors(net) | fed.method.calibrated_predictors(net, sums)
+    for name, predictor in predictors.items():
         confusion = predictor_confusion(
             fed.method, net, predictor, fed.bank, version, everything
         ).cpu()

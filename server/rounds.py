@@ -14,7 +14,7 @@ from fedloge import wire
 from fedloge.config import Config
 from fedloge.errors import CheckpointError
 from fedloge.federation import Federation
-from fedloge.methods.base import Part
+from fedloge.methods.base import Aggregate, Part
 from fedloge.wire import Stamp
 from server.checkpoint import Checkpoint, CheckpointStore
 from server.measure import client_rows, global_figures, personal_figures
@@ -46,7 +46,10 @@ def run_rounds(grid: Grid, config: Config, federation: Federation, record: RunRe
 
     roster = Roster(grid, config.num_clients, fed.fingerprint)
     roster.wait(config.startup_timeout)
-    strategy = RoundStrategy(config, roster, start.shared, stamp)
+    method, net = fed.method, fed.load(start.shared, fed.initial[Part.PERSONAL])
+    uplinks = {"train": method.uplink(net), "evaluate": method.evaluation_uplink(net)}
+    strategy = RoundStrategy(config, roster, start.shared, stamp, uplinks)
+    state = start.server
     arrays = wire.encode(start.shared)
     _say(
         "start",
@@ -84,7 +87,13 @@ def run_rounds(grid: Grid, config: Config, federation: Federation, record: RunRe
             "bytes-up": outcome.bytes_up,
         }
         rows = {"failures": _failures(round, outcome.failures)}
-        shared = wire.decode(arrays)
+        averaged = Aggregate(round, wire.decode(arrays), outcome.sums, state)
+        updated = method.server_update(
+            fed.load(averaged.shared, fed.initial[Part.PERSONAL]), averaged
+        )
+        shared, state = updated.shared, updated.state
+        if shared is not averaged.shared:
+            arrays = wire.encode(shared)
         if round % config.evaluate_every == 0 or round == config.rounds:
             figures, more = _evaluate(grid, strategy, fed, round, arrays)
             row |= figures
@@ -94,7 +103,7 @@ def run_rounds(grid: Grid, config: Config, federation: Federation, record: RunRe
         timing["seconds"] = time.perf_counter() - began
         record.append({**rows, "metrics": [row], "timing": [timing]})
         if round % config.checkpoint_every == 0 or round == config.rounds:
-            checkpoints.save(Checkpoint(round, attempt, shared, {}))
+            checkpoints.save(Checkpoint(round, attempt, shared, state))
         _say("round", _line(row, fed), row=row, timing=timing)
     _say("end", f"run {record.name} is complete: {record.folder}", folder=str(record.folder))
 
@@ -104,13 +113,13 @@ def _evaluate(
 ) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
     config = fed.config
     stamp = strategy.stamp_of(round)
-    figures, by_class = global_figures(fed, stamp, wire.decode(arrays))
     replies = grid.send_and_receive(
         strategy.configure_evaluate(round, arrays, ConfigRecord(), grid),
         timeout=config.round_timeout,
     )
     strategy.aggregate_evaluate(round, replies)
     answers = strategy.outcome.replies
+    figures, by_class = global_figures(fed, stamp, wire.decode(arrays), strategy.outcome.sums)
     figures |= personal_figures(answers) | {"evaluated-clients": len(answers)}
     return figures, {
         "clients": client_rows(round, answers),
@@ -128,7 +137,7 @@ def _starting_point(config: Config, fed: Federation, checkpoints: CheckpointStor
                 f"{checkpoints.folder} holds another model's tensors; restore a backup"
             )
         return start
-    return Checkpoint(0, 1, dict(fed.initial[Part.SHARED]), {})
+    return Checkpoint(0, 1, dict(fed.initial[Part.SHARED]), fed.method.server_state(fed.net))
 
 
 def _failures(round: int, failures: dict[int, str]) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
 from fedloge import wire
-from fedloge.averaging import WeightedSum, check_update
+from fedloge.averaging import ExactSum, WeightedSum, check_update
 from fedloge.config import Config
 from fedloge.errors import FedlogeError, RunError, UpdateError
 from fedloge.rng import rng
@@ -33,6 +33,8 @@ class RoundOutcome:
     """Partition id -> why its answer was not used."""
     replies: dict[int, dict[str, float | int]] = field(default_factory=dict)
     """Partition id -> the metrics of its answer."""
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    """What the method's clients sent besides, summed."""
     bytes_down: int = 0
     bytes_up: int = 0
 
@@ -44,15 +46,22 @@ class RoundStrategy(Strategy):
     ----------
     template : the shared tensors' names, shapes and dtypes.
     stamp : of the attempt; each round's stamp is made from it.
+    uplinks : templates of the further tensors of train and of evaluate answers.
     """
 
     def __init__(
-        self, config: Config, roster: Roster, template: Mapping[str, Tensor], stamp: Stamp
+        self,
+        config: Config,
+        roster: Roster,
+        template: Mapping[str, Tensor],
+        stamp: Stamp,
+        uplinks: Mapping[str, Mapping[str, Tensor]],
     ) -> None:
         self.config = config
         self.roster = roster
         self.template = template
         self.stamp = stamp
+        self.uplinks = uplinks
         self.outcome = RoundOutcome()
         self._asked: dict[int, Member] = {}
 
@@ -96,13 +105,13 @@ class RoundStrategy(Strategy):
             check_update(tensors, self.template)
             total.add(tensors, self._asked[client].num_examples)
 
-        self._collect(server_round, replies, use)
+        self._collect("train", server_round, replies, use)
         self._check_quorum(server_round)
         return wire.encode(total.mean()), self._mean_metrics()
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord:
         """The mean over clients, each counting once; the figures one by one are in `outcome`."""
-        self._collect(server_round, replies, lambda client, reply: None)
+        self._collect("evaluate", server_round, replies, lambda client, reply: None)
         return self._mean_metrics()
 
     def summary(self) -> None:
@@ -136,11 +145,17 @@ class RoundStrategy(Strategy):
         return Stamp(**values)
 
     def _collect(
-        self, round: int, replies: Iterable[Message], use: Callable[[int, Message], None]
+        self,
+        kind: str,
+        round: int,
+        replies: Iterable[Message],
+        use: Callable[[int, Message], None],
     ) -> None:
         """Hand each good reply to `use`; what is refused there or before becomes that client's failure."""
         by_node = {member.node_id: client for client, member in self._asked.items()}
         outcome, answered = self.outcome, set()
+        uplink = self.uplinks[kind]
+        sums = ExactSum(uplink)
         for reply in replies:
             client = by_node.get(reply.metadata.src_node_id)
             if client is None or client in answered:
@@ -148,7 +163,10 @@ class RoundStrategy(Strategy):
             answered.add(client)
             try:
                 self._check(round, client, reply)
+                further = wire.received_tensors(reply.content, wire.SUMS) if uplink else {}
+                check_update(further, uplink, limit=2**40)
                 use(client, reply)
+                sums.add(further)
             except FedlogeError as exc:
                 outcome.failures[client] = str(exc)
                 continue
@@ -156,6 +174,7 @@ class RoundStrategy(Strategy):
             outcome.bytes_up += sum(
                 _num_bytes(arrays) for arrays in reply.content.array_records.values()
             )
+        outcome.sums = sums.total()
         for client in self._asked.keys() - answered:
             outcome.failures[client] = (
                 f"no answer within {self.config.round_timeout:g} s, or its node has gone"

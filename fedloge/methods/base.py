@@ -123,6 +123,35 @@ class LocalData:
 
 
 @dataclass(frozen=True)
+class Update:
+    """What a local update leaves besides the trained network.
+
+    `sums` are further tensors for the server (class features, gradients), named and
+    shaped as `Method.uplink` says; the server gets their sum over clients.
+    """
+
+    metrics: dict[str, float]
+    sums: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """What the server holds after averaging a round, for `Method.server_update`.
+
+    Attributes
+    ----------
+    shared : the averaged shared tensors, by name.
+    sums : the sums over clients of what they sent besides (see `Update`).
+    state : tensors that only the server keeps, as the last round left them.
+    """
+
+    round: int
+    shared: dict[str, Tensor]
+    sums: dict[str, Tensor]
+    state: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
 class Predictor:
     """A linear head, and which of the method's functions ``(net, images) -> features`` it reads.
 
@@ -185,9 +214,10 @@ class Method(ABC, Generic[N]):
     def loss(self, net: N, images: Tensor, labels: Tensor, client: LocalData) -> Losses:
         """Named loss terms of one batch; their sum is minimised."""
 
-    def local_update(self, net: N, client: LocalData) -> dict[str, float]:
-        """Train in place on one client; returns metrics. One SGD loop over `loss` unless overridden."""
-        return sgd(net, self.trainable(net), self.loss, client, epochs=self.config.local_epochs)
+    def local_update(self, net: N, client: LocalData) -> Update:
+        """Train in place on one client. One SGD loop over `loss` unless overridden."""
+        metrics = sgd(net, self.trainable(net), self.loss, client, epochs=self.config.local_epochs)
+        return Update(metrics)
 
     def trainable(self, net: N) -> list[nn.Parameter]:
         """The parameters that the local update moves."""
@@ -203,6 +233,30 @@ class Method(ABC, Generic[N]):
 
     def personal_predictors(self, net: N, client: LocalData) -> dict[str, Predictor]:
         """Client k's models by name; may tune on the client's training images."""
+        return {}
+
+    def uplink(self, net: N) -> dict[str, Tensor]:
+        """Templates (zeros) of the further tensors a local update sends; {}: none."""
+        return {}
+
+    def server_state(self, net: N) -> dict[str, Tensor]:
+        """Tensors that only the server keeps, as the run begins; they are part of the checkpoint."""
+        return {}
+
+    def server_update(self, net: N, aggregate: Aggregate) -> Aggregate:
+        """What the server does after averaging; returns the shared tensors and state to go on with."""
+        return aggregate
+
+    def evaluation_uplink(self, net: N) -> dict[str, Tensor]:
+        """Templates of what clients send for the global model when it is measured; {}: nothing."""
+        return {}
+
+    def evaluation_sums(self, net: N, client: LocalData) -> dict[str, Tensor]:
+        """This client's part of them, under the shared tensors of the round."""
+        return {}
+
+    def calibrated_predictors(self, net: N, sums: dict[str, Tensor]) -> dict[str, Predictor]:
+        """Global models that need the clients' evaluation sums (CCVR)."""
         return {}
 
     def head_norms(self, net: N) -> dict[str, Float[Tensor, "classes"]]:
