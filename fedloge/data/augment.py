@@ -45,8 +45,8 @@ def augment(
         columns[flipped] = columns[flipped, ::-1]
     stride = width + 2 * padding
     source = torch.from_numpy(rows[:, :, None] * stride + columns[:, None, :]).to(pixels.device)
-    padded = functional.pad(pixels, (padding,) * 4).reshape(n, channels, -1)
-    picked = padded.gather(2, source.view(n, 1, -1).expand(n, channels, -1))
+    padded = functional.pad(pixels, (padding,) * 4).flatten(2)
+    picked = padded.gather(2, source.flatten(1)[:, None].expand(-1, channels, -1))
     return picked.view(n, channels, height, width)
 
 
