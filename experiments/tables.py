@@ -23,7 +23,7 @@ COLUMNS: dict[str, dict[str, str]] = {
     "personal": {
         "mean": "mean",
         "std": "std",
-        "worst-decile": "worst 10 %",
+        "worst-decile": "worst 10\N{NO-BREAK SPACE}%",
         "macro-f1": "macro F1",
         "many": "many",
         "medium": "medium",

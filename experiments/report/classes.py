@@ -22,7 +22,7 @@ from experiments.report.figure import (
     thin,
 )
 from experiments.report.html import Markup
-from experiments.report.svg import Plot, Style, linear, logarithmic
+from experiments.report.svg import Plot, Style, linear, logarithmic, signed
 from experiments.runs import Run
 
 MAX_COSINE_ROWS = 2000
@@ -80,8 +80,8 @@ def cosines(run: Run) -> Markup | None:
     counts = np.histogram(values, edges)[0]
     title = "Pairwise cosines of the fixed classifier"
     said = (
-        f"Mean {values.mean():.5f}, standard deviation {values.std():.1e}, "
-        f"from {values.min():.5f} to {values.max():.5f}."
+        f"Mean {signed(float(values.mean()), 5)}, standard deviation {values.std():.1e}, "
+        f"from {signed(float(values.min()), 5)} to {signed(float(values.max()), 5)}."
     )
     plot = Plot(
         title,
@@ -91,7 +91,7 @@ def cosines(run: Run) -> Markup | None:
     )
     bins = list(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))
     plot.bars(bins, (100 * counts / len(values)).tolist(), Style("blue"))
-    plot.rule(f"−1/(C−1) = {target:.4f}".replace("-", "−"), x=target)
+    plot.rule(f"−1/(C−1) = {signed(target, 4)}", x=target)
     return figure(title, plot.render(), note=said)
 
 
@@ -115,7 +115,7 @@ def _norms(run: Run, name: str) -> Markup | None:
         float(np.linalg.norm(run.prototypes, axis=1).mean()) if run.prototypes is not None else None
     )
     known = values[np.isfinite(values)].tolist()
-    title = f"Row norms of the {name.removeprefix('norms/').replace('-', ' ')} against class size"
+    title = f"Norms of the {name.removeprefix('norms/').replace('-', ' ')} by class size"
     plot = Plot(
         title,
         f"{len(counts)} classes, norms from {min(known):.3g} to {max(known):.3g}.",

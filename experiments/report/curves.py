@@ -52,7 +52,8 @@ def curves(
     )
     for s in drawn:
         points = thin(list(zip(s.rounds, s.values, strict=True)), MAX_POINTS)
-        plot.line([x for x, _ in points], [y for _, y in points], s.style)
+        few = len(points) <= 25
+        plot.line([x for x, _ in points], [y for _, y in points], s.style, marks=few)
     at = [dict(zip(s.rounds, s.values, strict=True)) for s in drawn]
     for r in thin(all_rounds, MAX_HOVER):
         said = [
@@ -97,6 +98,11 @@ def run_curves(run: Run) -> list[Markup | None]:
                 for group, style in zip(GROUPS, GROUP_STYLES, strict=True)
             ]
             figures.append(accuracy_curves(f"{titles[side].split(',')[0]} by class size", by_group))
+    worst = [
+        accuracy_series(run, name, f"personal/{name}/worst-decile", predictor_style(name, i))
+        for i, name in enumerate(predictors(run, "personal"))
+    ]
+    figures.append(accuracy_curves("Personal models, worst tenth of the clients", worst))
     names = [k for k in (run.metrics[-1] if run.metrics else {}) if k.startswith("train/loss")]
     losses = [
         Series(

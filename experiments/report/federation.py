@@ -24,7 +24,7 @@ from experiments.report.figure import (
 from experiments.report.html import Markup, tag
 from experiments.report.svg import Plot, Style, linear, logarithmic
 from experiments.runs import Run
-from experiments.tables import percent
+from experiments.tables import percent, plural
 
 MAX_CLIENTS = 60
 MAX_CLASSES = 100
@@ -75,7 +75,7 @@ def heat_map(run: Run) -> Markup | None:
             "p",
             "1 image ",
             tag("span", *ramp, class_="ramp"),
-            f" {counts.max():,.0f} images (logarithmic; blank: none)",
+            f" {counts.max():,.0f} images, logarithmic",
             class_="note",
         ),
         class_="heat" if few else "heat ends",
@@ -100,7 +100,9 @@ def class_sizes(run: Run) -> Markup:
     for g, style in enumerate(GROUP_STYLES):
         here = [(rank, end) for rank, end in bars if groups[order[rank]] == g]
         plot.bars(here, [float(counts[order[rank]]) for rank, _ in here], style)
-        keys.append((style, "bar", f"{GROUPS[g]}: {int((groups == g).sum())} classes"))
+        keys.append(
+            (style, "bar", f"{GROUPS[g]}: {plural(int((groups == g).sum()), 'class', 'classes')}")
+        )
     for rank in thin(ranks, MAX_HOVER):
         c = int(order[rank])
         said = f"{counts[c]:,} images, {GROUPS[groups[c]]}"
@@ -206,7 +208,7 @@ def client_histogram(run: Run) -> Markup | None:
             plot.line(xs, ys, style)
             keys.append((style, "line", name))
     for j in range(first, 20):
-        said = [f"{name}: {int(n[j])} clients" for name, n in counts.items()]
+        said = [f"{name}: {plural(int(n[j]), 'client')}" for name, n in counts.items()]
         span = f"{100 * edges[j]:.0f} to {100 * edges[j + 1]:.0f} %"
         plot.hover(100 * (edges[j] + 0.025), None, "\n".join([span, *said]))
     return figure(title, plot.render(), keys)

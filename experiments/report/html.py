@@ -75,18 +75,20 @@ def table(
         first = tag("th", row[0], class_=kinds[0], scope="row")
         rest = [tag("td", cell, class_=kind) for cell, kind in zip(row[1:], kinds[1:], strict=True)]
         body.append(tag("tr", first, *rest, class_="marked" if number in stand_out else None))
+    listed = tag(
+        "table",
+        tag("thead", tag("tr", head)),
+        tag("tbody", *body),
+        aria_label=caption or headings[0],
+    )
     return tag(
         "div",
+        # Not a caption element: that would scroll away with the columns on a phone.
+        tag("p", caption, class_="caption") if caption else None,
         tag(
-            "table",
-            tag("caption", caption) if caption else None,
-            tag("thead", tag("tr", head)),
-            tag("tbody", *body),
+            "div", listed, class_="scroll", tabindex=0, role="region", aria_label=caption or "table"
         ),
-        class_="scroll",
-        tabindex=0,
-        role="region",
-        aria_label=caption or headings[0],
+        class_="table",
     )
 
 

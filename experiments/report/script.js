@@ -54,7 +54,7 @@
         Math.min(count - 1, Math.max(0, Math.floor(((at - start) / length) * count)));
       const row = place(event.clientY, box.top, box.height, grid.rows.length);
       const column = place(event.clientX, box.left, box.width, grid.columns.length);
-      say(`${grid.rows[row]}, ${grid.columns[column]}\n${grid.counts[row][column]} images`, event);
+      say(`${grid.rows[row]}, ${grid.columns[column]}\nimages: ${grid.counts[row][column]}`, event);
     }, () => {});
   }
 

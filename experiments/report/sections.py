@@ -16,7 +16,7 @@ from experiments.tables import (
     notes,
     percent,
     plural,
-    progress,
+    predictors,
     size,
 )
 from fedloge.config import Config, load
@@ -50,7 +50,6 @@ def body(run: Run) -> list[Markup]:
         _split(run),
         _clients(run),
         _classes(run),
-        _fixed_classifier(run),
         _time(run),
         _failures(run),
         _rounds(run),
@@ -73,8 +72,8 @@ def headline(run: Run) -> Markup:
         tag("p", _in_a_sentence(run), class_="lead") if run.evaluated else None,
         tag("div", *_tiles(run), class_="tiles"),
         tag("div", *(_figures(run, side) for side in _SIDES), class_="pair"),
-        tag("p", _best(run), class_="note") if best_on_test(run) else None,
-        tag("p", meaning(run), class_="note") if run.evaluated else None,
+        tag("p", _best(run), class_="note") if run.evaluated else None,
+        tag("p", meaning([run]), class_="note") if run.evaluated else None,
     )
 
 
@@ -108,19 +107,19 @@ def comparison(runs: Sequence[Run]) -> Markup:
         ),
         tag("p", compared.sentence),
         tag("div", *found, class_="charts") if found else None,
-        tag("p", meaning(runs[0]), class_="note"),
+        tag("p", meaning(runs), class_="note"),
     )
 
 
-def meaning(run: Run) -> str:
+def meaning(runs: Sequence[Run]) -> str:
     """What the figures say, for a reader who has not met them."""
     said = []
-    if "global" in run.primary:
+    if any("global" in run.primary for run in runs):
         said.append(
             "Global: one model for everybody, judged on the balanced test set, so every class "
             "weighs the same."
         )
-    if "personal" in run.primary:
+    if any("personal" in run.primary for run in runs):
         said.append(
             "Personal: each client’s own model, judged on test images that follow the "
             "client’s own class counts; the mean, the spread and the worst tenth are over "
@@ -130,7 +129,7 @@ def meaning(run: Run) -> str:
         "Many, medium and few split the classes by the training images the whole federation has of "
         "them."
     )
-    shown = {row.predictor for side in _SIDES for row in figure_rows(run, side)}
+    shown = {name for run in runs for side in _SIDES for name in predictors(run, side)}
     explained = [text for name, text in _PREDICTORS.items() if name in shown]
     if explained:
         said.append(f"{'; '.join(explained)}.")
@@ -267,7 +266,7 @@ def _figures(run: Run, side: str) -> Markup | None:
         ("model", "when", *COLUMNS[side].values()),
         rows,
         text_columns=2,
-        caption=f"{_SIDES[side]}; ★ the model the method is judged by",
+        caption=_SIDES[side],
         marked=marked,
     )
 
@@ -277,7 +276,12 @@ def _best(run: Run) -> str:
         f"{figure} {percent(at['value'])} % in round {at['round']:.0f}"
         for figure, at in best_on_test(run).items()
     ]
-    return f"best-on-test (picked on the test set, so no estimate): {', '.join(said)}."
+    best = (
+        f" best-on-test (picked on the test set, so no estimate): {', '.join(said)}."
+        if said
+        else ""
+    )
+    return f"★ the model the method is judged by.{best}"
 
 
 def _alpha(config: Config) -> str:
@@ -311,21 +315,9 @@ def _clients(run: Run) -> Markup | None:
 
 
 def _classes(run: Run) -> Markup | None:
-    return _charts("Classes", [classes.class_accuracy(run), *classes.head_norms(run)])
-
-
-def _fixed_classifier(run: Run) -> Markup | None:
-    info = run.info.get("prototype-info") or {}
-    facts = [
-        (key.replace("-", " "), f"{value:.6g}" if isinstance(value, float) else str(value))
-        for key, value in info.items()
-        if isinstance(value, str | int | float)
-    ]
-    chart = classes.cosines(run)
-    if chart is None and not facts:
-        return None
-    listed = tag("dl", *(join([tag("dt", name), tag("dd", text)]) for name, text in facts))
-    return _section("The fixed classifier", tag("div", chart, listed, class_="charts"))
+    charts = [classes.class_accuracy(run), *classes.head_norms(run), classes.cosines(run)]
+    title = "Classes" if run.prototypes is None else "Classes and the fixed classifier"
+    return _charts(title, charts)
 
 
 def _time(run: Run) -> Markup | None:
@@ -390,9 +382,7 @@ def _config(run: Run) -> Markup:
     marked = [i for i, key in enumerate(flat) if key in changed]
     summary = f"All {len(flat)} keys; {len(changed)} differ from the defaults and are marked"
     listed = table(("key", "value", "default"), rows, text_columns=3, marked=marked)
-    return _section(
-        "Configuration", details(summary, listed), tag("p", progress(run) + ".", class_="note")
-    )
+    return _section("Configuration", details(summary, listed))
 
 
 def _written(value: object) -> str:

@@ -48,7 +48,7 @@ class Style:
 
 @dataclass(frozen=True)
 class Axis:
-    """One axis: from data to 0..1, and its ticks."""
+    """One axis: from data to 0..1, and its ticks; a logarithmic one holds smaller values at low."""
 
     label: str
     low: float
@@ -59,11 +59,9 @@ class Axis:
 
     def at(self, value: float) -> float:
         """Where `value` lies between low (0) and high (1)."""
-        low, high = self._flat(self.low), self._flat(self.high)
-        return (self._flat(value) - low) / (high - low)
-
-    def _flat(self, value: float) -> float:
-        return math.log10(max(value, 1e-300)) if self.log else value
+        if self.log:
+            return math.log(max(value, self.low) / self.low) / math.log(self.high / self.low)
+        return (value - self.low) / (self.high - self.low)
 
 
 def linear(
@@ -118,6 +116,15 @@ def compact(value: float) -> str:
     return f"{value:.4g}"
 
 
+def signed(value: float, places: int) -> str:
+    """A number with a typographic minus, and never a negative zero.
+
+    >>> signed(-0.1111, 2), signed(-1e-9, 2)
+    ('−0.11', '0.00')
+    """
+    return f"{round(value, places) + 0.0:,.{places}f}".replace("-", "−")
+
+
 @dataclass
 class Plot:
     """A chart that is drawn on piece by piece and then rendered.
@@ -141,8 +148,15 @@ class Plot:
         share = min(max(self.y.at(value), 0.0), 1.0)
         return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * share
 
-    def line(self, xs: Sequence[float], ys: Sequence[float | None], style: Style) -> None:
-        """A line through the points, broken where y is None, with marks when they are few."""
+    def line(
+        self,
+        xs: Sequence[float],
+        ys: Sequence[float | None],
+        style: Style,
+        *,
+        marks: bool = False,
+    ) -> None:
+        """A line through the points, broken where y is None, with marks where asked for."""
         path, pen = [], "M"
         for x, y in zip(xs, ys, strict=True):
             if y is None:
@@ -152,7 +166,7 @@ class Plot:
             pen = "L"
         dash = DASHES[style.shape % len(DASHES)]
         self._add("path", d="".join(path), class_=f"line {style.css}", stroke_dasharray=dash)
-        if len(xs) <= 25:
+        if marks:
             self.marks(xs, ys, style, size=2.4)
 
     def marks(
@@ -189,7 +203,7 @@ class Plot:
             if foot - top < 0.05:
                 continue
             a, b = self.px(left), self.px(right)
-            gap = min(1.0, 0.15 * (b - a))
+            gap = min(1.0, 0.15 * (b - a)) if b - a > 3 else 0.0
             path.append(f"M{a + gap:.1f} {foot}V{top:.1f}H{b - gap:.1f}V{foot}z")
         self._add("path", d="".join(path), class_=f"bar {style.css}")
 
@@ -229,7 +243,10 @@ class Plot:
         for t in self.y.ticks:
             yield _text(self.y.text(t), LEFT - 6, self.py(t) + 3.8, "end")
         for t in self.x.ticks:
-            yield _text(self.x.text(t), self.px(t), foot + 16, "middle")
+            text, at = self.x.text(t), self.px(t)
+            # A long label at the right end would be cut off: about 3.5 pixels half a digit.
+            edge = at + 3.5 * len(text) > WIDTH
+            yield _text(text, WIDTH - 1 if edge else at, foot + 16, "end" if edge else "middle")
         yield _text(self.y.label, 4, 12, "start", "label")
         yield _text(self.x.label, WIDTH - RIGHT, HEIGHT - 5, "end", "label")
 
@@ -280,4 +297,4 @@ def _decimals(step: float) -> Number:
     places = max(0, -math.floor(math.log10(step) + 1e-9))
     if places > 5:
         return lambda v: f"{v:.3g}"
-    return lambda v: compact(v) if abs(v) >= 10_000 else f"{round(v, places) + 0.0:,.{places}f}"
+    return lambda v: compact(v) if abs(v) >= 10_000 else signed(v, places)
