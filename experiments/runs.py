@@ -224,9 +224,12 @@ def open_run(path: str | Path, runs_dir: str | Path = "runs") -> Run:
 
 
 def list_runs(folder: str | Path) -> list[Path]:
-    """The run folders directly within `folder`, by name; empty when it does not exist."""
-    folder = Path(folder)
-    return sorted(p.parent for p in folder.glob("*/run.json")) if folder.is_dir() else []
+    """The run folders directly within `folder`, by name; empty when it does not exist.
+
+    Hidden folders are left out: a run is written under a hidden name until it is whole.
+    """
+    folders = (path.parent for path in Path(folder).glob("[!.]*/run.json"))
+    return sorted(folders)
 
 
 def summary(run: Run) -> dict[str, Any]:

@@ -44,7 +44,8 @@ _SAME_DATA = (
     "num-clients",
     "shot-groups",
 )
-_SAME_BUDGET = ("rounds", "local-epochs", "clients-per-round", "seed")
+# evaluate-every decides which rounds a mean over the last ten evaluations is over.
+_SAME_BUDGET = ("rounds", "local-epochs", "clients-per-round", "evaluate-every", "seed")
 _NAMES_OF_A_RUN = ("name", "runs-dir", "data-path", "cache-dir")
 
 
@@ -206,11 +207,20 @@ def show(run: Run) -> RenderableType:
     for side, title in titles.items():
         rows = figure_rows(run, side)
         if rows:
-            parts.append(_figure_table(run, title, side, rows))
+            parts += [Text(f"\n{title}"), _figure_table(run, side, rows)]
     if run.evaluated:
         parts.append(Text("* the model the method is judged by", style="dim"))
     parts += [Text(note, style="yellow") for note in notes(run)]
     return Group(*parts)
+
+
+def labels(runs: Sequence[Run]) -> list[str]:
+    """A name for each run that tells it from the others: its own, or else its path."""
+    names = [run.name for run in runs]
+    return [
+        name if names.count(name) == 1 else str(run.path)
+        for name, run in zip(names, runs, strict=True)
+    ]
 
 
 def compare_runs(runs: Sequence[Run]) -> Comparison:
@@ -222,7 +232,7 @@ def compare_runs(runs: Sequence[Run]) -> Comparison:
         if key not in _NAMES_OF_A_RUN and len({config[key] for config in configs}) > 1
     }
     return Comparison(
-        rows=[_compared(run) for run in runs],
+        rows=[_compared(run, name) for run, name in zip(runs, labels(runs), strict=True)],
         differing=differing,
         sentence=_difference(runs, differing),
         warnings=_warnings(runs, differing),
@@ -232,14 +242,7 @@ def compare_runs(runs: Sequence[Run]) -> Comparison:
 def compare(runs: Sequence[Run]) -> RenderableType:
     """Several runs for the terminal: primary figures, what differs, what makes them unequal."""
     comparison = compare_runs(runs)
-    title = "Accuracy, %: last evaluated round, and mean of the last ten evaluations"
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        title=title,
-        title_justify="left",
-        pad_edge=False,
-        collapse_padding=True,
-    )
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("run", overflow="fold", ratio=1)
     table.add_column("method", overflow="fold")
     headings = (
@@ -267,6 +270,7 @@ def compare(runs: Sequence[Run]) -> RenderableType:
             *(percent(figure) for figure in figures),
         )
     return Group(
+        Text("Accuracy, %: last evaluated round, and mean of the last ten evaluations"),
         table,
         Text(comparison.sentence),
         *(Text(warning, style="bold yellow") for warning in comparison.warnings),
@@ -281,8 +285,8 @@ def _columns(line: Mapping[str, float], prefix: str, side: str) -> dict[str, flo
     }
 
 
-def _figure_table(run: Run, title: str, side: str, rows: Sequence[FigureRow]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+def _figure_table(run: Run, side: str, rows: Sequence[FigureRow]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("model", overflow="fold")
     table.add_column("when", no_wrap=True)
     for heading in COLUMNS[side].values():
@@ -301,12 +305,12 @@ def _figure_table(run: Run, title: str, side: str, rows: Sequence[FigureRow]) ->
     return table
 
 
-def _compared(run: Run) -> ComparedRun:
+def _compared(run: Run, name: str) -> ComparedRun:
     last = run.evaluated[-1] if run.evaluated else {}
     mean = mean_of_last(run, 10)
     of_all, of_clients = run.primary.get("global", ""), run.primary.get("personal", "")
     return ComparedRun(
-        name=run.name,
+        name=name,
         method=run.method,
         rounds_done=run.rounds_done,
         global_last=last.get(of_all),

@@ -9,6 +9,7 @@ from pathlib import Path
 from experiments.report import sections
 from experiments.report.html import Markup, details, join, tag
 from experiments.runs import Run
+from experiments.tables import labels
 
 MAX_DETAILED = 6
 """With more runs than these, a page holds their comparison and headlines only."""
@@ -36,16 +37,18 @@ def render(runs: Sequence[Run]) -> str:
     if len(runs) == 1:
         title, parts = runs[0].name, sections.single(runs[0])
     else:
-        title = f"{len(runs)} runs: {', '.join(run.name for run in runs)}"
-        parts = [sections.comparison(runs), *(_folded(run, len(runs)) for run in runs)]
+        names = labels(runs)
+        title = ", ".join(names) if len(names) <= 4 else f"{len(names)} runs"
+        folded = [_folded(run, name, len(runs)) for run, name in zip(runs, names, strict=True)]
+        parts = [sections.comparison(runs), *folded]
     return "<!DOCTYPE html>\n" + tag("html", _head(title), _body(title, runs, parts), lang="en")
 
 
-def _folded(run: Run, count: int) -> Markup:
+def _folded(run: Run, name: str, count: int) -> Markup:
     inside = sections.single(run)
     if count > MAX_DETAILED:
         inside = [sections.headline(run), sections.what(run)]
-    return details(f"{run.name}: {run.method} on {run.config.dataset}", *inside)
+    return details(f"{name}: {run.method} on {run.config.dataset}", *inside)
 
 
 def _head(title: str) -> Markup:

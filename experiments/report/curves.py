@@ -21,7 +21,7 @@ from experiments.report.figure import (
 from experiments.report.html import Markup
 from experiments.report.svg import Plot, Style, linear
 from experiments.runs import Run
-from experiments.tables import predictors
+from experiments.tables import labels, predictors
 
 
 @dataclass(frozen=True)
@@ -132,9 +132,9 @@ def overlay_curves(runs: Sequence[Run]) -> list[Markup | None]:
             title,
             [
                 accuracy_series(
-                    run, run.name, f"{run.primary[side].rpartition('/')[0]}/{end}", run_style(i)
+                    run, name, f"{run.primary[side].rpartition('/')[0]}/{end}", run_style(i)
                 )
-                for i, run in enumerate(runs)
+                for i, (run, name) in enumerate(zip(runs, labels(runs), strict=True))
                 if side in run.primary
             ],
         )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -144,6 +145,7 @@ def test_changed_config_is_flagged(make_run: Make) -> None:
 
 def test_list_runs(make_run: Make, tmp_path: Path) -> None:
     first, second = make_run("b"), make_run("a")
+    shutil.copytree(first, tmp_path / "runs" / ".c.tmp")
     (tmp_path / "runs" / "empty").mkdir()
     assert list_runs(tmp_path / "runs") == [second, first]
     assert list_runs(tmp_path / "nowhere") == []

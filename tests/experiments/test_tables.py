@@ -138,6 +138,7 @@ def test_compare_like_for_like(make_run: Make) -> None:
         ({"local_epochs": 2}, "local-epochs (5 | 2)"),
         ({"clients_per_round": 3}, "clients-per-round (6 | 3)"),
         ({"dataset": "cifar10"}, "dataset (digits | cifar10)"),
+        ({"evaluate_every": 2}, "evaluate-every (5 | 2)"),
         ({"seed": 7}, "seed (0 | 7)"),
         ({"done": 15}, "rounds done (20 | 15)"),
     ],
@@ -165,3 +166,9 @@ def test_where_it_ran_does_not_weigh(make_run: Make) -> None:
         "The runs have equal configurations and fingerprints. "
         "Without weight for the figures: device."
     )
+
+
+def test_runs_of_one_name_are_told_apart_by_their_paths(make_run: Make) -> None:
+    runs = [open_run(make_run("a")), open_run(make_run("b")), open_run(make_run("c"))]
+    runs[1].info["name"] = "a"
+    assert tables.labels(runs) == [str(runs[0].path), str(runs[1].path), "c"]
