@@ -1,0 +1,1 @@
+"""Class geometry: the fixed classifiers, and what features are measured against."""

@@ -1,0 +1,205 @@
+"""One factory for the fixed classifier: which one, why, and how good it is."""
+
+from __future__ import annotations
+
+import functools
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from fedloge.config import digest
+from fedloge.data.cache import cache_folder
+from fedloge.errors import GeometryError, unknown_name
+from fedloge.geometry.simplex import check_arguments, simplex_etf
+from fedloge.geometry.sparse import sparse_etf, zeros_per_class
+
+KINDS = ("etf", "sparse-etf")
+
+# Part of every cache key: raise it when the same arguments give other bits.
+_ALGORITHM = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Prototypes:
+    """A fixed classifier W and what it was made from.
+
+    Parameters
+    ----------
+    matrix : rows w_c, float32.
+    kind : ``"sparse-etf"`` (SSE-C) or ``"etf"`` (a simplex without zeros).
+    sparsity : share of zeros asked for; 0 for ``"etf"``.
+    gamma : norm of every row.
+    seed : what the matrix was drawn from.
+    reason : what was chosen and why, one sentence.
+    """
+
+    matrix: Float[Tensor, "classes features"]
+    kind: str
+    sparsity: float
+    gamma: float
+    seed: int
+    reason: str
+
+    @property
+    def classes(self) -> int:
+        """C, the number of rows."""
+        return self.matrix.shape[0]
+
+    @property
+    def dim(self) -> int:
+        """d, the number of features."""
+        return self.matrix.shape[1]
+
+    def digest(self) -> str:
+        """Hash of the matrix, bit by bit: equal wherever the same classifier was built."""
+        return _digest(self.matrix)
+
+    def quality(self) -> dict[str, float | int | None]:
+        """What the matrix is, measured.
+
+        ``cos_mean``, ``cos_std``, ``cos_max`` over all pairs of classes (a simplex has
+        -1/(C-1), 0 and -1/(C-1)); ``norm_min``, ``norm_max`` over classes;
+        ``zeros_per_class``, None where classes differ.
+        """
+        rows = self.matrix.double()
+        norms = rows.norm(dim=1)
+        unit = rows / norms[:, None]
+        first, second = torch.triu_indices(self.classes, self.classes, offset=1)
+        cosines = (unit @ unit.T)[first, second]
+        zeros = set((self.matrix == 0).sum(dim=1).tolist())
+        return {
+            "cos_mean": cosines.mean().item(),
+            "cos_std": cosines.std(correction=0).item(),
+            "cos_max": cosines.max().item(),
+            "norm_min": norms.min().item(),
+            "norm_max": norms.max().item(),
+            "zeros_per_class": zeros.pop() if len(zeros) == 1 else None,
+        }
+
+    def to_file(self, path: Path) -> None:
+        """Write the matrix as safetensors, under the name ``prototypes``.
+
+        Raises
+        ------
+        GeometryError
+            The path cannot be written.
+        """
+        try:
+            _write(path, self.matrix)
+        except OSError as exc:
+            raise GeometryError(
+                f"{path}: the fixed classifier cannot be written ({exc.strerror}); name a file in a folder that exists"
+            ) from None
+
+
+def prototypes(
+    num_classes: int,
+    dim: int,
+    kind: str = "sparse-etf",
+    *,
+    sparsity: float = 0.6,
+    gamma: float = 0.1,
+    seed: int = 0,
+    cache_dir: Path | None = None,
+) -> Prototypes:
+    """The fixed classifier for C classes and d features, with the same bits on every machine.
+
+    Parameters
+    ----------
+    num_classes, dim : C >= 2 and d >= C - 1.
+    kind : ``"sparse-etf"`` or ``"etf"``; a sparse one without zeros is an ``"etf"``.
+    sparsity : share of zeros in every row of ``"sparse-etf"``, 0 <= sparsity < 1.
+    gamma : norm of every row, > 0.
+    seed : decides the orientation and the places of the zeros, >= 0.
+    cache_dir : where built matrices are kept; none: the user's cache folder. A cache that
+        cannot be read or written only costs the time to build.
+
+    Raises
+    ------
+    GeometryError
+        An argument is out of range, or no such classifier exists or was found.
+    """
+    if kind not in KINDS:
+        raise GeometryError(unknown_name("kind of fixed classifier", kind, KINDS))
+    check_arguments(num_classes, dim, gamma, seed)
+    if kind == "etf":
+        zeros, why = 0, "a plain simplex, as asked"
+    elif zeros := zeros_per_class(dim, sparsity):
+        why = f"SSE-C, {zeros} zeros among the {dim} features of every class"
+    else:
+        why = f"a plain simplex, as a sparsity of {sparsity:g} leaves no zeros among {dim} features"
+    if zeros == 0:
+        kind, sparsity = "etf", 0.0
+    made = _made(num_classes, dim, kind, float(sparsity), float(gamma), seed, cache_dir)
+    reason = (
+        f"{why}; {num_classes} classes fit, as a simplex in {dim} dimensions has up to {dim + 1}"
+    )
+    # A copy: the caller may move or change its matrix, the next caller gets the original.
+    return Prototypes(made.clone(), kind, float(sparsity), float(gamma), seed, reason)
+
+
+@functools.lru_cache(maxsize=8)
+def _made(
+    num_classes: int,
+    dim: int,
+    kind: str,
+    sparsity: float,
+    gamma: float,
+    seed: int,
+    cache_dir: Path | None,
+) -> Float[Tensor, "classes features"]:
+    arguments = json.dumps([_ALGORITHM, num_classes, dim, kind, sparsity, gamma, seed])
+    try:
+        folder = cache_folder() if cache_dir is None else cache_dir
+    except RuntimeError:  # a user without a home folder
+        folder = None
+    path = folder and folder / "prototypes" / f"{kind}-{digest(arguments.encode())}.safetensors"
+    if path is not None and (kept := _read(path, num_classes, dim)) is not None:
+        return kept
+    if kind == "etf":
+        matrix = simplex_etf(num_classes, dim, gamma=gamma, seed=seed)
+    else:
+        matrix = sparse_etf(num_classes, dim, sparsity=sparsity, gamma=gamma, seed=seed)
+    if path is not None:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _write(path, matrix)
+        except OSError:
+            pass  # a full or read-only disk must not stop a run: the matrix is here
+    return matrix
+
+
+def _digest(matrix: Float[Tensor, "classes features"]) -> str:
+    shape = "x".join(map(str, matrix.shape))
+    return digest(shape.encode(), matrix.detach().cpu().numpy().astype("<f4").tobytes())
+
+
+def _read(path: Path, num_classes: int, dim: int) -> Float[Tensor, "classes features"] | None:
+    try:
+        with safe_open(path, framework="pt") as file:
+            expected = (file.metadata() or {}).get("digest")
+            matrix: Tensor = file.get_tensor("prototypes")
+    except (OSError, SafetensorError):
+        return None
+    sound = (
+        matrix.shape == (num_classes, dim)
+        and matrix.dtype == torch.float32
+        and _digest(matrix) == expected
+    )
+    return matrix if sound else None
+
+
+def _write(path: Path, matrix: Float[Tensor, "classes features"]) -> None:
+    data = save({"prototypes": matrix.contiguous().cpu()}, metadata={"digest": _digest(matrix)})
+    # Whole or not at all, also when several processes write the same file.
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
+        part = Path(folder) / path.name
+        part.write_bytes(data)
+        part.replace(path)
