@@ -47,7 +47,7 @@ def main() -> None:
 def run(
     recipe: Recipe = None,
     set_: Set = None,
-    engine: Annotated[str, typer.Option(help="local")] = "local",
+    engine: Annotated[str, typer.Option(help="local or ray")] = "local",
     name: Annotated[str, typer.Option(help="Name of the run; empty: made up.")] = "",
     runs_dir: Annotated[str, typer.Option(help="Folder that holds the runs.")] = "",
     json_: Json = False,
@@ -72,7 +72,7 @@ def resume(
     from_round: Annotated[
         int, typer.Option(help="Continue from this kept round; -1: the newest.")
     ] = -1,
-    engine: Annotated[str, typer.Option(help="local")] = "local",
+    engine: Annotated[str, typer.Option(help="local or ray")] = "local",
     json_: Json = False,
 ) -> None:
     """Continue an interrupted run from its newest checkpoint."""
@@ -207,7 +207,9 @@ def export(
     run: RunArg,
     out: Annotated[Path, typer.Option(help="Folder to write; must not exist.")],
     global_: Annotated[bool, typer.Option("--global", help="The global model.")] = False,
-    client: Annotated[int, typer.Option(help="The personal model of this client.", min=0)] = -1,
+    client: Annotated[
+        int | None, typer.Option(help="The personal model of this client.", min=0)
+    ] = None,
     predictor: Annotated[
         str, typer.Option(help="Which model, as the metrics name it; default: the primary.")
     ] = "",
@@ -217,18 +219,59 @@ def export(
     from experiments.exports import export_client, export_global
     from experiments.runs import open_run
 
-    if global_ == (client >= 0):
+    if global_ == (client is not None):
         raise InputError("export: give either --global or --client K")
     opened = open_run(run)
     manifest = (
         export_global(opened, out, predictor)
-        if global_
+        if client is None
         else export_client(opened, client, out, predictor)
     )
     if json_:
         _print_json(manifest)
     else:
         stdout().print(f"{manifest['model']} of {opened.path.name} in {out}", soft_wrap=True)
+
+
+@cli.command()
+def certs(
+    out: Annotated[Path, typer.Option(help="Folder of the deployment's keys.")],
+    clients: Annotated[
+        int | None, typer.Option(help="Make the folder, for this many clients.", min=1)
+    ] = None,
+    add_client: Annotated[int | None, typer.Option(help="Add keys for client K.", min=0)] = None,
+    renew_server: Annotated[
+        bool, typer.Option("--renew-server", help="A new server key and certificate.")
+    ] = False,
+    host: Annotated[
+        list[str] | None,
+        typer.Option(help="A name or address clients reach the server by; repeatable."),
+    ] = None,
+    days: Annotated[
+        int, typer.Option(help="Lifetime of the server's certificate.", min=1, max=3650)
+    ] = 365,
+    owner: Annotated[
+        int, typer.Option(help="Give the private keys to this user id (needs root); -1: yours.")
+    ] = -1,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="With --add-client: rotate its keys.")
+    ] = False,
+) -> None:
+    """Make the certificates and keys of a deployment, or renew some of them."""
+    from experiments import certs as deployment
+
+    if (clients is not None) + (add_client is not None) + renew_server != 1:
+        raise InputError("certs: give one of --clients N, --add-client K and --renew-server")
+    made: list[str] = []
+    if clients is not None:
+        deployment.create(out, clients, host or [], days, owner)
+        made = [f"client-{k}" for k in range(clients)]
+    elif add_client is not None:
+        deployment.add_client(out, add_client, replace=replace, owner=owner)
+        made = [f"client-{add_client}"]
+    else:
+        deployment.renew_server(out, host or [], days, owner)
+    stdout().print(deployment.next_steps(out, made), soft_wrap=True, markup=False)
 
 
 @cli.command()
