@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from fedloge.errors import ConfigError
 from fedloge.models.base import Backbone
+
+# torchvision takes seconds to import, and torch's compiler with it: only who uses it pays.
 
 
 class TorchvisionBackbone(Backbone):
@@ -29,6 +30,8 @@ class TorchvisionBackbone(Backbone):
                 f"model {name!r} takes grey or RGB images, 1 or 3 channels; these have {channels}; "
                 "choose cnn or one of the small ResNets"
             )
+        import torchvision
+
         try:
             self.net = torchvision.models.get_model(
                 name, weights=None, **_arguments(name, height, width)
@@ -62,6 +65,8 @@ def torchvision_names() -> list[str]:
 
     An mnasnet loads no state that lacks torch's own version mark, as any from elsewhere does.
     """
+    import torchvision
+
     return torchvision.models.list_models(module=torchvision.models, exclude="mnasnet*")
 
 
