@@ -49,13 +49,19 @@ class WeightedSum:
                 tensors[name].to(torch.float64).mul_(weight * self._scale).round_().to(torch.int64)
             )
 
-    def merge(self, other: WeightedSum) -> None:
-        """Add another partial sum made with the same template and total weight."""
-        if other._template != self._template or other._scale != self._scale:
-            raise ValueError("partial sums of different models or total weights cannot be merged")
-        self._take(other.weight)
+    def partial(self) -> dict[str, Tensor]:
+        """The integer sums so far, to be sent and put together with `merge_partial`."""
+        return self._sums
+
+    def merge_partial(self, sums: Mapping[str, Tensor], weight: int) -> None:
+        """Add the `partial` of a sum made elsewhere with the same template and total weight."""
+        if {name: t.shape for name, t in sums.items()} != {
+            name: t.shape for name, t in self._sums.items()
+        }:
+            raise ValueError("a partial sum of another model cannot be merged")
+        self._take(weight)
         for name, total in self._sums.items():
-            total.add_(other._sums[name])
+            total.add_(sums[name])
 
     def mean(self) -> dict[str, Tensor]:
         """The weighted mean, in each tensor's own dtype."""

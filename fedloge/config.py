@@ -37,6 +37,11 @@ OPERATIONAL = frozenset(
         "startup-timeout",
         "resume",
         "from-round",
+        "ray-workers",
+        "ray-address",
+        "cpus-per-worker",
+        "gpus-per-worker",
+        "ray-state",
     }
 )
 
@@ -79,6 +84,16 @@ class Config(pydantic.BaseModel):
     gamma: float = Field(0.1, gt=0, description="norm of every row of the fixed classifier")
     personal_realignment: Literal["norm", "sum"] = Field(
         "norm", description="LA-FR: phi' = psi * ||phi||, or its logits plus the local head's own"
+    )
+    local_loss: Literal[
+        "cross-entropy", "balanced-softmax", "logit-adjusted", "fedlc", "ldam", "focal", "ratio"
+    ] = Field("cross-entropy", description="what a client minimises; for methods with no loss of their own")
+    local_loss_options: str = Field(
+        "", description='the local loss\'s own parameters, "tau = 1"; ldam: also "drw-from = ROUND"'
+    )
+    post_hoc: str = Field(
+        "",
+        description="further global models from the trained head: ga-fr, tau-norm, tau-norm = TAU",
     )
 
     # Data
@@ -149,6 +164,14 @@ class Config(pydantic.BaseModel):
         description="name of the run; empty: made up",
     )
     runs_dir: str = Field("runs", description="folder that holds the runs")
+    ray_workers: int = Field(0, ge=0, description="engine ray: worker processes; 0: as many as the cores allow")
+    ray_address: str = Field("", description="engine ray: an existing cluster's address; empty: this machine alone")
+    cpus_per_worker: float = Field(0.0, ge=0, description="engine ray: cores reserved a worker; 0: its threads")
+    gpus_per_worker: float = Field(0.0, ge=0, description="engine ray: GPUs reserved a worker")
+    ray_state: Literal["auto", "shared", "carried"] = Field(
+        "auto",
+        description="engine ray: personal state on a path all nodes see, or carried by the driver; auto: looks",
+    )
     resume: bool = Field(
         False, description="continue the run of this name from its newest checkpoint"
     )

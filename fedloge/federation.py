@@ -132,9 +132,9 @@ class Federation:
             module = self.net.get_submodule(child)
             names = list(module.state_dict())
             local: set[str] = set()
-            if part is Part.SHARED and self.config.norm_sharing != "all":
+            if part is Part.SHARED and self.method.norm_sharing != "all":
                 local |= norm_statistics(module)
-                if self.config.norm_sharing == "none":
+                if self.method.norm_sharing == "none":
                     local |= norm_parameters(module)
             parts |= {f"{child}.{n}": Part.PERSONAL if n in local else part for n in names}
         return parts
@@ -177,10 +177,10 @@ class Federation:
         """Client `client` (a partition id; -1: nobody's, no images) in one round."""
         if client >= 0:
             indices = torch.from_numpy(self.partition.train[client]).to(self.device)
-            counts = torch.from_numpy(self.partition.train_counts[client])
+            counts = torch.from_numpy(self.partition.train_counts[client]).to(self.device)
         else:
             indices = torch.empty(0, dtype=torch.int64, device=self.device)
-            counts = torch.zeros(self.data.num_classes, dtype=torch.int64)
+            counts = torch.zeros(self.data.num_classes, dtype=torch.int64, device=self.device)
         return LocalData(
             client=client,
             round=round,
@@ -231,8 +231,11 @@ def _open(config: Config, _process: int) -> Federation:
     return Federation(config)
 
 
-def open_federation(config: Config) -> Federation:
-    """The federation of a config, kept in this process."""
+def open_federation(config: Config, data: DataSet | None = None) -> Federation:
+    """The federation of a config, kept in this process; `data` spares it the loading."""
     torch.set_num_threads(config.threads)
     # The process id keeps a forked worker from sharing its parent's network.
-    return _open(config, os.getpid())
+    federation = _open(config, os.getpid())
+    if data is not None:
+        federation.__dict__.setdefault("data", data)
+    return federation

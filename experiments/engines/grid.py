@@ -10,7 +10,7 @@ import itertools
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 
-from flwr.app import Context, Error, Message, RecordDict
+from flwr.app import Context, Error, Message, Metadata, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
@@ -40,19 +40,6 @@ class OwnGrid(Grid):
         self._replies: dict[str, Message] = {}
         self._numbers = itertools.count(1)
         take_identity()
-
-    def context(self, node_id: int) -> Context:
-        """A fresh context for one node: state between messages is on disk, not here."""
-        return Context(
-            run_id=RUN_ID,
-            node_id=node_id,
-            node_config={
-                "partition-id": node_id - SERVER_NODE - 1,
-                "num-partitions": self.config.num_clients,
-            },
-            state=RecordDict(),
-            run_config=dict(self.config.flat()),
-        )
 
     def server_context(self) -> Context:
         """The context of the ServerApp."""
@@ -113,6 +100,27 @@ class OwnGrid(Grid):
         for message in batch:
             message.metadata.__dict__["_message_id"] = f"{next(self._numbers)}"
         return batch
+
+
+def rebuilt(metadata: Metadata, content: RecordDict) -> Message:
+    """A message from its parts, as they come out of a transport."""
+    return Message(content=content, metadata=metadata)  # type: ignore[call-overload]
+
+
+def partition_of(message: Message) -> int:
+    """The partition id of the node a message goes to."""
+    return message.metadata.dst_node_id - SERVER_NODE - 1
+
+
+def client_context(config: Config, partition_id: int) -> Context:
+    """A fresh context for one node: state between messages is on disk, not here."""
+    return Context(
+        run_id=RUN_ID,
+        node_id=partition_id + SERVER_NODE + 1,
+        node_config={"partition-id": partition_id, "num-partitions": config.num_clients},
+        state=RecordDict(),
+        run_config=dict(config.flat()),
+    )
 
 
 def failed_reply(message: Message, reason: str) -> Message:

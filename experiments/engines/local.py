@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from flwr.app import Message
 
 from clients.app import app as client_app
-from experiments.engines.grid import OwnGrid, failed_reply
+from experiments.engines.grid import OwnGrid, client_context, failed_reply, partition_of
 from fedloge.config import Config
 from server.app import app as server_app
 
@@ -23,7 +23,7 @@ class LocalGrid(OwnGrid):
         """Replies in the order of the messages; the time limit is not enforced within one process."""
         for number, message in enumerate(messages, start=1):
             try:
-                yield client_app(message, self.context(message.metadata.dst_node_id))
+                yield client_app(message, client_context(self.config, partition_of(message)))
             except Exception as exc:
                 log.error("client raised:\n%s", traceback.format_exc())
                 yield failed_reply(message, f"{type(exc).__name__}: {exc}")

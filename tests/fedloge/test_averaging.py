@@ -61,7 +61,8 @@ def test_order_and_grouping_do_not_change_a_bit(parts, random, cut) -> None:
     merged = WeightedSum(parts[0][0], total)
     for group in (shuffled[:cut], shuffled[cut:]):
         if group:
-            merged.merge(summed(group, total))
+            part = summed(group, total)
+            merged.merge_partial(part.partial(), part.weight)
     for name, value in expected.items():
         assert torch.equal(merged.mean()[name], value)
 
