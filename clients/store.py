@@ -8,6 +8,7 @@ and a straggler of an older round that would overwrite a newer one.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -61,8 +62,8 @@ class PersonalStore:
         for round in sorted(usable, reverse=True):
             header, tensors = self._read(round)
             self._check_run(header, stamp, round)
-            if header["attempt"] < stamp.attempt and round > stamp.base_round:
-                continue  # made after the checkpoint this attempt began from: that round has not happened yet
+            if not stamp.follows(header["attempt"], round):
+                continue  # a later attempt went on from before this round: it has not happened
             self._check_tensors(tensors, initial, round)
             return PersonalState(round, header["rounds-trained"], tensors)
         return PersonalState(0, 0, dict(initial))
@@ -90,6 +91,24 @@ class PersonalStore:
         self._write(stamp, state, rounds_trained)
         self._prune(stamp)
 
+    def read_files(self) -> dict[str, bytes]:
+        """All versions as they are, by file name, to be carried to where this client works."""
+        return {self._path(round).name: self._path(round).read_bytes() for round in self._rounds()}
+
+    def write_files(self, files: Mapping[str, bytes]) -> None:
+        """Make the folder hold exactly these versions; `RunError` if the disk refuses."""
+        for name, content in files.items():
+            if not _FILE.fullmatch(name):
+                raise CheckpointError(
+                    f"client {self.client}: {name!r} is no name of a personal state"
+                )
+            path = self.folder / name
+            if not path.exists() or path.read_bytes() != content:
+                self._replace(path, content)
+        for round in self._rounds():
+            if self._path(round).name not in files:
+                self._path(round).unlink()
+
     def _write(self, stamp: Stamp, state: Mapping[str, Tensor], rounds_trained: int) -> None:
         tensors = {name: t.detach().cpu().contiguous() for name, t in state.items()}
         header = {
@@ -101,16 +120,21 @@ class PersonalStore:
             "rounds-trained": rounds_trained,
             "checksum": _checksum(tensors),
         }
-        path = self._path(stamp.round)
+        self._replace(
+            self._path(stamp.round), save(tensors, metadata={"fedloge": json.dumps(header)})
+        )
+
+    def _replace(self, path: Path, content: bytes) -> None:
         temporary = path.with_suffix(".tmp")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(save(tensors, metadata={"fedloge": json.dumps(header)}))
+            temporary.write_bytes(content)
             temporary.replace(path)
         except OSError as exc:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink()
             raise RunError(
-                f"client {self.client}: personal state of round {stamp.round} cannot be written to {path} "
+                f"client {self.client}: personal state cannot be written to {path} "
                 f"({exc.strerror}); free space or change the folder, then resume"
             ) from None
 

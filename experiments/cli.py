@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import sys
 from pathlib import Path
@@ -39,6 +40,11 @@ def main() -> None:
         cli(standalone_mode=True)
     except FedlogeError as exc:
         fail(str(exc), exc.exit_code)
+    except OSError as exc:
+        # A full or failing disk is no defect of this program; anything else keeps its traceback.
+        if exc.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO):
+            raise
+        fail(f"{exc.filename or 'a file'} cannot be read or written ({exc.strerror})", 1)
     except KeyboardInterrupt:
         fail("interrupted; 'fedloge resume' continues the run", 130)
 
@@ -68,10 +74,12 @@ def run(
 @cli.command()
 def resume(
     run: RunArg,
-    rounds: Annotated[int, typer.Option(help="Run to this round instead.", min=1)] = 0,
+    rounds: Annotated[
+        int | None, typer.Option(help="Run to this round instead.", min=1, show_default=False)
+    ] = None,
     from_round: Annotated[
-        int, typer.Option(help="Continue from this kept round; -1: the newest.")
-    ] = -1,
+        int | None, typer.Option(help="Continue from this kept round; default: the newest.", min=0)
+    ] = None,
     engine: Annotated[str, typer.Option(help="local or ray")] = "local",
     json_: Json = False,
 ) -> None:
@@ -85,9 +93,9 @@ def resume(
         "name": folder.name,
         "runs_dir": str(folder.parent),
         "resume": True,
-        "from_round": from_round,
+        "from_round": -1 if from_round is None else from_round,
     }
-    if rounds:
+    if rounds is not None:
         changes["rounds"] = rounds
     launch.start(opened.config.replace(**changes), engine, as_json=json_)
 

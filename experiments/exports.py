@@ -14,10 +14,16 @@ from fedloge.methods.base import Part, Predictor
 from fedloge.rng import torch_seeded
 from fedloge.wire import Stamp
 from server.checkpoint import Checkpoint, CheckpointStore
+from server.record import RunRecord
 
 
 def export_global(run: Run, out: Path, predictor: str = "") -> dict[str, Any]:
     """Write the global model of a run's newest checkpoint; `predictor` as the metrics name it."""
+    if run.config.norm_sharing != "all":
+        raise InputError(
+            f"export: with norm-sharing {run.config.norm_sharing!r} norm layers stay with the clients and no "
+            "global network exists; export a client's with --client K"
+        )
     federation, checkpoint = _opened(run)
     net = federation.load(checkpoint.shared, federation.initial[Part.PERSONAL]).eval()
     found = federation.method.global_predictors(net)
@@ -34,23 +40,15 @@ def export_client(run: Run, client: int, out: Path, predictor: str = "") -> dict
         raise InputError(
             f"export: client {client} asked for, the run has 0 to {federation.config.num_clients - 1}"
         )
-    run_id, fingerprint = run.info["run-id"], run.info["fingerprint"]
-    stamp = Stamp(
-        run_id,
-        run.path.name,
-        fingerprint,
-        checkpoint.attempt,
-        checkpoint.round,
-        checkpoint.round,
-        checkpoint.round,
-    )
+    record = RunRecord(run.path, run.info["run-id"])
+    bases = record.bases(at_least=checkpoint.attempt)[: checkpoint.attempt]
+    round = checkpoint.round
+    stamp = Stamp(record.run_id, record.name, run.info["fingerprint"], bases, round, round)
     store = PersonalStore(run.path / "heads", client)
-    personal = store.load(stamp, federation.initial[Part.PERSONAL], before=checkpoint.round + 1)
+    personal = store.load(stamp, federation.initial[Part.PERSONAL], before=round + 1)
     net = federation.load(checkpoint.shared, personal.tensors).eval()
-    data = federation.local_data(
-        client, checkpoint.round, checkpoint.shared, personal.rounds_trained
-    )
-    with torch_seeded(federation.config.seed, "personal-models", checkpoint.round, client):
+    data = federation.local_data(client, round, checkpoint.shared, personal.rounds_trained)
+    with torch_seeded(federation.config.seed, "personal-models", round, client):
         found = federation.method.personal_predictors(net, data)
     name = predictor or federation.method.primary_personal or ""
     origin = {

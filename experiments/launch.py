@@ -13,7 +13,7 @@ from experiments.progress import shown_progress
 from fedloge.config import Config
 from fedloge.errors import ConfigError, unknown_name
 
-ENGINES = {"local": "experiments.engines.local"}
+ENGINES = {"local": "experiments.engines.local", "ray": "experiments.engines.ray"}
 
 
 def engine(name: str) -> Callable[[Config], None]:

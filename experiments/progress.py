@@ -43,6 +43,9 @@ class ProgressHandler(logging.Handler):
             self._round(record.getMessage(), details)
         elif event == "end":
             self.close_bar()
+        elif event == "complete":
+            self.folder = details["folder"]
+            self._console.print(record.getMessage(), soft_wrap=True, markup=False)
         elif record.levelno >= logging.WARNING:
             self._console.print(record.getMessage(), soft_wrap=True, markup=False)
 

@@ -7,18 +7,21 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from jaxtyping import Float, UInt8
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load as from_bytes
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from fedloge import config as configs
 from fedloge.config import Config, digest
 from fedloge.data.augment import normalise
-from fedloge.errors import DataError, RunError
+from fedloge.errors import DataError, InputError, RunError
 from fedloge.geometry.prototypes import prototypes
 from fedloge.methods import make_method
 from fedloge.methods.base import Method, Network, Predictor, Task
@@ -42,7 +45,7 @@ class ExportedModel(nn.Module):
         self, method: Method, net: Network, predictor: Predictor, manifest: dict[str, Any]
     ) -> None:
         super().__init__()
-        self.net = net
+        self.net = net.to(memory_format=torch.channels_last)
         self.manifest = manifest
         self.classes: list[str] = manifest["classes"]
         self._method, self._predictor = method, predictor
@@ -52,7 +55,10 @@ class ExportedModel(nn.Module):
         self, images: UInt8[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch classes"]:
         """Logits of uint8 images of the size it was trained on."""
-        x = normalise(images, self.manifest["mean"], self.manifest["std"])
+        # The memory layout of training and measurement: another one may round otherwise.
+        x = normalise(images, self.manifest["mean"], self.manifest["std"]).contiguous(
+            memory_format=torch.channels_last
+        )
         features = getattr(self._method, self._predictor.extractor)(self.net, x)
         return self._predictor.head.logits(features)
 
@@ -73,7 +79,7 @@ def save(
     origin : which model it is and from which run, for the manifest.
     """
     if folder.exists():
-        raise RunError(f"{folder} exists already; export to a new folder")
+        raise InputError(f"{folder} exists already; export to a new folder")
     head = {
         "head.weight": predictor.head.weight,
         "head.bias": predictor.head.bias,
@@ -88,10 +94,17 @@ def save(
         "extractor": predictor.extractor,
         "config": config.flat(),
     }
-    folder.mkdir(parents=True)
-    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, folder / WEIGHTS)
-    manifest["weights"] = digest((folder / WEIGHTS).read_bytes())
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    weights = to_bytes({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
+    manifest["weights"] = digest(weights)
+    try:
+        folder.mkdir(parents=True)
+        (folder / WEIGHTS).write_bytes(weights)
+        (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    except OSError as exc:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise RunError(
+            f"{folder} cannot be written ({exc.strerror}); free space or choose another folder"
+        ) from None
     return manifest
 
 
@@ -106,14 +119,22 @@ def load(folder: str | Path) -> ExportedModel:
     folder = Path(folder)
     try:
         manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
-        intact = digest((folder / WEIGHTS).read_bytes()) == manifest["weights"]
-    except (OSError, ValueError, KeyError) as exc:
+        written, expected = manifest["format"], manifest["weights"]
+        weights = (folder / WEIGHTS).read_bytes()
+    except (OSError, ValueError, KeyError, TypeError) as exc:
         raise DataError(
-            f"{folder} holds no exported model ({exc}); make one with 'fedloge export'"
+            f"{folder} holds no exported model ({type(exc).__name__}: {exc}); make one with 'fedloge export'"
         ) from None
-    if not intact:
-        raise DataError(f"{folder / WEIGHTS} does not match its manifest; export the model again")
-    tensors = load_file(folder / WEIGHTS)
+    if written != FORMAT:
+        raise DataError(
+            f"{folder / MANIFEST} has format {written!r}, this version reads {FORMAT}; upgrade fedloge"
+        )
+    if digest(weights) != expected:
+        raise DataError(
+            f"{folder / WEIGHTS} is damaged: {len(weights)} bytes that do not match its manifest; "
+            "export the model again"
+        )
+    tensors = from_bytes(weights)
     config = configs.from_flat(manifest["config"], str(folder / MANIFEST))
     classes = len(manifest["classes"])
 

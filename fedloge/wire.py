@@ -14,15 +14,18 @@ from typing import TypeVar
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
+from fedloge.averaging import WeightedSum, check_update
 from fedloge.errors import UpdateError
 
 ARRAYS = "arrays"
 SUMS = "sums"
+PLAN = "plan"
+PARTIAL = "partial"
 METRICS = "metrics"
 STAMP = "stamp"
 FAILURE = "failure"
 NUM_EXAMPLES = "num-examples"
-T = TypeVar("T", str, int)
+T = TypeVar("T", str, int, list)
 
 
 @dataclass(frozen=True)
@@ -34,8 +37,7 @@ class Stamp:
     run_id : of the run directory, kept when the run is resumed.
     run_name : the run directory's name.
     fingerprint : what the run computes: config, partition, fixed classifier.
-    attempt : how often the run has been started; a resumed run counts one more.
-    base_round : the checkpoint's round from which this attempt began.
+    bases : the checkpoint's round from which each attempt so far began; a resumed run has one more.
     round : the round the message belongs to.
     keep_round : personal state older than its newest version up to this round is needed no more.
     """
@@ -43,10 +45,21 @@ class Stamp:
     run_id: str
     run_name: str
     fingerprint: str
-    attempt: int
-    base_round: int
+    bases: tuple[int, ...]
     round: int
     keep_round: int
+
+    @property
+    def attempt(self) -> int:
+        """How often the run has been started; the first is 1."""
+        return len(self.bases)
+
+    def follows(self, attempt: int, round: int) -> bool:
+        """Whether what `attempt` made in `round` is part of this attempt's history.
+
+        It is not if any later attempt, up to this one, began before that round.
+        """
+        return attempt <= self.attempt and all(round <= base for base in self.bases[attempt:])
 
     @property
     def version(self) -> str:
@@ -55,7 +68,8 @@ class Stamp:
 
     def to_record(self) -> ConfigRecord:
         """As a Flower record."""
-        return ConfigRecord({key.replace("_", "-"): value for key, value in asdict(self).items()})
+        values = asdict(self) | {"bases": list(self.bases)}
+        return ConfigRecord({key.replace("_", "-"): value for key, value in values.items()})
 
     @classmethod
     def from_content(cls, content: RecordDict) -> Stamp:
@@ -67,8 +81,7 @@ class Stamp:
             run_id=_field(record, "run-id", str),
             run_name=_field(record, "run-name", str),
             fingerprint=_field(record, "fingerprint", str),
-            attempt=_field(record, "attempt", int),
-            base_round=_field(record, "base-round", int),
+            bases=tuple(_field(record, "bases", list)),
             round=_field(record, "round", int),
             keep_round=_field(record, "keep-round", int),
         )
@@ -118,6 +131,66 @@ def failure_reason(content: RecordDict) -> str | None:
     """The reason in a refusal; None if the content is an answer."""
     record = content.config_records.get(FAILURE)
     return None if record is None else str(record.get("reason", "no reason given"))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a round's messages weigh: this client's training images, and those of all who are asked.
+
+    An engine that adds up on its workers needs the total beforehand, and hands out the
+    largest clients first.
+    """
+
+    weight: int
+    total_weight: int
+
+    def to_record(self) -> ConfigRecord:
+        """As a Flower record."""
+        return ConfigRecord({"weight": self.weight, "total-weight": self.total_weight})
+
+    @classmethod
+    def from_content(cls, content: RecordDict) -> Plan:
+        """Read from a message."""
+        record = content.config_records[PLAN]
+        return cls(_field(record, "weight", int), _field(record, "total-weight", int))
+
+
+def sum_on_worker(
+    content: RecordDict, total: WeightedSum, template: Mapping[str, Tensor], weight: int
+) -> None:
+    """Move a reply's tensors into a worker's partial sum; the reply keeps a note that it was added."""
+    tensors = received_tensors(content)
+    check_update(tensors, template)
+    total.add(tensors, weight)
+    del content[ARRAYS]
+    content[PARTIAL] = ConfigRecord({"weight": weight})
+
+
+def attach_partial(content: RecordDict, total: WeightedSum) -> None:
+    """Let one reply carry its worker's partial sum."""
+    content[f"{PARTIAL}-sums"] = encode(total.partial())
+    content[f"{PARTIAL}-weight"] = ConfigRecord({"weight": total.weight})
+
+
+def add_update(
+    content: RecordDict, total: WeightedSum, template: Mapping[str, Tensor], weight: int
+) -> int:
+    """Add a reply to the round's sum: its tensors, or the partial sum it brings.
+
+    Returns the weight it stands for, which is not yet in `total` if a worker added it
+    and another of its replies brings the sum.
+    """
+    if PARTIAL not in content.config_records:
+        tensors = received_tensors(content)
+        check_update(tensors, template)
+        total.add(tensors, weight)
+        return weight
+    if f"{PARTIAL}-sums" in content.array_records:
+        record = content.config_records[f"{PARTIAL}-weight"]
+        total.merge_partial(
+            received_tensors(content, f"{PARTIAL}-sums"), _field(record, "weight", int)
+        )
+    return _field(content.config_records[PARTIAL], "weight", int)
 
 
 def received_tensors(content: RecordDict, name: str = ARRAYS) -> dict[str, Tensor]:

@@ -16,10 +16,12 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from fedloge.errors import CheckpointError
-from server.files import write_atomically
+from server.files import disk_error, write_atomically
 
 FORMAT = 1
 _KEPT = 2
+_MANIFEST_KEYS = {"format", "run-id", "fingerprint", "round", "checkpoints"}
+_ENTRY_KEYS = {"round", "attempt", "file", "bytes", "sha256"}
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,10 @@ class CheckpointStore:
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Keep a round; `RunError` if the disk refuses, with the older ones intact."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            raise disk_error(self.folder, exc) from None
         name = f"round-{checkpoint.round:06d}.safetensors"
         tensors = {f"shared.{k}": v for k, v in checkpoint.shared.items()}
         tensors |= {f"server.{k}": v for k, v in checkpoint.server.items()}
@@ -79,16 +84,24 @@ class CheckpointStore:
             "sha256": hashlib.sha256(content).hexdigest(),
         }
         older = self._read_manifest()["checkpoints"] if self.exists() else []
-        kept = [*(e for e in older if e["round"] < checkpoint.round), entry][-_KEPT:]
+        self._keep([*(e for e in older if e["round"] < checkpoint.round), entry][-_KEPT:])
+
+    def rewind(self, round: int) -> None:
+        """Drop the checkpoints after `round`, which is one of them: the run goes on from there."""
+        entries = self._read_manifest()["checkpoints"]
+        if entries[-1]["round"] > round:
+            self._keep([entry for entry in entries if entry["round"] <= round])
+
+    def _keep(self, entries: list[dict]) -> None:
         manifest = {
             "format": FORMAT,
             "run-id": self.run_id,
             "fingerprint": self.fingerprint,
-            "round": checkpoint.round,
-            "checkpoints": kept,
+            "round": entries[-1]["round"],
+            "checkpoints": entries,
         }
         write_atomically(self._manifest, json.dumps(manifest, indent=2).encode())
-        names = {e["file"] for e in kept}
+        names = {entry["file"] for entry in entries}
         for path in self.folder.glob("round-*.safetensors*"):
             if path.name not in names:
                 path.unlink()
@@ -114,18 +127,17 @@ class CheckpointStore:
                 f"{self.folder} keeps rounds {', '.join(map(str, sorted(entries)))}, not {wanted}"
             )
         entry = entries[wanted]
-        path = self.folder / entry["file"]
-        content = path.read_bytes() if path.exists() else b""
-        if hashlib.sha256(content).hexdigest() != entry["sha256"]:
-            others = [r for r in sorted(entries, reverse=True) if r < wanted]
+        content = self._content(entry)
+        if not _intact(content, entry):
+            others = [r for r, e in entries.items() if r != wanted and _intact(self._content(e), e)]
             remedy = (
-                f"resume from round {others[0]} with --from-round {others[0]}"
+                f"resume from round {max(others)} with --from-round {max(others)}"
                 if others
                 else "restore a backup"
             )
             raise CheckpointError(
-                f"checkpoint {path} is damaged: {len(content)} bytes, expected {entry['bytes']} with checksum "
-                f"{entry['sha256'][:12]}; {remedy}"
+                f"checkpoint {self.folder / entry['file']} is damaged: {len(content)} bytes, "
+                f"expected {entry['bytes']} with checksum {entry['sha256'][:12]}; {remedy}"
             )
         tensors = load(content)
         return Checkpoint(
@@ -135,6 +147,12 @@ class CheckpointStore:
             server=_under("server.", tensors),
         )
 
+    def _content(self, entry: dict) -> bytes:
+        try:
+            return (self.folder / entry["file"]).read_bytes()
+        except OSError:
+            return b""
+
     def _read_manifest(self) -> dict:
         try:
             manifest = json.loads(self._manifest.read_bytes())
@@ -142,15 +160,23 @@ class CheckpointStore:
                 raise CheckpointError(
                     f"{self._manifest} has format {manifest['format']}, this version reads {FORMAT}; upgrade fedloge"
                 )
+            if manifest.keys() != _MANIFEST_KEYS or not manifest["checkpoints"]:
+                raise ValueError
+            if any(entry.keys() != _ENTRY_KEYS for entry in manifest["checkpoints"]):
+                raise ValueError
             return manifest
         except FileNotFoundError:
             raise CheckpointError(
-                f"{self.folder} holds no checkpoint; start the run again"
+                f"{self._manifest} is missing; restore it from a backup, or start the run again"
             ) from None
-        except (ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise CheckpointError(
                 f"{self._manifest} is damaged; restore it from a backup"
             ) from None
+
+
+def _intact(content: bytes, entry: Mapping) -> bool:
+    return hashlib.sha256(content).hexdigest() == entry["sha256"]
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -49,13 +49,50 @@ class RunRecord:
         """Where the checkpoints lie."""
         return self.folder / "checkpoint"
 
-    def next_attempt(self, base_round: int) -> int:
-        """Count this start of the run; 1 for the first."""
+    def bases(self, at_least: int = 0) -> tuple[int, ...]:
+        """The rounds from which the attempts so far began.
+
+        Raises
+        ------
+        RunDirError
+            Fewer than `at_least` are on record: the file is damaged.
+        """
         path = self.folder / "attempts.jsonl"
-        attempt = len(path.read_bytes().splitlines()) + 1 if path.exists() else 1
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        append_lines(path, [{"attempt": attempt, "base-round": base_round, "started": now}])
-        return attempt
+        try:
+            lines = path.read_text("utf-8").splitlines() if path.exists() else []
+            bases = tuple(int(json.loads(line)["base-round"]) for line in lines)
+        except (ValueError, KeyError, TypeError):
+            bases = ()
+        if len(bases) < at_least:
+            raise RunDirError(
+                f"{path} is missing or damaged: expected {at_least} attempts or more, got {len(bases)}; "
+                "restore it from a backup"
+            )
+        return bases
+
+    def begin_attempt(self, base_round: int, at_least: int) -> tuple[int, ...]:
+        """Count this start of the run, from round `base_round`; all bases, this one last."""
+        bases = (*self.bases(at_least), base_round)
+        path = self.folder / "attempts.jsonl"
+        before = path.read_text("utf-8") if path.exists() else ""
+        row = {
+            "attempt": len(bases),
+            "base-round": base_round,
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        # Written whole: a line torn by a kill would hide an attempt from the count.
+        write_atomically(path, (before + json.dumps(row) + "\n").encode())
+        return bases
+
+    def has_rounds(self) -> bool:
+        """Whether the record of any round has been begun."""
+        path = self.folder / "metrics.jsonl"
+        return path.exists() and path.stat().st_size > 0
+
+    def rewrite_config(self, config: Config, federation: Federation) -> None:
+        """Keep the keys that a resumed run may change, such as rounds."""
+        content = _config_file(config.replace(resume=False, from_round=-1), federation, self)
+        write_atomically(self.folder / "config.toml", content)
 
     def append(self, rows: dict[str, list[dict[str, Any]]]) -> None:
         """Add a round's lines, file by file (see `_ROUND_FILES`)."""
@@ -70,7 +107,7 @@ class RunRecord:
             if path.exists():
                 kept = [
                     line
-                    for line in path.read_text("utf-8").splitlines()
+                    for line in path.read_text("utf-8", errors="replace").splitlines()
                     if _round_of(line) <= round
                 ]
                 write_atomically(path, "".join(line + "\n" for line in kept).encode())
@@ -115,12 +152,19 @@ def reopen(config: Config, federation: Federation) -> RunRecord:
     try:
         info = json.loads((folder / "run.json").read_bytes())
         before = configs.load(folder / "config.toml")
+        run_id, fingerprint = str(info["run-id"]), str(info["fingerprint"])
+        started_with = str(info["config-fingerprint"])
     except FileNotFoundError:
         raise RunDirError(f"{folder} is no run directory; give the path of one to resume") from None
-    except (ValueError, OSError) as exc:
+    except (ValueError, OSError, KeyError, TypeError) as exc:
         raise RunDirError(
             f"{folder}/run.json is damaged ({exc}); restore it from a backup"
         ) from None
+    if before.fingerprint() != started_with:
+        raise RunDirError(
+            f"{folder}/config.toml has been edited: its keys give {before.fingerprint()}, the run was started "
+            f"with {started_with}; undo the edit, or start a new run with it"
+        )
     differing = [
         f"{key} was {old!r}, now {config.flat()[key]!r}"
         for key, old in before.flat().items()
@@ -128,17 +172,13 @@ def reopen(config: Config, federation: Federation) -> RunRecord:
     ]
     if differing:
         raise RunDirError(f"{folder} was started with another config: {'; '.join(differing)}")
-    if info["fingerprint"] != federation.fingerprint:
+    if fingerprint != federation.fingerprint:
         raise RunDirError(
             f"{folder}: partition or fixed classifier is not the one it was started with "
-            f"({info['fingerprint']}, now {federation.fingerprint}): the data or a library has changed"
+            f"({fingerprint}, now {federation.fingerprint}): the data or a library has changed; "
+            "resume where the run was started"
         )
-    record = RunRecord(folder, info["run-id"])
-    write_atomically(
-        folder / "config.toml",
-        _config_file(config.replace(resume=False, from_round=-1), federation, record),
-    )
-    return record
+    return RunRecord(folder, run_id)
 
 
 def _opening_files(config: Config, fed: Federation, record: RunRecord) -> dict[str, bytes]:

@@ -12,7 +12,7 @@ from flwr.serverapp import Grid
 
 from fedloge import wire
 from fedloge.config import Config
-from fedloge.errors import CheckpointError
+from fedloge.errors import CheckpointError, RunDirError
 from fedloge.federation import Federation
 from fedloge.methods.base import Aggregate, Part
 from fedloge.wire import Stamp
@@ -35,20 +35,34 @@ def run_rounds(grid: Grid, config: Config, federation: Federation, record: RunRe
     """
     fed = federation
     checkpoints = CheckpointStore(record.checkpoints, record.run_id, fed.fingerprint)
-    start = _starting_point(config, fed, checkpoints)
+    start = _starting_point(config, fed, checkpoints, record)
+    if config.resume:
+        record.rewrite_config(config, fed)
+    if start.round == config.rounds:
+        _say(
+            "complete",
+            f"run {record.name} is complete, all {config.rounds} rounds are done; "
+            f"'fedloge resume {record.folder} --rounds N' runs on to round N",
+            folder=str(record.folder),
+        )
+        return
+    fresh = not checkpoints.exists()
+    if not fresh:
+        checkpoints.rewind(start.round)
     record.rewind(start.round)
-    attempt = record.next_attempt(start.round)
-    stamp = Stamp(
-        record.run_id, record.name, fed.fingerprint, attempt, start.round, start.round, start.round
-    )
-    if not checkpoints.exists():
+    bases = record.begin_attempt(start.round, at_least=0 if fresh else start.attempt)
+    stamp = Stamp(record.run_id, record.name, fed.fingerprint, bases, start.round, start.round)
+    if fresh:
         checkpoints.save(start)
 
     roster = Roster(grid, config.num_clients, fed.fingerprint)
     roster.wait(config.startup_timeout)
     method, net = fed.method, fed.load(start.shared, fed.initial[Part.PERSONAL])
     uplinks = {"train": method.uplink(net), "evaluate": method.evaluation_uplink(net)}
-    strategy = RoundStrategy(config, roster, start.shared, stamp, uplinks)
+    partial_sums = getattr(grid, "partial_sums", False)
+    strategy = RoundStrategy(
+        config, roster, start.shared, stamp, uplinks, partial_sums=partial_sums
+    )
     state = start.server
     arrays = wire.encode(start.shared)
     _say(
@@ -78,7 +92,7 @@ def run_rounds(grid: Grid, config: Config, federation: Federation, record: RunRe
             "failed": len(outcome.failures),
             **{key: value for key, value in metrics.items() if key.startswith("train/")},
         }
-        row["images"] = sum(int(r["images"]) for r in outcome.replies.values())
+        row["images"] = sum(int(r.get("images", 0)) for r in outcome.replies.values())
         timing = {
             "round": round,
             "train-seconds": trained,
@@ -103,7 +117,7 @@ def run_rounds(grid: Grid, config: Config, federation: Federation, record: RunRe
         timing["seconds"] = time.perf_counter() - began
         record.append({**rows, "metrics": [row], "timing": [timing]})
         if round % config.checkpoint_every == 0 or round == config.rounds:
-            checkpoints.save(Checkpoint(round, attempt, shared, state))
+            checkpoints.save(Checkpoint(round, stamp.attempt, shared, state))
         _say("round", _line(row, fed), row=row, timing=timing)
     _say("end", f"run {record.name} is complete: {record.folder}", folder=str(record.folder))
 
@@ -128,13 +142,21 @@ def _evaluate(
     }
 
 
-def _starting_point(config: Config, fed: Federation, checkpoints: CheckpointStore) -> Checkpoint:
-    if config.resume and checkpoints.exists():
+def _starting_point(
+    config: Config, fed: Federation, checkpoints: CheckpointStore, record: RunRecord
+) -> Checkpoint:
+    # Round 0 is kept before the first round begins: only a run killed before that has none.
+    if config.resume and (checkpoints.exists() or record.has_rounds() or config.from_round > 0):
         start = checkpoints.load(None if config.from_round < 0 else config.from_round)
         expected = {name: tuple(t.shape) for name, t in fed.initial[Part.SHARED].items()}
         if {name: tuple(t.shape) for name, t in start.shared.items()} != expected:
             raise CheckpointError(
                 f"{checkpoints.folder} holds another model's tensors; restore a backup"
+            )
+        if start.round > config.rounds:
+            raise RunDirError(
+                f"{record.folder} has done {start.round} rounds already; expected rounds of at least that, "
+                f"got {config.rounds}; to repeat the last ones give --from-round as well"
             )
         return start
     return Checkpoint(0, 1, dict(fed.initial[Part.SHARED]), fed.method.server_state(fed.net))
@@ -147,7 +169,9 @@ def _failures(round: int, failures: dict[int, str]) -> list[dict[str, Any]]:
 
 
 def _line(row: dict[str, Any], fed: Federation) -> str:
-    shown = [f"round {row['round']}", f"loss {row['train/loss']:.3f}"]
+    shown = [f"round {row['round']}"]
+    if "train/loss" in row:
+        shown.append(f"loss {row['train/loss']:.3f}")
     for kind, name, figure in (
         ("global", fed.method.primary_global, "all"),
         ("personal", fed.method.primary_personal, "mean"),

@@ -47,6 +47,7 @@ class RoundStrategy(Strategy):
     template : the shared tensors' names, shapes and dtypes.
     stamp : of the attempt; each round's stamp is made from it.
     uplinks : templates of the further tensors of train and of evaluate answers.
+    partial_sums : whether the engine's workers may add up clients' tensors themselves.
     """
 
     def __init__(
@@ -56,12 +57,15 @@ class RoundStrategy(Strategy):
         template: Mapping[str, Tensor],
         stamp: Stamp,
         uplinks: Mapping[str, Mapping[str, Tensor]],
+        *,
+        partial_sums: bool = False,
     ) -> None:
         self.config = config
         self.roster = roster
         self.template = template
         self.stamp = stamp
         self.uplinks = uplinks
+        self.partial_sums = partial_sums
         self.outcome = RoundOutcome()
         self._asked: dict[int, Member] = {}
 
@@ -100,13 +104,24 @@ class RoundStrategy(Strategy):
             self.template, max(1, sum(m.num_examples for m in self._asked.values()))
         )
 
+        expected = 0
+
         def use(client: int, reply: Message) -> None:
-            tensors = wire.received_tensors(reply.content)
-            check_update(tensors, self.template)
-            total.add(tensors, self._asked[client].num_examples)
+            nonlocal expected
+            if wire.PARTIAL in reply.content.config_records and not self.partial_sums:
+                raise UpdateError(
+                    "the answer is a partial sum, which only an engine of our own may send"
+                )
+            weight = self._asked[client].num_examples
+            expected += wire.add_update(reply.content, total, self.template, weight)
 
         self._collect("train", server_round, replies, use)
         self._check_quorum(server_round)
+        if total.weight != expected:
+            raise RunError(
+                f"round {server_round}: partial sums weigh {total.weight}, the accepted answers {expected}; "
+                "a worker lost some of its clients: resume the run"
+            )
         return wire.encode(total.mean()), self._mean_metrics()
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord:
@@ -127,10 +142,17 @@ class RoundStrategy(Strategy):
             if client not in members:
                 self.outcome.failures[client] = "not connected"
         stamp = self.stamp_of(round).to_record()
+        total = max(1, sum(member.num_examples for member in self._asked.values()))
         self.outcome.bytes_down = _num_bytes(arrays) * len(self._asked)
         return [
             Message(
-                RecordDict({wire.ARRAYS: arrays, wire.STAMP: stamp}),
+                RecordDict(
+                    {
+                        wire.ARRAYS: arrays,
+                        wire.STAMP: stamp,
+                        wire.PLAN: wire.Plan(member.num_examples, total).to_record(),
+                    }
+                ),
                 dst_node_id=member.node_id,
                 message_type=kind,
                 group_id=str(round),
@@ -194,7 +216,11 @@ class RoundStrategy(Strategy):
                 f"({stamp.fingerprint}), expected round {round}, attempt {self.stamp.attempt} of "
                 f"{self.stamp.run_id} ({self.stamp.fingerprint})"
             )
-        weight = wire.metrics_of(reply.content).get(wire.NUM_EXAMPLES)
+        metrics = wire.metrics_of(reply.content)
+        for name, value in metrics.items():
+            if not math.isfinite(value):
+                raise UpdateError(f"its figure {name!r} is {value}, expected a finite number")
+        weight = metrics.get(wire.NUM_EXAMPLES)
         expected = self._asked[client].num_examples
         if weight != expected or expected < 1:
             raise UpdateError(
