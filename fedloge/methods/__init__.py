@@ -7,12 +7,21 @@ import pydantic
 from fedloge.config import Config, parse_options
 from fedloge.errors import ConfigError, PluginError, unknown_name
 from fedloge.methods.base import Method, MethodOptions, Task
+from fedloge.methods.creff import CReFF
 from fedloge.methods.fedavg import FedAvg
 from fedloge.methods.fedloge import FedLoGe
 from fedloge.methods.fedper import FedPer
 from fedloge.plugins import load_plugin
 
-METHODS: dict[str, type[Method]] = {m.name: m for m in (FedAvg, FedLoGe, FedPer)}
+METHODS: dict[str, type[Method]] = {
+    m.name: m
+    for m in (
+        CReFF,
+        FedAvg,
+        FedLoGe,
+        FedPer,
+    )
+}
 
 
 def method_class(spec: str) -> type[Method]:

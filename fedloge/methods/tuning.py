@@ -1,11 +1,13 @@
-"""Tuning a head on a client's own images, for methods whose personal model is made at evaluation."""
+"""Training heads on features that do not move: on a client's own images, or on virtual features."""
 
 from __future__ import annotations
 
 import copy
 
+import numpy as np
 import torch
-from torch import nn
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fedloge.methods.base import LocalData, Method, Network
@@ -22,19 +24,47 @@ def tuned_head(
     are the run's.
     """
     config = client.config
+    features, labels = plain_features(method, net, client)
+    tuned = copy.deepcopy(head).requires_grad_(True)
+    fit_head(
+        tuned,
+        features,
+        labels,
+        epochs=epochs,
+        lr=config.lr,
+        momentum=config.momentum,
+        batch_size=config.batch_size,
+        generator=rng(config.seed, "tune", client.round, client.client),
+    )
+    return tuned.requires_grad_(False)
+
+
+def plain_features(
+    method: Method, net: Network, client: LocalData
+) -> tuple[Float[Tensor, "images features"], Int[Tensor, "images"]]:
+    """Features and labels of a client's training images, not augmented, in evaluation mode."""
     net.eval()
     with torch.no_grad():
         parts = [(method.features(net, x), y) for x, y in client.plain_batches()]
-    features, labels = torch.cat([h for h, _ in parts]), torch.cat([y for _, y in parts])
-    tuned = copy.deepcopy(head)
-    optimiser = torch.optim.SGD(
-        tuned.parameters(), lr=config.lr, momentum=config.momentum, fused=True
-    )
-    generator = rng(config.seed, "tune", client.round, client.client)
+    return torch.cat([h for h, _ in parts]), torch.cat([y for _, y in parts])
+
+
+def fit_head(
+    head: nn.Linear,
+    features: Float[Tensor, "samples features"],
+    labels: Int[Tensor, "samples"],
+    *,
+    epochs: int,
+    lr: float,
+    batch_size: int,
+    generator: np.random.Generator,
+    momentum: float = 0.0,
+) -> None:
+    """Train a head in place by SGD on cross-entropy, over shuffled batches of fixed features."""
+    optimiser = torch.optim.SGD(head.parameters(), lr=lr, momentum=momentum, fused=True)
     for _ in range(epochs):
         order = torch.from_numpy(generator.permutation(len(labels))).to(labels.device)
-        for batch in order.split(config.batch_size):
+        for batch in order.split(batch_size):
             optimiser.zero_grad()
-            cross_entropy(tuned(features[batch]), labels[batch]).backward()
+            cross_entropy(head(features[batch]), labels[batch]).backward()
             optimiser.step()
-    return tuned.requires_grad_(False)
