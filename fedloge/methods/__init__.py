@@ -7,6 +7,7 @@ import pydantic
 from fedloge.config import Config, parse_options
 from fedloge.errors import ConfigError, PluginError, unknown_name
 from fedloge.methods.base import Method, MethodOptions, Task
+from fedloge.methods.ccvr import CCVR
 from fedloge.methods.creff import CReFF
 from fedloge.methods.fedavg import FedAvg
 from fedloge.methods.fedloge import FedLoGe
@@ -16,6 +17,7 @@ from fedloge.plugins import load_plugin
 METHODS: dict[str, type[Method]] = {
     m.name: m
     for m in (
+        CCVR,
         CReFF,
         FedAvg,
         FedLoGe,
