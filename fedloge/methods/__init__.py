@@ -11,6 +11,7 @@ from fedloge.methods.ccvr import CCVR
 from fedloge.methods.creff import CReFF
 from fedloge.methods.fedavg import FedAvg
 from fedloge.methods.fedloge import FedLoGe
+from fedloge.methods.fednh import FedNH
 from fedloge.methods.fedper import FedPer
 from fedloge.plugins import load_plugin
 
@@ -21,6 +22,7 @@ METHODS: dict[str, type[Method]] = {
         CReFF,
         FedAvg,
         FedLoGe,
+        FedNH,
         FedPer,
     )
 }
