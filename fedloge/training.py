@@ -24,9 +24,11 @@ def sgd(
     *,
     epochs: int,
     purpose: str = "train",
+    frozen: nn.Module | None = None,
 ) -> dict[str, float]:
     """Minimise the sum of the loss terms over shuffled, augmented batches, in place.
 
+    `frozen` stays in evaluation mode, so that its running statistics rest as well.
     The optimiser is fresh (momentum does not outlive a round) and there is no
     schedule, as in FedLoGe's experiments. Nothing in the loop waits for the device.
 
@@ -48,6 +50,8 @@ def sgd(
         fused=True,
     )
     net.train()
+    if frozen is not None:
+        frozen.eval()
     steps, sums = 0, None
     for images, labels in client.batches(epochs, purpose):
         optimiser.zero_grad()

@@ -73,7 +73,7 @@ class LocalData:
     Attributes
     ----------
     train : the client's training images, uint8, on the training device.
-    counts : training images of each class.
+    counts : training images of each class, on the training device.
     received : the shared tensors as this round began (the anchor of FedProx or Ditto).
     rounds_trained : rounds in which this client has trained before; 0 means never.
     """
@@ -176,18 +176,20 @@ class Network(nn.Module):
 N = TypeVar("N", bound=Network)
 
 
-class FixedHead(nn.Module):
+class FixedHead(nn.Linear):
     """A classifier that never moves and is never sent: logits = W h (METHOD: no bias)."""
 
-    weight: Tensor
-
     def __init__(self, prototypes: Prototypes) -> None:
-        super().__init__()
-        self.register_buffer("weight", prototypes.matrix.clone())
+        super().__init__(prototypes.dim, prototypes.classes, bias=False, device="meta")
+        self.weight = nn.Parameter(prototypes.matrix.clone(), requires_grad=False)
 
-    def forward(self, features: Float[Tensor, "batch features"]) -> Float[Tensor, "batch classes"]:
-        """Logits of the fixed classifier."""
-        return nn.functional.linear(features, self.weight)
+
+class Scalar(nn.Module):
+    """One learned number, as a part of its own."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value = nn.Parameter(torch.tensor(value))
 
 
 class Method(ABC, Generic[N]):
@@ -199,12 +201,19 @@ class Method(ABC, Generic[N]):
     primary_global: ClassVar[str | None] = None
     """The global predictor that stands for the method in comparisons; None: it has no global model."""
     primary_personal: ClassVar[str | None] = None
+    reads: ClassVar[frozenset[str]] = frozenset()
+    """Which of the keys that not every method reads (`methods.OPTIONAL_KEYS`) this one does."""
     Options: ClassVar[type[MethodOptions]] = MethodOptions
 
     def __init__(self, task: Task, options: MethodOptions) -> None:
         self.task = task
         self.config = task.config
         self.options = options
+
+    @property
+    def norm_sharing(self) -> str:
+        """What of the norm layers is averaged: all, affine or none, as the config key says."""
+        return self.config.norm_sharing
 
     @abstractmethod
     def build(self) -> N:

@@ -8,23 +8,18 @@ with its head fine-tuned on the client's own images before it is measured.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from pydantic import Field
-from torch import Tensor
 
-from fedloge.methods.base import LocalData, MethodOptions, Part, Predictor
-from fedloge.methods.single import HeadNetwork, SingleHead
+from fedloge.methods.base import LocalData, MethodOptions, Predictor
+from fedloge.methods.single import HeadNetwork, SharedHead
 from fedloge.methods.tuning import tuned_head
 from fedloge.models.head import LinearHead
 
 
-class FedAvg(SingleHead):
+class FedAvg(SharedHead[HeadNetwork]):
     """One model, averaged whole."""
 
     name = "fedavg"
-    parts: ClassVar = {"backbone": Part.SHARED, "head": Part.SHARED}
-    primary_global = "raw"
     primary_personal = "tuned"
 
     class Options(MethodOptions):
@@ -34,15 +29,7 @@ class FedAvg(SingleHead):
 
     options: Options
 
-    def global_predictors(self, net: HeadNetwork) -> dict[str, Predictor]:
-        """The averaged model."""
-        return {"raw": Predictor(LinearHead.of(net.head))}
-
     def personal_predictors(self, net: HeadNetwork, client: LocalData) -> dict[str, Predictor]:
         """The averaged model as it is, and with its head tuned on the client's images."""
         tuned = tuned_head(self, net, net.head, client, epochs=self.options.tune_epochs)
         return {"raw": Predictor(LinearHead.of(net.head)), "tuned": Predictor(LinearHead.of(tuned))}
-
-    def head_norms(self, net: HeadNetwork) -> dict[str, Tensor]:
-        """Row norms of the head, which follow the class sizes."""
-        return {"global-head": net.head.weight.detach().norm(dim=1)}

@@ -5,24 +5,39 @@ Xiao, Chen, Liu, Wang, Feng, Wu, Yang, Lin. ICLR 2024, arXiv 2401.08977.
 The shared backbone trains against a fixed sparse equiangular classifier (SSE-C,
 section 3.2); a global and a local head learn on its detached features (3.3);
 after training both are realigned by their norms (GLA-FR, 3.4).
+
+``prototypes = none`` is the ablation without SSE-C: a linear layer in the place of W,
+trained by the same loss and averaged. The backbone is then FedAvg's.
 """
 
 from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fedloge.methods.base import FixedHead, LocalData, Losses, Method, Network, Part, Predictor
+from fedloge.methods.base import (
+    FixedHead,
+    LocalData,
+    Losses,
+    Method,
+    MethodOptions,
+    Network,
+    Part,
+    Predictor,
+    Task,
+)
+from fedloge.methods.posthoc import post_hoc
 from fedloge.models.head import LinearHead, linear
 from fedloge.realign import absent_mask, global_realign, local_realign, local_realign_sum
 
 
 class FedLoGeNetwork(Network):
-    """backbone theta, fixed classifier W, global head psi, local head phi."""
+    """backbone theta, classifier W, global head psi, local head phi."""
 
-    fixed: FixedHead
+    classifier: nn.Linear
     global_head: nn.Linear
     local_head: nn.Linear
 
@@ -33,20 +48,32 @@ class FedLoGe(Method[FedLoGeNetwork]):
     name = "fedloge"
     parts: ClassVar = {
         "backbone": Part.SHARED,
-        "fixed": Part.FIXED,
+        "classifier": Part.FIXED,
         "global_head": Part.SHARED,
         "local_head": Part.PERSONAL,
     }
     primary_global = "realigned"
     primary_personal = "realigned"
+    reads: ClassVar = frozenset({"post-hoc"})
+
+    def __init__(self, task: Task, options: MethodOptions) -> None:
+        super().__init__(task, options)
+        post_hoc(task.config.post_hoc, torch.zeros(task.num_classes, 1))
+        self.w = "trained" if task.config.prototypes == "none" else "fixed"
+        if self.w == "trained":
+            self.parts = {**self.parts, "classifier": Part.SHARED}  # type: ignore[misc]
 
     def build(self) -> FedLoGeNetwork:
         """theta, psi and phi start as their layers start; W from the prototypes."""
         backbone = self.task.backbone()
         dim, classes, seed = backbone.out_features, self.task.num_classes, self.config.seed
+        if self.w == "fixed":
+            classifier: nn.Linear = FixedHead(self.task.prototypes(dim))
+        else:
+            classifier = linear(dim, classes, seed=seed, purpose="init/global-head")
         return FedLoGeNetwork(
             backbone=backbone,
-            fixed=FixedHead(self.task.prototypes(dim)),
+            classifier=classifier,
             global_head=linear(dim, classes, seed=seed, purpose="init/global-head"),
             local_head=linear(dim, classes, seed=seed, purpose="init/local-head"),
         )
@@ -57,17 +84,19 @@ class FedLoGe(Method[FedLoGeNetwork]):
         """The three losses; each moves one part only, so one backward pass serves them all."""
         h = net.backbone(images)
         return {
-            "fixed": cross_entropy(net.fixed(h), labels),  # moves theta: W is fixed
+            self.w: cross_entropy(net.classifier(h), labels),  # moves theta: W is fixed
             "global": cross_entropy(net.global_head(h.detach()), labels),  # moves psi
             "local": cross_entropy(net.local_head(h.detach()), labels),  # moves phi
         }
 
     def global_predictors(self, net: FedLoGeNetwork) -> dict[str, Predictor]:
         """W, psi, and GA-FR's psi'_c = psi_c / ||psi_c||."""
+        psi = net.global_head.weight.detach()
         return {
-            "fixed": Predictor(LinearHead(net.fixed.weight)),
+            self.w: Predictor(LinearHead.of(net.classifier)),
             "raw": Predictor(LinearHead.of(net.global_head)),
-            "realigned": Predictor(LinearHead(global_realign(net.global_head.weight.detach()))),
+            **post_hoc(self.config.post_hoc, psi),
+            "realigned": Predictor(LinearHead(global_realign(psi))),
         }
 
     def personal_predictors(self, net: FedLoGeNetwork, client: LocalData) -> dict[str, Predictor]:

@@ -15,7 +15,7 @@ from fedloge.methods.single import HeadNetwork, SingleHead
 from fedloge.models.head import LinearHead
 
 
-class FedPer(SingleHead):
+class FedPer(SingleHead[HeadNetwork]):
     """A shared backbone under a head that never leaves its client."""
 
     name = "fedper"
