@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedloge.errors import PartitionError
-from fedloge.partition.base import Indices, Partitioner, group_by_owner
+from fedloge.partition.base import Indices, group_by_owner
+from fedloge.partition.by_user import by_user
 
 
 def dirichlet(
@@ -135,9 +136,10 @@ def _even_holders(sizes: NDArray[np.int64], num_clients: int, slots: int) -> NDA
     return holders
 
 
-BUILTIN: Mapping[str, Partitioner] = {
+BUILTIN: Mapping[str, Callable[..., list[Indices]]] = {
     "dirichlet": dirichlet,
     "iid": iid,
     "pathological": pathological,
     "quantity": quantity,
+    "user": by_user,
 }

@@ -71,11 +71,11 @@ def test_partition_rng_is_randomstate() -> None:
     assert drawn.tolist() == np.random.RandomState(7).random_sample(5).tolist()
 
 
-@pytest.mark.parametrize("partitioner", BUILTIN.values(), ids=BUILTIN)
+@pytest.mark.parametrize("name", sorted(set(BUILTIN) - {"user"}))
 @settings(max_examples=30, deadline=None)
 @given(data=st.data())
-def test_nothing_is_lost_and_nothing_twice(partitioner, data) -> None:
-    labels = random_labels(data)
+def test_nothing_is_lost_and_nothing_twice(name, data) -> None:
+    partitioner, labels = BUILTIN[name], random_labels(data)
     num_clients = data.draw(st.integers(1, 12), label="clients")
     given_labels = labels.copy()
     try:

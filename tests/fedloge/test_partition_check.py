@@ -10,8 +10,11 @@ import torch
 from fedloge.errors import PartitionError
 from fedloge.partition import BUILTIN, check_partitioner, group_by_owner, iid, pathological
 
+# by_user serves the one training set that its table describes; its own tests put it through this.
+SERVE_ALL = {name: partitioner for name, partitioner in BUILTIN.items() if name != "user"}
 
-@pytest.mark.parametrize("partitioner", BUILTIN.values(), ids=BUILTIN)
+
+@pytest.mark.parametrize("partitioner", SERVE_ALL.values(), ids=SERVE_ALL)
 def test_the_built_in_ones_pass(partitioner) -> None:
     check_partitioner(partitioner)
 
