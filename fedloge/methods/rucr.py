@@ -1,0 +1,225 @@
+"""RUCR: federated learning with long-tailed data via representation unification and rectification.
+
+Huang et al. IEEE Transactions on Information Forensics and Security, 2024, document 10534053.
+
+Clients send the mean features of their classes under the model they received; the server
+pools these into unified prototypes. In training a feature is drawn to its class's prototype
+and away from the others' (representation unification). After training, each client fits its
+head further on features mixed of a class's prototype and any local feature, as many for
+each class, and the server averages those heads (classifier rectification); they are the
+global classifier, and no client trains on from them.
+
+Losses and constants are those of the authors' code. One thing differs: there the prototypes
+travel to the server and back before clients train, twice a round; here they go with the
+one exchange that a round has, so that clients use the prototypes of the round before, and a
+class that none of its clients held keeps the one from when it was last seen. The authors
+rectify in the last 20 rounds only; here it is done in all of them, for the measurements.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from typing import ClassVar, cast
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from pydantic import Field, ValidationInfo, field_validator
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, normalize
+
+from fedloge.methods.base import Aggregate, LocalData, Losses, Part, Predictor, Update
+from fedloge.methods.fedavg import FedAvg
+from fedloge.methods.single import HeadNetwork
+from fedloge.methods.tuning import fit_head, plain_features
+from fedloge.models.head import LinearHead
+from fedloge.rng import rng
+
+
+class RUCR(FedAvg):
+    """FedAvg with features drawn to unified prototypes, and a head rectified on mixtures with them."""
+
+    name = "rucr"
+    parts: ClassVar = {
+        "backbone": Part.SHARED,
+        "head": Part.SHARED,
+        "rectified": Part.SHARED,
+        "unified": Part.SHARED,
+    }
+    primary_global = "rectified"
+
+    class Options(FedAvg.Options):
+        """The authors' settings for CIFAR-10-LT.
+
+        `feature_weight`, `temperature`: of the feature loss. `mix_low`, `mix_high`: range of a
+        prototype's share in a mixture, drawn uniformly. `virtual_features`: mixtures for each
+        class; `rectify_epochs`, `rectify_lr`, `rectify_batch_size`: SGD of the head on them.
+        """
+
+        feature_weight: float = Field(0.15, ge=0)
+        temperature: float = Field(0.9, gt=0)
+        mix_low: float = Field(0.35, ge=0, le=1)
+        mix_high: float = Field(0.95, ge=0, le=1)
+        virtual_features: int = Field(100, ge=1)
+        rectify_epochs: int = Field(50, ge=0)
+        rectify_lr: float = Field(0.01, gt=0)
+        rectify_batch_size: int = Field(256, ge=1)
+
+        @field_validator("mix_high")
+        @classmethod
+        def _a_range(cls, high: float, others: ValidationInfo) -> float:
+            low = others.data.get("mix_low", 0.0)
+            if high < low:
+                raise ValueError(f"expected at least mix-low, which is {low:g}")
+            return high
+
+    options: Options
+
+    def build(self) -> HeadNetwork:
+        """FedAvg's network, a head to be rectified that starts as the head does, no prototypes yet."""
+        net = super().build()
+        net.add_module("rectified", copy.deepcopy(net.head).requires_grad_(False))
+        net.add_module("unified", Unified(*net.head.weight.shape))
+        return net
+
+    def loss(self, net: HeadNetwork, images: Tensor, labels: Tensor, client: LocalData) -> Losses:
+        """FedAvg's loss, and the feature loss against the unified prototypes."""
+        features = net.backbone(images)
+        unified = cast(Unified, net.unified)
+        return {
+            "local": self.local_loss(net.head(features), labels, client),
+            "feature": self.options.feature_weight
+            * feature_loss(features, labels, unified, client.counts, self.options.temperature),
+        }
+
+    def local_update(self, net: HeadNetwork, client: LocalData) -> Update:
+        """Class means under the model as received; training; rectification of a copy of the head."""
+        features, labels = plain_features(self, net, client)
+        means = class_means(features, labels, self.task.num_classes)
+        update = super().local_update(net, client)
+        rectified = cast(nn.Linear, net.rectified)
+        rectified.load_state_dict(self._rectified(net, features, client).state_dict())
+        counts = client.counts.to(means)
+        sums = {
+            "means": counts[:, None] * means,
+            "directions": counts[:, None] * normalize(means),
+            "counts": counts,
+        }
+        return dataclasses.replace(update, sums=sums)
+
+    def _rectified(self, net: HeadNetwork, features: Tensor, client: LocalData) -> nn.Linear:
+        unified, o = cast(Unified, net.unified), self.options
+        head = copy.deepcopy(net.head)
+        known = unified.counts.nonzero()[:, 0]
+        if not len(known):
+            return head
+        generator = rng(self.config.seed, "rucr/mix", client.round, client.client)
+        mixed = mixtures(
+            unified.directions[known],
+            features,
+            each=o.virtual_features,
+            low=o.mix_low,
+            high=o.mix_high,
+            generator=generator,
+        )
+        fit_head(
+            head,
+            mixed.flatten(0, 1),
+            known.repeat_interleave(o.virtual_features),
+            epochs=o.rectify_epochs,
+            lr=o.rectify_lr,
+            batch_size=o.rectify_batch_size,
+            generator=generator,
+        )
+        return head
+
+    def uplink(self, net: HeadNetwork) -> dict[str, Tensor]:
+        """Class means and their directions, each times its count; counts."""
+        c, d = net.head.weight.shape
+        return {
+            "means": torch.zeros(c, d),
+            "directions": torch.zeros(c, d),
+            "counts": torch.zeros(c),
+        }
+
+    def server_update(self, net: HeadNetwork, aggregate: Aggregate) -> Aggregate:
+        """The unified prototypes of the classes that this round's clients hold."""
+        counts = aggregate.sums["counts"]
+        seen = counts > 0
+        pooled = {
+            "unified.prototypes": aggregate.sums["means"] / counts.clamp(min=1)[:, None],
+            "unified.directions": aggregate.sums["directions"] / counts.clamp(min=1)[:, None],
+            "unified.counts": counts,
+        }
+        shared = {
+            name: torch.where(seen.view(-1, *[1] * (new.ndim - 1)), new, aggregate.shared[name])
+            for name, new in pooled.items()
+        }
+        return dataclasses.replace(aggregate, shared=aggregate.shared | shared)
+
+    def global_predictors(self, net: HeadNetwork) -> dict[str, Predictor]:
+        """The averaged head, and the average of the rectified ones."""
+        rectified = Predictor(LinearHead.of(cast(nn.Linear, net.rectified)))
+        return super().global_predictors(net) | {"rectified": rectified}
+
+
+class Unified(nn.Module):
+    """What the server knows of each class: mean feature, mean of clients' directions, images."""
+
+    prototypes: Tensor
+    directions: Tensor
+    counts: Tensor
+
+    def __init__(self, classes: int, features: int) -> None:
+        super().__init__()
+        self.register_buffer("prototypes", torch.zeros(classes, features))
+        self.register_buffer("directions", torch.zeros(classes, features))
+        self.register_buffer("counts", torch.zeros(classes))
+
+
+def feature_loss(
+    features: Float[Tensor, "batch features"],
+    labels: Int[Tensor, "batch"],
+    unified: Unified,
+    counts: Int[Tensor, "classes"],
+    temperature: float,
+) -> Float[Tensor, ""]:
+    """Cross-entropy over cosines with the prototypes, over the images whose class has one.
+
+    A class without images here counts with cosine 0. The true class's logit gets log of the
+    class's share of all images, so that rare classes need a wider margin.
+    """
+    cosines = normalize(features) @ normalize(unified.prototypes).T
+    logits = torch.where(counts > 0, cosines, 0.0) / temperature
+    known = unified.counts[labels] > 0
+    share = torch.where(known, unified.counts[labels] / unified.counts.sum().clamp(min=1), 1.0)
+    logits = logits.scatter_add(1, labels[:, None], share.log()[:, None])
+    losses = cross_entropy(logits, labels, reduction="none")
+    return (losses * known).sum() / known.sum().clamp(min=1)
+
+
+def class_means(
+    features: Float[Tensor, "images features"], labels: Int[Tensor, "images"], classes: int
+) -> Float[Tensor, "classes features"]:
+    """Mean feature of each class; zero where there is no image."""
+    means = features.new_zeros(classes, features.shape[1])
+    for c in labels.unique().tolist():
+        means[c] = features[labels == c].mean(dim=0)
+    return means
+
+
+def mixtures(
+    directions: Float[Tensor, "classes features"],
+    features: Float[Tensor, "images features"],
+    *,
+    each: int,
+    low: float,
+    high: float,
+    generator: np.random.Generator,
+) -> Float[Tensor, "classes each features"]:
+    """Prototypical mix-up: s w_c + (1 - s) h / ||h||, s ~ U(low, high), h any local feature."""
+    shape = (len(directions), each)
+    share = torch.from_numpy(generator.uniform(low, high, shape)).to(features)[..., None]
+    chosen = torch.from_numpy(generator.integers(0, len(features), shape)).to(features.device)
+    return share * directions[:, None] + (1 - share) * normalize(features)[chosen]
