@@ -87,7 +87,10 @@ class Config(pydantic.BaseModel):
     )
     local_loss: Literal[
         "cross-entropy", "balanced-softmax", "logit-adjusted", "fedlc", "ldam", "focal", "ratio"
-    ] = Field("cross-entropy", description="what a client minimises; for methods with no loss of their own")
+    ] = Field(
+        "cross-entropy",
+        description="what a client minimises; for methods with no loss of their own",
+    )
     local_loss_options: str = Field(
         "", description='the local loss\'s own parameters, "tau = 1"; ldam: also "drw-from = ROUND"'
     )
@@ -132,6 +135,22 @@ class Config(pydantic.BaseModel):
     momentum: float = Field(0.5, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
 
+    # Aggregation
+    aggregation: Literal["mean", "median", "trimmed-mean", "krum"] = Field(
+        "mean",
+        description="mean weighted by images, or a robust rule that counts every client alike",
+    )
+    byzantine_clients: int = Field(
+        0, ge=0, description="krum, trimmed-mean: misbehaving clients to stand up to"
+    )
+    dp_clip: float = Field(
+        0.0, ge=0, description="central privacy: norm to which updates are clipped; 0: off"
+    )
+    dp_noise: float = Field(1.0, ge=0, description="central privacy: noise multiplier")
+    dp_delta: float = Field(
+        1e-5, gt=0, lt=1, description="central privacy: delta of the reported epsilon"
+    )
+
     # Measurement
     evaluate_every: int = Field(
         5, ge=1, description="rounds between evaluations; the last round is always one"
@@ -164,9 +183,15 @@ class Config(pydantic.BaseModel):
         description="name of the run; empty: made up",
     )
     runs_dir: str = Field("runs", description="folder that holds the runs")
-    ray_workers: int = Field(0, ge=0, description="engine ray: worker processes; 0: as many as the cores allow")
-    ray_address: str = Field("", description="engine ray: an existing cluster's address; empty: this machine alone")
-    cpus_per_worker: float = Field(0.0, ge=0, description="engine ray: cores reserved a worker; 0: its threads")
+    ray_workers: int = Field(
+        0, ge=0, description="engine ray: worker processes; 0: as many as the cores allow"
+    )
+    ray_address: str = Field(
+        "", description="engine ray: an existing cluster's address; empty: this machine alone"
+    )
+    cpus_per_worker: float = Field(
+        0.0, ge=0, description="engine ray: cores reserved a worker; 0: its threads"
+    )
     gpus_per_worker: float = Field(0.0, ge=0, description="engine ray: GPUs reserved a worker")
     ray_state: Literal["auto", "shared", "carried"] = Field(
         "auto",
@@ -185,6 +210,15 @@ class Config(pydantic.BaseModel):
             raise ValueError(
                 f"clients-per-round is {self.clients_per_round} but num-clients is {self.num_clients}; "
                 "lower the one or raise the other"
+            )
+        if 2 * self.byzantine_clients >= self.clients_per_round:
+            raise ValueError(
+                f"byzantine-clients is {self.byzantine_clients} of {self.clients_per_round} clients-per-round; "
+                "a robust rule needs less than half"
+            )
+        if self.dp_clip and self.aggregation != "mean":
+            raise ValueError(
+                f"dp-clip: the noise is made for aggregation=mean, got {self.aggregation!r}"
             )
         return self
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TypeVar
 
-from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from torch import Tensor
 
 from fedloge.averaging import WeightedSum, check_update
@@ -191,6 +191,12 @@ def add_update(
             received_tensors(content, f"{PARTIAL}-sums"), _field(record, "weight", int)
         )
     return _field(content.config_records[PARTIAL], "weight", int)
+
+
+def only_update(reply: Message) -> Message:
+    """A reply with its tensors and metrics alone, as Flower's stock strategies want it."""
+    content = RecordDict({name: reply.content[name] for name in (ARRAYS, METRICS)})
+    return Message(content, reply_to=reply)
 
 
 def received_tensors(content: RecordDict, name: str = ARRAYS) -> dict[str, Tensor]:

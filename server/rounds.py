@@ -7,8 +7,9 @@ import logging
 import time
 from typing import Any
 
-from flwr.app import ArrayRecord, ConfigRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
 
 from fedloge import wire
 from fedloge.config import Config
@@ -18,6 +19,7 @@ from fedloge.methods.base import Aggregate, Part
 from fedloge.wire import Stamp
 from server.checkpoint import Checkpoint, CheckpointStore
 from server.measure import client_rows, global_figures, personal_figures
+from server.privacy import Epsilon, with_privacy
 from server.record import RunRecord
 from server.roster import Roster
 from server.strategy import RoundStrategy
@@ -63,6 +65,8 @@ def run_rounds(grid: Grid, config: Config, federation: Federation, record: RunRe
     strategy = RoundStrategy(
         config, roster, start.shared, stamp, uplinks, partial_sums=partial_sums
     )
+    private = with_privacy(strategy, fed)
+    epsilon = Epsilon(config) if config.dp_clip and config.dp_noise else None
     state = start.server
     arrays = wire.encode(start.shared)
     _say(
@@ -80,10 +84,10 @@ def run_rounds(grid: Grid, config: Config, federation: Federation, record: RunRe
         roster.refresh(config.round_timeout)
         began = time.perf_counter()
         replies = grid.send_and_receive(
-            strategy.configure_train(round, arrays, ConfigRecord(), grid),
+            private.configure_train(round, arrays, ConfigRecord(), grid),
             timeout=config.round_timeout,
         )
-        arrays, metrics = strategy.aggregate_train(round, replies)
+        arrays, metrics = _aggregated(private, strategy, round, replies)
         trained = time.perf_counter() - began
         outcome = strategy.outcome
         row: dict[str, Any] = {
@@ -93,6 +97,8 @@ def run_rounds(grid: Grid, config: Config, federation: Federation, record: RunRe
             **{key: value for key, value in metrics.items() if key.startswith("train/")},
         }
         row["images"] = sum(int(r.get("images", 0)) for r in outcome.replies.values())
+        if epsilon is not None:
+            row["privacy/epsilon"] = epsilon.after(strategy, round)
         timing = {
             "round": round,
             "train-seconds": trained,
@@ -120,6 +126,20 @@ def run_rounds(grid: Grid, config: Config, federation: Federation, record: RunRe
             checkpoints.save(Checkpoint(round, stamp.attempt, shared, state))
         _say("round", _line(row, fed), row=row, timing=timing)
     _say("end", f"run {record.name} is complete: {record.folder}", folder=str(record.folder))
+
+
+def _aggregated(
+    private: Strategy, strategy: RoundStrategy, round: int, replies: Iterable[Message]
+) -> tuple[ArrayRecord, MetricRecord]:
+    arrays, metrics = private.aggregate_train(round, replies)
+    if arrays is None or metrics is None:
+        raise RunError(
+            f"round {round}: a client raised an error, and under privacy all who are asked must answer; "
+            "see the run's log, then resume"
+        )
+    # What wraps the strategy may have changed the numbers' width.
+    tensors = {name: t.to(strategy.template[name].dtype) for name, t in wire.decode(arrays).items()}
+    return (arrays if private is strategy else wire.encode(tensors)), metrics
 
 
 def _evaluate(

@@ -17,11 +17,12 @@ from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
 from fedloge import wire
-from fedloge.averaging import ExactSum, WeightedSum, check_update
+from fedloge.averaging import ExactSum, check_update
 from fedloge.config import Config
 from fedloge.errors import FedlogeError, RunError, UpdateError
 from fedloge.rng import rng
 from fedloge.wire import Stamp
+from server.combine import combination
 from server.roster import Member, Roster
 
 
@@ -100,29 +101,18 @@ class RoundStrategy(Strategy):
         RunError
             Fewer clients than the quorum answered with something usable.
         """
-        total = WeightedSum(
-            self.template, max(1, sum(m.num_examples for m in self._asked.values()))
+        weights = {client: self._weight(member) for client, member in self._asked.items()}
+        combined = combination(
+            self.config, self.template, max(1, sum(weights.values())), self.partial_sums
         )
-
-        expected = 0
-
-        def use(client: int, reply: Message) -> None:
-            nonlocal expected
-            if wire.PARTIAL in reply.content.config_records and not self.partial_sums:
-                raise UpdateError(
-                    "the answer is a partial sum, which only an engine of our own may send"
-                )
-            weight = self._asked[client].num_examples
-            expected += wire.add_update(reply.content, total, self.template, weight)
-
-        self._collect("train", server_round, replies, use)
+        self._collect(
+            "train",
+            server_round,
+            replies,
+            lambda client, reply: combined.add(client, reply, weights[client]),
+        )
         self._check_quorum(server_round)
-        if total.weight != expected:
-            raise RunError(
-                f"round {server_round}: partial sums weigh {total.weight}, the accepted answers {expected}; "
-                "a worker lost some of its clients: resume the run"
-            )
-        return wire.encode(total.mean()), self._mean_metrics()
+        return combined.result(server_round), self._mean_metrics()
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord:
         """The mean over clients, each counting once; the figures one by one are in `outcome`."""
@@ -142,7 +132,7 @@ class RoundStrategy(Strategy):
             if client not in members:
                 self.outcome.failures[client] = "not connected"
         stamp = self.stamp_of(round).to_record()
-        total = max(1, sum(member.num_examples for member in self._asked.values()))
+        total = max(1, sum(self._weight(member) for member in self._asked.values()))
         self.outcome.bytes_down = _num_bytes(arrays) * len(self._asked)
         return [
             Message(
@@ -150,7 +140,7 @@ class RoundStrategy(Strategy):
                     {
                         wire.ARRAYS: arrays,
                         wire.STAMP: stamp,
-                        wire.PLAN: wire.Plan(member.num_examples, total).to_record(),
+                        wire.PLAN: wire.Plan(self._weight(member), total).to_record(),
                     }
                 ),
                 dst_node_id=member.node_id,
@@ -160,6 +150,10 @@ class RoundStrategy(Strategy):
             )
             for member in self._asked.values()
         ]
+
+    def _weight(self, member: Member) -> int:
+        # Under privacy every client counts alike: the noise is made for a mean of equal parts.
+        return 1 if self.config.dp_clip else member.num_examples
 
     def stamp_of(self, round: int) -> Stamp:
         """The stamp of one round of this attempt."""
@@ -232,7 +226,8 @@ class RoundStrategy(Strategy):
             len(self.outcome.replies),
             len(self.outcome.replies) + len(self.outcome.failures),
         )
-        needed = math.ceil(self.config.min_fraction * asked)
+        # The noise is made for a mean over all who were asked.
+        needed = asked if self.config.dp_clip else math.ceil(self.config.min_fraction * asked)
         if good < max(1, needed):
             first = [
                 f"client {client}: {reason}"

@@ -138,10 +138,10 @@ class RayGrid(OwnGrid):
         More threads than cores are asked for, or the cluster has too little.
     """
 
-    partial_sums = True
-
     def __init__(self, config: Config) -> None:
         super().__init__(config)
+        # Robust rules and clipping need each client's update on its own.
+        self.partial_sums = config.aggregation == "mean" and not config.dp_clip
         _connect(config)
         self._options = worker_options(config, ray.cluster_resources())
         self._token = Path(config.runs_dir) / f".seen-{uuid.uuid4().hex}"
@@ -169,7 +169,7 @@ class RayGrid(OwnGrid):
         if not messages:
             return
         deadline = None if timeout is None else time.monotonic() + timeout
-        train = messages[0].metadata.message_type == "train"
+        train = self.partial_sums and messages[0].metadata.message_type == "train"
         record = messages[0].content.array_records.get(wire.ARRAYS)
         arrays = None if record is None else ray.put(record)
         queue = deque(Job(batch) for batch in largest_first(messages, len(self._workers)))
