@@ -276,9 +276,17 @@ def load(path: str | Path | None, overrides: Iterable[str] = ()) -> Config:
     ConfigError
         The file is missing or no TOML, or a key or value is wrong.
     """
-    values: dict[str, Any] = {}
-    if path is not None:
-        values = _read_toml(Path(path))
+    values: dict[str, Any] = _read_toml(Path(path)) if path is not None else {}
+    values |= parse_overrides(overrides)
+    return from_flat(values, source=str(path) if path else "config")
+
+
+def parse_overrides(overrides: Iterable[str]) -> dict[str, Scalar]:
+    """``key=value`` items as config keys and values, not yet checked against each other.
+
+    Raises `ConfigError` for an item of another form or an unknown key.
+    """
+    values: dict[str, Scalar] = {}
     for item in overrides:
         key, sep, text = item.partition("=")
         key = key.strip()
@@ -287,7 +295,7 @@ def load(path: str | Path | None, overrides: Iterable[str] = ()) -> Config:
         if key not in keys():
             raise ConfigError(f"--set: {unknown_name('key', key, keys())}")
         values[key] = _parse_value(key, text.strip())
-    return from_flat(values, source=str(path) if path else "config")
+    return values
 
 
 def parse_options(text: str, source: str) -> dict[str, Scalar]:
