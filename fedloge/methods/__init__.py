@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pydantic
 
-from fedloge.config import Config, parse_options
+from fedloge.config import Config, from_flat, parse_options
 from fedloge.errors import ConfigError, PluginError, unknown_name
 from fedloge.methods.base import Method, MethodOptions, Task
 from fedloge.methods.ccvr import CCVR
@@ -33,6 +33,9 @@ METHODS: dict[str, type[Method]] = {
     )
 }
 
+# Config keys that only some methods read; see `Method.reads`.
+OPTIONAL_KEYS = ("local-loss", "local-loss-options", "post-hoc")
+
 
 def method_class(spec: str) -> type[Method]:
     """The method called `spec`: a name, an entry point, ``module:Class`` or ``file.py:Class``."""
@@ -48,7 +51,7 @@ def method_options(cls: type[Method], config: Config) -> MethodOptions:
     """The method's own parameters from ``method-options``, checked."""
     where = f"method-options of {cls.name!r}"
     given = parse_options(config.method_options, where)
-    known = [field.replace("_", "-") for field in cls.Options.model_fields]
+    known = [str(field.alias) for field in cls.Options.model_fields.values()]
     for key in given:
         if key not in known:
             raise ConfigError(f"{where}: {unknown_name('option', key, known)}")
@@ -64,4 +67,12 @@ def method_options(cls: type[Method], config: Config) -> MethodOptions:
 def make_method(task: Task) -> Method:
     """The configured method for a task."""
     cls = method_class(task.config.method)
+    given, default = task.config.flat(), from_flat({}).flat()
+    for key in OPTIONAL_KEYS:
+        if given[key] != default[key] and key not in cls.reads:
+            others = ", ".join(sorted(m.name for m in METHODS.values() if key in m.reads))
+            raise ConfigError(
+                f"{key}: method {cls.name!r} does not read it, got {given[key]!r}; "
+                f"leave it out, or use one of {others}"
+            )
     return cls(task, method_options(cls, task.config))

@@ -107,7 +107,8 @@ def configured_loss(config: Config, counts: Int[Tensor, "classes"], round: int) 
         first, beta = options.pop("drw-from", None), options.pop("drw-beta", 0.9999)
         if first is not None and (not isinstance(first, int) or first < 1):
             raise ConfigError(f"{where}: drw-from must be a round, 1 or later, got {first!r}")
-        weights = drw_weights(counts, beta)  # type: ignore[arg-type]  # it checks what it is given
+        if isinstance(beta, bool | str) or not 0 <= beta < 1:
+            raise ConfigError(f"{where}: drw-beta must be a number >= 0 and < 1, got {beta!r}")
         if first is not None and round >= first:
-            further["weights"] = weights
+            further["weights"] = drw_weights(counts, float(beta))
     return local_loss(config.local_loss, counts, **options, **further)

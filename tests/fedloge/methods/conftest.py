@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 import torch
 from flwr.app import Message
+from safetensors.torch import load_file
 from torch import Tensor
 
 from experiments.engines import local
 from fedloge.config import from_flat
 from fedloge.data.images import Images
 from fedloge.errors import ConfigError
+from fedloge.federation import Federation
 from fedloge.methods import method_class, method_options
 from fedloge.methods.base import LocalData, Task
 from fedloge.models.base import Backbone
@@ -76,6 +78,57 @@ def run_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
     return run
 
 
+SMALL: dict[str, Any] = {
+    "num-clients": 4,
+    "clients-per-round": 3,
+    "rounds": 2,
+    "local-epochs": 1,
+    "batch-size": 32,
+    "imbalance-factor": 0.1,
+    "evaluate-every": 1,
+    "device": "cpu",
+}
+
+
+@pytest.fixture
+def federation() -> Callable[..., Federation]:
+    """A method on digits among four clients."""
+
+    def make(method: str, options: str = "", **changes: Any) -> Federation:
+        values = {"method": method, "method-options": options}
+        named = {key.replace("_", "-"): value for key, value in changes.items()}
+        return Federation(from_flat(SMALL | values | named))
+
+    return make
+
+
+@pytest.fixture
+def run_once(tmp_path: Path) -> Callable[..., Path]:
+    """Run a method on digits for two rounds; returns the run's folder."""
+
+    def run(method: str, options: str = "", name: str = "", **changes: Any) -> Path:
+        values = {"method": method, "method-options": options, "runs-dir": str(tmp_path)}
+        named = {key.replace("_", "-"): value for key, value in changes.items()}
+        name = name or f"{method}-{len(list(tmp_path.iterdir()))}"
+        local.run(from_flat(SMALL | values | named | {"name": name}))
+        assert not (tmp_path / name / "failures.jsonl").exists()
+        return tmp_path / name
+
+    return run
+
+
+@pytest.fixture
+def trained() -> Callable[[Path], dict[str, Tensor]]:
+    """The shared tensors of a run's newest checkpoint, and the server's as ``server.<name>``."""
+
+    def read(folder: Path) -> dict[str, Tensor]:
+        manifest = json.loads((folder / "checkpoint/manifest.json").read_text())
+        tensors = load_file(folder / "checkpoint" / manifest["checkpoints"][-1]["file"])
+        return {name.removeprefix("shared."): t for name, t in tensors.items()}
+
+    return read
+
+
 class Flat(Backbone):
     """Features are the image's pixels."""
 
@@ -127,5 +180,17 @@ def refuses() -> Callable[[str, str], None]:
         config = from_flat({"method": method, "method-options": options})
         with pytest.raises(ConfigError, match=options.split(" ")[0]):
             method_options(method_class(method), config)
+
+    return check
+
+
+@pytest.fixture
+def refuses_config(federation: Callable[..., Federation]) -> Callable[..., None]:
+    """A config key is refused with a line that names it and the method."""
+
+    def check(method: str, **changes: Any) -> None:
+        key = next(iter(changes)).replace("_", "-")
+        with pytest.raises(ConfigError, match=f"{key}: method '{method}' does not read it"):
+            _ = federation(method, **changes).method
 
     return check
