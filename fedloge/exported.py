@@ -94,7 +94,8 @@ def save(
         "extractor": predictor.extractor,
         "config": config.flat(),
     }
-    weights = to_bytes({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
+    # Clones: a head is often the network's own, and safetensors refuses memory named twice.
+    weights = to_bytes({k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()})
     manifest["weights"] = digest(weights)
     try:
         folder.mkdir(parents=True)
