@@ -14,6 +14,7 @@ from fedloge.methods.fedgrab import FedGraB
 from fedloge.methods.fedloge import FedLoGe
 from fedloge.methods.fednh import FedNH
 from fedloge.methods.fedper import FedPer
+from fedloge.methods.fedprox import FedProx
 from fedloge.methods.fedyoyo import FedYoYo
 from fedloge.methods.rucr import RUCR
 from fedloge.plugins import load_plugin
@@ -28,6 +29,7 @@ METHODS: dict[str, type[Method]] = {
         FedLoGe,
         FedNH,
         FedPer,
+        FedProx,
         FedYoYo,
         RUCR,
     )

@@ -1,0 +1,52 @@
+"""FedProx: federated optimization in heterogeneous networks.
+
+Li, Sahu, Zaheer, Sanjabi, Talwalkar, Smith. MLSys 2020, arXiv 1812.06127.
+
+FedAvg whose clients are held near the model they received: their loss has the
+proximal term mu/2 ||theta - theta_global||^2 (eq. 2). mu = 0 is FedAvg.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import mse_loss
+
+from fedloge.methods.base import LocalData, Losses, Update
+from fedloge.methods.fedavg import FedAvg
+from fedloge.methods.single import HeadNetwork
+from fedloge.training import sgd
+
+
+class FedProx(FedAvg):
+    """FedAvg with a proximal term."""
+
+    name = "fedprox"
+
+    class Options(FedAvg.Options):
+        """`mu`: weight of the proximal term; the paper picks one of 0.001, 0.01, 0.1 and 1 a data set."""
+
+        mu: float = Field(0.01, ge=0)
+
+    options: Options
+
+    def local_update(self, net: HeadNetwork, client: LocalData) -> Update:
+        """SGD on the loss plus the proximal term; what is not shared is not held."""
+        anchored = [
+            (p, p.detach().clone()) for name, p in net.named_parameters() if name in client.received
+        ]
+
+        def loss(net: HeadNetwork, images: Tensor, labels: Tensor, client: LocalData) -> Losses:
+            proximal = self.options.mu / 2 * squared_distance(anchored)
+            return {**self.loss(net, images, labels, client), "proximal": proximal}
+
+        epochs = self.config.local_epochs
+        return Update(sgd(net, self.trainable(net), loss, client, epochs=epochs))
+
+
+def squared_distance(pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """Sum over pairs of tensors of ||a - b||^2."""
+    return torch.stack([mse_loss(a, b, reduction="sum") for a, b in pairs]).sum()
