@@ -15,6 +15,7 @@ from fedloge.methods.fedloge import FedLoGe
 from fedloge.methods.fednh import FedNH
 from fedloge.methods.fedper import FedPer
 from fedloge.methods.fedprox import FedProx
+from fedloge.methods.fedrep import FedRep
 from fedloge.methods.fedyoyo import FedYoYo
 from fedloge.methods.rucr import RUCR
 from fedloge.plugins import load_plugin
@@ -30,6 +31,7 @@ METHODS: dict[str, type[Method]] = {
         FedNH,
         FedPer,
         FedProx,
+        FedRep,
         FedYoYo,
         RUCR,
     )

@@ -1,0 +1,59 @@
+"""FedRep: exploiting shared representations for personalized federated learning.
+
+Collins, Hassani, Mokhtari, Shakkottai. ICML 2021, arXiv 2102.07078.
+
+The parts are FedPer's, but one is trained after the other: first the client's head
+on the backbone as received, then the backbone under that head (algorithm 1).
+"""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from fedloge.methods.base import LocalData, Losses, MethodOptions, Update
+from fedloge.methods.fedper import FedPer
+from fedloge.methods.single import HeadNetwork
+from fedloge.training import sgd
+
+
+class FedRep(FedPer):
+    """FedPer with the head first and the backbone after it."""
+
+    name = "fedrep"
+
+    class Options(MethodOptions):
+        """`head_epochs`: passes for the head (10 in the paper); the backbone has ``local-epochs``."""
+
+        head_epochs: int = Field(10, ge=1)
+
+    options: Options
+
+    def local_update(self, net: HeadNetwork, client: LocalData) -> Update:
+        """The head, then the backbone; neither moves in the other's turn."""
+        head = sgd(
+            net,
+            list(net.head.parameters()),
+            self.head_loss,
+            client,
+            epochs=self.options.head_epochs,
+            purpose="train-head",
+            frozen=net.backbone,
+        )
+        body = sgd(
+            net,
+            list(net.backbone.parameters()),
+            self.loss,
+            client,
+            epochs=self.config.local_epochs,
+        )
+        return Update({**body, "loss-head": head["loss"]})
+
+    def head_loss(
+        self, net: HeadNetwork, images: Tensor, labels: Tensor, client: LocalData
+    ) -> Losses:
+        """The loss without a gradient for the backbone."""
+        with torch.no_grad():
+            h = net.backbone(images)
+        return {"local": self.local_loss(net.head(h), labels, client)}
