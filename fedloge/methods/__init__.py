@@ -10,6 +10,7 @@ from fedloge.methods.base import Method, MethodOptions, Task
 from fedloge.methods.ccvr import CCVR
 from fedloge.methods.creff import CReFF
 from fedloge.methods.fedavg import FedAvg
+from fedloge.methods.fedbabu import FedBABU
 from fedloge.methods.fedgrab import FedGraB
 from fedloge.methods.fedloge import FedLoGe
 from fedloge.methods.fednh import FedNH
@@ -26,6 +27,7 @@ METHODS: dict[str, type[Method]] = {
         CCVR,
         CReFF,
         FedAvg,
+        FedBABU,
         FedGraB,
         FedLoGe,
         FedNH,

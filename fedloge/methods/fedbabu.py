@@ -1,0 +1,36 @@
+"""FedBABU: toward enhanced representation for federated image classification.
+
+Oh, Kim, Yun. ICLR 2022, arXiv 2106.06042.
+
+Only the backbone is trained and averaged. The head keeps the values it was drawn
+with, the same for all, so that there is a global model; each client tunes a copy of
+it for evaluation. (The paper also tunes the whole network then; this tunes the head.)
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from fedloge.methods.base import Part
+from fedloge.methods.fedavg import FedAvg
+from fedloge.methods.single import HeadNetwork, SingleHead
+
+
+class FedBABU(FedAvg):
+    """FedAvg of the backbone alone, under a head that stays as it was drawn."""
+
+    name = "fedbabu"
+    parts: ClassVar = {"backbone": Part.SHARED, "head": Part.FIXED}
+    reads: ClassVar = SingleHead.reads
+
+    def build(self) -> HeadNetwork:
+        """As FedAvg's, the head frozen."""
+        net = self.fresh_model()
+        net.head.requires_grad_(False)
+        return net
+
+    def head_norms(self, net: HeadNetwork) -> dict[str, Tensor]:
+        """None worth plotting: the head has learned nothing."""
+        return {}
