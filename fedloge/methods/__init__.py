@@ -11,6 +11,7 @@ from fedloge.methods.ccvr import CCVR
 from fedloge.methods.creff import CReFF
 from fedloge.methods.fedavg import FedAvg
 from fedloge.methods.fedbabu import FedBABU
+from fedloge.methods.fedbn import FedBN
 from fedloge.methods.fedgrab import FedGraB
 from fedloge.methods.fedloge import FedLoGe
 from fedloge.methods.fednh import FedNH
@@ -28,6 +29,7 @@ METHODS: dict[str, type[Method]] = {
         CReFF,
         FedAvg,
         FedBABU,
+        FedBN,
         FedGraB,
         FedLoGe,
         FedNH,

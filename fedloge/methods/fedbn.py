@@ -1,0 +1,38 @@
+"""FedBN: federated learning on non-IID features via local batch normalization.
+
+Li, Jiang, Zhang, Kamp, Dou. ICLR 2021, arXiv 2102.07623.
+
+All is averaged but the normalisation layers, parameters and running statistics
+alike, which stay with their client. Without a set of them of its own, the server
+has no global model.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from fedloge.errors import ConfigError
+from fedloge.methods.base import LocalData, MethodOptions, Part, Predictor, Task
+from fedloge.methods.single import HeadNetwork, SingleHead
+from fedloge.models.head import LinearHead
+
+
+class FedBN(SingleHead[HeadNetwork]):
+    """One model, averaged but for its norm layers."""
+
+    name = "fedbn"
+    parts: ClassVar = {"backbone": Part.SHARED, "head": Part.SHARED}
+    primary_personal = "raw"
+    norm_sharing = "none"
+
+    def __init__(self, task: Task, options: MethodOptions) -> None:
+        super().__init__(task, options)
+        if self.config.norm_sharing == "affine":
+            raise ConfigError(
+                "norm-sharing: fedbn shares nothing of the norm layers, got 'affine'; "
+                "leave the key out, or use method=fedavg"
+            )
+
+    def personal_predictors(self, net: HeadNetwork, client: LocalData) -> dict[str, Predictor]:
+        """The averaged model with the client's own norm layers."""
+        return {"raw": Predictor(LinearHead.of(net.head))}
