@@ -9,6 +9,7 @@ from fedloge.errors import ConfigError, PluginError, unknown_name
 from fedloge.methods.base import Method, MethodOptions, Task
 from fedloge.methods.ccvr import CCVR
 from fedloge.methods.creff import CReFF
+from fedloge.methods.ditto import Ditto
 from fedloge.methods.fedavg import FedAvg
 from fedloge.methods.fedbabu import FedBABU
 from fedloge.methods.fedbn import FedBN
@@ -27,6 +28,7 @@ METHODS: dict[str, type[Method]] = {
     for m in (
         CCVR,
         CReFF,
+        Ditto,
         FedAvg,
         FedBABU,
         FedBN,
