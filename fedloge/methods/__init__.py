@@ -19,6 +19,7 @@ from fedloge.methods.fednh import FedNH
 from fedloge.methods.fedper import FedPer
 from fedloge.methods.fedprox import FedProx
 from fedloge.methods.fedrep import FedRep
+from fedloge.methods.fedrod import FedROD
 from fedloge.methods.fedyoyo import FedYoYo
 from fedloge.methods.rucr import RUCR
 from fedloge.plugins import load_plugin
@@ -38,6 +39,7 @@ METHODS: dict[str, type[Method]] = {
         FedPer,
         FedProx,
         FedRep,
+        FedROD,
         FedYoYo,
         RUCR,
     )

@@ -1,0 +1,61 @@
+"""FedROD: on bridging generic and personalized federated learning for image classification.
+
+Chen, Chao. ICLR 2022, arXiv 2107.00778.
+
+Two losses, two predictors (eq. 9, the linear version): backbone and generic head
+train on balanced softmax under the client's class counts; a private head on detached
+features adds its logits to the generic ones and minimises the client's own risk.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from fedloge.losses import balanced_softmax
+from fedloge.methods.base import LocalData, Losses, Part, Predictor
+from fedloge.methods.single import HeadNetwork, SharedHead
+from fedloge.models.head import LinearHead, linear
+
+
+class FedRODNetwork(HeadNetwork):
+    """Backbone, generic head, and the client's private head."""
+
+    private_head: nn.Linear
+
+
+class FedROD(SharedHead[FedRODNetwork]):
+    """A generic model on balanced softmax, and a private head that corrects it."""
+
+    name = "fedrod"
+    parts: ClassVar = {**SharedHead.parts, "private_head": Part.PERSONAL}
+    primary_personal = "raw"
+    reads: ClassVar = frozenset({"post-hoc"})
+
+    def build(self) -> FedRODNetwork:
+        """The generic model and the private head, as their layers start."""
+        generic, classes = self.fresh_model(), self.task.num_classes
+        private = linear(
+            generic.head.in_features, classes, seed=self.config.seed, purpose="init/local-head"
+        )
+        return FedRODNetwork(backbone=generic.backbone, head=generic.head, private_head=private)
+
+    def loss(self, net: FedRODNetwork, images: Tensor, labels: Tensor, client: LocalData) -> Losses:
+        """The generic and the private loss; the private one moves the private head alone."""
+        h = net.backbone(images)
+        generic = net.head(h)
+        both = generic.detach() + net.private_head(h.detach())
+        return {
+            "generic": balanced_softmax(generic, labels, client.counts),
+            "private": cross_entropy(both, labels),
+        }
+
+    def personal_predictors(self, net: FedRODNetwork, client: LocalData) -> dict[str, Predictor]:
+        """Both heads' logits added; for a client that has never trained, the generic ones."""
+        generic, private = LinearHead.of(net.head), LinearHead.of(net.private_head)
+        if client.rounds_trained == 0:
+            return {"raw": Predictor(generic)}
+        both = LinearHead(generic.weight + private.weight, generic.offset() + private.offset())
+        return {"raw": Predictor(both)}
