@@ -6,6 +6,7 @@ import pydantic
 
 from fedloge.config import Config, from_flat, parse_options
 from fedloge.errors import ConfigError, PluginError, unknown_name
+from fedloge.methods.apfl import APFL
 from fedloge.methods.base import Method, MethodOptions, Task
 from fedloge.methods.ccvr import CCVR
 from fedloge.methods.creff import CReFF
@@ -27,6 +28,7 @@ from fedloge.plugins import load_plugin
 METHODS: dict[str, type[Method]] = {
     m.name: m
     for m in (
+        APFL,
         CCVR,
         CReFF,
         Ditto,

@@ -1,0 +1,100 @@
+"""APFL: adaptive personalized federated learning.
+
+Deng, Kamani, Mahdavi. 2020, arXiv 2003.13461.
+
+A client predicts with a mixture of its own model and the global one,
+alpha v + (1 - alpha) w, where alpha is learned with v by gradient descent and kept in
+[0, 1]; w trains as in FedAvg. The mixture is of the models' logits, as in the authors'
+released code: for linear models it is the same as the paper's mixture of weights, and
+with batch norm it needs no running statistics of a network that nobody trained.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor
+
+from fedloge.methods.base import LocalData, Losses, MethodOptions, Part, Predictor, Scalar, Update
+from fedloge.methods.ditto import TwinNetwork
+from fedloge.methods.single import SharedHead
+from fedloge.models.head import LinearHead
+
+
+class APFLNetwork(TwinNetwork):
+    """The shared model w, the client's own v, and its share alpha in the mixture."""
+
+    alpha: Scalar
+
+
+class APFL(SharedHead[APFLNetwork]):
+    """FedAvg, and a personal mixture of two models with a learned weight."""
+
+    name = "apfl"
+    parts: ClassVar = {
+        **SharedHead.parts,
+        "own_backbone": Part.PERSONAL,
+        "own_head": Part.PERSONAL,
+        "alpha": Part.PERSONAL,
+    }
+    primary_personal = "raw"
+
+    class Options(MethodOptions):
+        """`alpha`: the own model's share to begin with, 0 to 1; `adaptive`: whether it is learned."""
+
+        alpha: float = Field(0.5, ge=0, le=1)
+        adaptive: bool = True
+
+    options: Options
+
+    def build(self) -> APFLNetwork:
+        """Two models that start alike, and alpha."""
+        shared, own = self.fresh_model(), self.fresh_model()
+        alpha = Scalar(self.options.alpha).requires_grad_(self.options.adaptive)
+        return APFLNetwork(
+            backbone=shared.backbone,
+            head=shared.head,
+            own_backbone=own.backbone,
+            own_head=own.head,
+            alpha=alpha,
+        )
+
+    def loss(self, net: APFLNetwork, images: Tensor, labels: Tensor, client: LocalData) -> Losses:
+        """w's own loss, and the mixture's, which moves v and alpha only."""
+        with torch.no_grad():
+            net.alpha.value.clamp_(0, 1)  # the step before may have left [0, 1]
+        alpha = net.alpha.value
+        w = net.head(net.backbone(images))
+        v = net.own_head(net.own_backbone(images))
+        return {
+            "global": self.local_loss(w, labels, client),
+            "mixture": self.local_loss(alpha * v + (1 - alpha) * w.detach(), labels, client),
+        }
+
+    def local_update(self, net: APFLNetwork, client: LocalData) -> Update:
+        """As any other, alpha back in [0, 1] after the last step too."""
+        update = super().local_update(net, client)
+        with torch.no_grad():
+            alpha = net.alpha.value.clamp_(0, 1).item()
+        return Update({**update.metrics, "alpha": alpha})
+
+    def both_features(
+        self, net: APFLNetwork, images: Tensor
+    ) -> Float[Tensor, "batch features_of_both"]:
+        """Features of the own and of the shared backbone, side by side."""
+        return torch.cat([net.own_backbone(images), net.backbone(images)], dim=1)
+
+    def personal_predictors(self, net: APFLNetwork, client: LocalData) -> dict[str, Predictor]:
+        """The mixture, as one linear head on both features; the global model before any training."""
+        v, w = LinearHead.of(net.own_head), LinearHead.of(net.head)
+        if client.rounds_trained == 0:
+            return {"raw": Predictor(w)}
+        alpha = net.alpha.value.detach()
+        mixture = LinearHead(
+            torch.cat([alpha * v.weight, (1 - alpha) * w.weight], dim=1),
+            alpha * v.offset() + (1 - alpha) * w.offset(),
+        )
+        return {"raw": Predictor(mixture, extractor="both_features")}
