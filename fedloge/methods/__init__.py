@@ -14,6 +14,7 @@ from fedloge.methods.ditto import Ditto
 from fedloge.methods.fedavg import FedAvg
 from fedloge.methods.fedbabu import FedBABU
 from fedloge.methods.fedbn import FedBN
+from fedloge.methods.fedetf import FedETF
 from fedloge.methods.fedgrab import FedGraB
 from fedloge.methods.fedloge import FedLoGe
 from fedloge.methods.fednh import FedNH
@@ -35,6 +36,7 @@ METHODS: dict[str, type[Method]] = {
         FedAvg,
         FedBABU,
         FedBN,
+        FedETF,
         FedGraB,
         FedLoGe,
         FedNH,

@@ -1,0 +1,142 @@
+"""FedETF: no fear of classifier biases, with a synthetic and fixed classifier.
+
+Li, Shang, He, Lin, Wu. ICCV 2023, arXiv 2303.10058.
+
+A linear projection after the backbone, features at unit norm, a fixed simplex ETF W
+and one learned scale: logits = scale W h. The loss is balanced softmax under the
+client's class counts. A client's personal model comes after training: W and the
+projection are tuned in turns on cross-entropy, as in the paper's second stage. Its
+first stage, which trains the whole network on the client for some epochs more, is
+left out, so that tuning needs the backbone's features only once.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, linear, normalize
+
+from fedloge.geometry.prototypes import prototypes
+from fedloge.losses import balanced_softmax
+from fedloge.methods.base import (
+    FixedHead,
+    LocalData,
+    Losses,
+    Method,
+    MethodOptions,
+    Network,
+    Part,
+    Predictor,
+    Scalar,
+)
+from fedloge.models import head as heads
+from fedloge.models.head import LinearHead
+from fedloge.rng import rng
+
+
+class FedETFNetwork(Network):
+    """Backbone, projection, scale and fixed classifier; a place for the client's tuned projection."""
+
+    projection: nn.Linear
+    scale: Scalar
+    fixed: FixedHead
+    own_projection: nn.Linear
+
+
+class FedETF(Method[FedETFNetwork]):
+    """Unit features against a fixed simplex."""
+
+    name = "fedetf"
+    parts: ClassVar = {
+        "backbone": Part.SHARED,
+        "projection": Part.SHARED,
+        "scale": Part.SHARED,
+        "fixed": Part.FIXED,
+        "own_projection": Part.PERSONAL,
+    }
+    primary_global = "raw"
+    primary_personal = "tuned"
+
+    class Options(MethodOptions):
+        """`dim`: width of the projection, 0 for the number of classes as the authors have it.
+
+        `scale`: where the learned scale starts, above 0. `tune_epochs`: how often W and then
+        the projection pass over the client's images when it is measured (the paper: 20 turns
+        of 3 passes each).
+        """
+
+        dim: int = Field(0, ge=0)
+        scale: float = Field(1.0, gt=0)
+        tune_epochs: int = Field(5, ge=0)
+
+    options: Options
+
+    def build(self) -> FedETFNetwork:
+        """W with rows of norm 1, the rest as its layers start."""
+        backbone, seed, classes = self.task.backbone(), self.config.seed, self.task.num_classes
+        dim = self.options.dim or classes
+        projection, own = (
+            heads.linear(backbone.out_features, dim, seed=seed, purpose="init/projection")
+            for _ in range(2)
+        )
+        return FedETFNetwork(
+            backbone=backbone,
+            projection=projection,
+            scale=Scalar(self.options.scale),
+            fixed=FixedHead(prototypes(classes, dim, "etf", gamma=1.0, seed=seed)),
+            own_projection=own.requires_grad_(False),
+        )
+
+    def loss(self, net: FedETFNetwork, images: Tensor, labels: Tensor, client: LocalData) -> Losses:
+        """Balanced softmax of the scaled cosines."""
+        logits = net.scale.value * net.fixed(self.features(net, images))
+        return {"balanced": balanced_softmax(logits, labels, client.counts)}
+
+    def features(self, net: FedETFNetwork, images: Tensor) -> Float[Tensor, "batch features"]:
+        """Projected, at unit norm."""
+        return normalize(net.projection(net.backbone(images)))
+
+    def own_features(self, net: FedETFNetwork, images: Tensor) -> Float[Tensor, "batch features"]:
+        """The same through the client's tuned projection."""
+        return normalize(net.own_projection(net.backbone(images)))
+
+    def global_predictors(self, net: FedETFNetwork) -> dict[str, Predictor]:
+        """The fixed classifier on the shared projection."""
+        return {"raw": Predictor(LinearHead(net.scale.value.detach() * net.fixed.weight))}
+
+    def personal_predictors(self, net: FedETFNetwork, client: LocalData) -> dict[str, Predictor]:
+        """The global model as it is, and with projection and classifier tuned on the client."""
+        tuned = self._tune(net, client)
+        return {
+            **self.global_predictors(net),
+            "tuned": Predictor(LinearHead(tuned), extractor="own_features"),
+        }
+
+    def _tune(self, net: FedETFNetwork, client: LocalData) -> Float[Tensor, "classes features"]:
+        """Leave the tuned projection in `net.own_projection`; return the tuned W, scaled."""
+        config, projection = self.config, net.own_projection
+        projection.load_state_dict(net.projection.state_dict())
+        net.eval()
+        with torch.no_grad():
+            parts = [(net.backbone(x), y) for x, y in client.plain_batches()]
+        h, labels = torch.cat([h for h, _ in parts]), torch.cat([y for _, y in parts])
+        weight, scale = nn.Parameter(net.fixed.weight.clone()), net.scale.value.detach()
+        projection.requires_grad_(True)
+        generator = rng(config.seed, "tune", client.round, client.client)
+        for _ in range(self.options.tune_epochs):
+            for moving in ([weight], list(projection.parameters())):
+                optimiser = torch.optim.SGD(
+                    moving, lr=config.lr, momentum=config.momentum, fused=True
+                )
+                order = torch.from_numpy(generator.permutation(len(labels))).to(labels.device)
+                for batch in order.split(config.batch_size):
+                    optimiser.zero_grad()
+                    logits = scale * linear(normalize(projection(h[batch])), weight)
+                    cross_entropy(logits, labels[batch]).backward()
+                    optimiser.step()
+        projection.requires_grad_(False)
+        return scale * weight.detach()
