@@ -26,6 +26,15 @@ from fedloge.errors import CheckpointError, RunError
 from fedloge.wire import Stamp
 
 _FILE = re.compile(r"round-(\d{6})\.safetensors")
+_HEADER = {
+    "run-id",
+    "fingerprint",
+    "client",
+    "attempt",
+    "round",
+    "rounds-trained",
+    "checksum",
+}
 
 
 @dataclass(frozen=True)
@@ -118,8 +127,8 @@ class PersonalStore:
             "attempt": stamp.attempt,
             "round": stamp.round,
             "rounds-trained": rounds_trained,
-            "checksum": _checksum(tensors),
         }
+        header["checksum"] = _checksum(header, tensors)
         self._replace(
             self._path(stamp.round), save(tensors, metadata={"fedloge": json.dumps(header)})
         )
@@ -151,7 +160,7 @@ class PersonalStore:
         try:
             with os.scandir(self.folder) as entries:
                 names = [entry.name for entry in entries]
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
         return [int(match[1]) for name in names if (match := _FILE.fullmatch(name))]
 
@@ -163,8 +172,11 @@ class PersonalStore:
         try:
             with path.open("rb") as f:
                 (length,) = struct.unpack("<Q", f.read(8))
-                return json.loads(json.loads(f.read(length))["__metadata__"]["fedloge"])
-        except (OSError, ValueError, KeyError, struct.error, MemoryError, OverflowError):
+                header = json.loads(json.loads(f.read(length))["__metadata__"]["fedloge"])
+            if header.keys() != _HEADER or header["round"] != round:
+                raise ValueError
+            return header
+        except (OSError, ValueError, KeyError, TypeError, struct.error, MemoryError, OverflowError):
             raise self._damaged(round) from None
 
     def _read(self, round: int) -> tuple[dict, dict[str, Tensor]]:
@@ -173,7 +185,7 @@ class PersonalStore:
             tensors = load(self._path(round).read_bytes())
         except Exception:  # safetensors has an error type of its own for every kind of damage
             raise self._damaged(round) from None
-        if _checksum(tensors) != header.get("checksum"):
+        if _checksum(header, tensors) != header["checksum"]:
             raise self._damaged(round)
         return header, tensors
 
@@ -214,9 +226,10 @@ class PersonalStore:
             )
 
 
-def _checksum(tensors: Mapping[str, Tensor]) -> str:
+def _checksum(header: Mapping, tensors: Mapping[str, Tensor]) -> str:
+    said = json.dumps({key: header[key] for key in sorted(_HEADER - {"checksum"})})
     flat = [part for name in sorted(tensors) for part in (name.encode(), _bytes(tensors[name]))]
-    return digest(*flat)
+    return digest(said.encode(), *flat)
 
 
 def _bytes(tensor: Tensor) -> bytes:

@@ -98,14 +98,15 @@ class Roster:
     def _member(self, node: int, content: RecordDict) -> Member:
         if reason := wire.failure_reason(content):
             raise RunError(reason)
-        metrics, identity = wire.metrics_of(content), content.config_records.get("identity", {})
+        metrics, identity = wire.metrics_of(content), content.config_records.get("identity")
         partition, images = metrics.get("partition-id"), metrics.get(wire.NUM_EXAMPLES)
         if not isinstance(partition, int) or not 0 <= partition < self._num_clients:
             raise RunError(
                 f"node {node} says it holds partition {partition!r}, expected 0 to {self._num_clients - 1}; "
                 "start it with this project's client app and the run's num-clients"
             )
-        if (fingerprint := identity.get("fingerprint")) != self._fingerprint:
+        fingerprint = str(identity["fingerprint"]) if identity else "nothing of ours"
+        if fingerprint != self._fingerprint:
             raise RunError(
                 f"partition {partition}: it would compute {fingerprint}, this run is "
                 f"{self._fingerprint}; give both sides the same config, data and versions"
