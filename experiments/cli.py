@@ -30,6 +30,9 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a config key; repeatable."),
 ]
+SuperLink = Annotated[
+    str, typer.Option(help="Engine superlink: a connection in Flower's config.toml.")
+]
 RunArg = Annotated[Path, typer.Argument(help="A run directory.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
 
@@ -53,9 +56,10 @@ def main() -> None:
 def run(
     recipe: Recipe = None,
     set_: Set = None,
-    engine: Annotated[str, typer.Option(help="local or ray")] = "local",
+    engine: Annotated[str, typer.Option(help="local, ray or superlink")] = "local",
     name: Annotated[str, typer.Option(help="Name of the run; empty: made up.")] = "",
     runs_dir: Annotated[str, typer.Option(help="Folder that holds the runs.")] = "",
+    superlink: SuperLink = "",
     json_: Json = False,
 ) -> None:
     """Train a federation and leave its record."""
@@ -68,7 +72,7 @@ def run(
     }
     if name:
         changes["name"] = name
-    launch.start(config.replace(**changes), engine, as_json=json_)
+    launch.start(config.replace(**changes), engine, as_json=json_, superlink=superlink)
 
 
 @cli.command()
@@ -80,7 +84,8 @@ def resume(
     from_round: Annotated[
         int | None, typer.Option(help="Continue from this kept round; default: the newest.", min=0)
     ] = None,
-    engine: Annotated[str, typer.Option(help="local or ray")] = "local",
+    engine: Annotated[str, typer.Option(help="local, ray or superlink")] = "local",
+    superlink: SuperLink = "",
     json_: Json = False,
 ) -> None:
     """Continue an interrupted run from its newest checkpoint."""
@@ -97,7 +102,7 @@ def resume(
     }
     if rounds is not None:
         changes["rounds"] = rounds
-    launch.start(opened.config.replace(**changes), engine, as_json=json_)
+    launch.start(opened.config.replace(**changes), engine, as_json=json_, superlink=superlink)
 
 
 @cli.command()

@@ -19,20 +19,43 @@ ENGINES = {"local": "experiments.engines.local", "ray": "experiments.engines.ray
 def engine(name: str) -> Callable[[Config], None]:
     """The `run` function of an engine."""
     if name not in ENGINES:
-        raise ConfigError(f"--engine: {unknown_name('engine', name, ENGINES)}")
+        raise ConfigError(f"--engine: {unknown_name('engine', name, [*ENGINES, 'superlink'])}")
     return import_module(ENGINES[name]).run
 
 
-def start(config: Config, engine_name: str, *, as_json: bool) -> None:
-    """Run or resume, then print the table and the path of the report."""
+def start(config: Config, engine_name: str, *, as_json: bool, superlink: str = "") -> None:
+    """Run or resume, then print the table and the path of the report.
+
+    `superlink` names the SuperLink to hand the run to, for the engine of that name.
+    """
+    if engine_name == "superlink":
+        from experiments.engines import superlink as remote
+
+        folder = remote.run(config, superlink)
+        if not folder.is_dir():
+            _say_elsewhere(folder, as_json=as_json)
+            return
+    else:
+        run = engine(engine_name)
+        with shown_progress(stderr()) as progress:
+            run(config)
+        folder = Path(progress.folder)
+    _finish(folder, as_json=as_json)
+
+
+def _say_elsewhere(folder: Path, *, as_json: bool) -> None:
+    if as_json:
+        sys.stdout.write(json.dumps({"name": folder.name, "server-folder": str(folder)}) + "\n")
+    else:
+        stdout().print(f"complete; its record lies on the server: {folder}", soft_wrap=True)
+
+
+def _finish(folder: Path, *, as_json: bool) -> None:
     from experiments import tables
     from experiments.report import write_report
     from experiments.runs import open_run, summary
 
-    run = engine(engine_name)
-    with shown_progress(stderr()) as progress:
-        run(config)
-    opened = open_run(Path(progress.folder))
+    opened = open_run(folder)
     page = opened.path / "report.html"
     write_report([opened], page)
     if as_json:

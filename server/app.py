@@ -9,6 +9,7 @@ from fedloge import config as configs
 from fedloge.federation import open_federation
 from server import record
 from server.rounds import run_rounds
+from server.spoken import spoken
 
 app = ServerApp()
 
@@ -16,7 +17,8 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run a federation as its run config says."""
-    config = configs.from_flat(context.run_config, "run config")
-    federation = open_federation(config)
-    opened = (record.reopen if config.resume else record.create)(config, federation)
-    run_rounds(grid, config, federation, opened)
+    with spoken():
+        config = configs.from_flat(context.run_config, "run config")
+        federation = open_federation(config)
+        opened = (record.reopen if config.resume else record.create)(config, federation)
+        run_rounds(grid, config, federation, opened)

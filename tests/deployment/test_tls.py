@@ -1,0 +1,166 @@
+"""A federation over TLS with authenticated SuperNodes computes what the local engine computes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from experiments import certs
+
+if TYPE_CHECKING:
+    from .conftest import Deployment
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+TINY: dict[str, Any] = {
+    "num_clients": 3,
+    "clients_per_round": 2,
+    "rounds": 2,
+    "evaluate_every": 2,
+    "local_epochs": 1,
+    "batch_size": 32,
+    "device": "cpu",
+}
+
+
+@pytest.fixture(scope="module")
+def deployed(federation: Deployment) -> subprocess.CompletedProcess[str]:
+    """`fedloge run` on the deployment, to its end."""
+    return federation.fedloge(
+        "run", "--name=tls", f"--runs-dir={federation.runs}", "--json", **TINY
+    )
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run on the local engine."""
+    folder = tmp_path_factory.mktemp("local")
+    sets = [f"--set={key.replace('_', '-')}={value}" for key, value in TINY.items()]
+    program = Path(sys.executable).with_name("fedloge")
+    subprocess.run([program, "run", "--name=tls", f"--runs-dir={folder}", *sets], check=True)
+    return folder / "tls"
+
+
+def test_a_deployed_run_ends_well_and_is_shown(
+    deployed: subprocess.CompletedProcess[str], federation: Deployment
+) -> None:
+    assert deployed.returncode == 0, deployed.stderr
+    assert json.loads(deployed.stdout)["folder"] == str(federation.runs / "tls")
+    # The ServerApp's lines came through Flower's log to the person who waits.
+    lines = [line for line in deployed.stderr.splitlines() if line.startswith("round ")]
+    assert [line.split()[1] for line in lines] == ["1", "2"]
+
+
+def test_the_final_model_is_the_local_engines_bit_for_bit(
+    deployed: subprocess.CompletedProcess[str], federation: Deployment, reference: Path
+) -> None:
+    there, here = (
+        load_file(folder / "checkpoint" / "round-000002.safetensors")
+        for folder in (federation.runs / "tls", reference)
+    )
+    assert there.keys() == here.keys()
+    for name, tensor in there.items():
+        assert torch.equal(tensor, here[name]), name
+
+
+def test_metrics_are_the_local_engines(
+    deployed: subprocess.CompletedProcess[str], federation: Deployment, reference: Path
+) -> None:
+    for name in ("metrics", "clients", "classes"):
+        there, here = (
+            (folder / f"{name}.jsonl").read_text()
+            for folder in (federation.runs / "tls", reference)
+        )
+        assert there == here
+
+
+def test_personal_heads_lie_at_their_sites_only(
+    deployed: subprocess.CompletedProcess[str], federation: Deployment, reference: Path
+) -> None:
+    found = {k: list((federation.folder / f"state-{k}").rglob("*.safetensors")) for k in range(3)}
+    trained = {path.parent.name: path for path in (reference / "heads").rglob("*.safetensors")}
+    assert {f"client-{k:05d}" for k, paths in found.items() if paths} == trained.keys()
+    for k, paths in found.items():
+        for path in paths:
+            assert path.parent.name == f"client-{k:05d}"
+            here = load_file(reference / "heads" / path.parent.name / path.name)
+            assert all(torch.equal(t, here[name]) for name, t in load_file(path).items())
+    assert not (federation.runs / "tls" / "heads").exists()
+
+
+def test_a_run_that_fails_is_reported_as_failed(federation: Deployment) -> None:
+    done = federation.fedloge(
+        "run", "--name=bad", f"--runs-dir={federation.runs}", model="resnet99"
+    )
+    assert done.returncode == 1
+    assert "finished:failed" in done.stderr and "resnet99" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 2, done.stderr
+
+
+def test_an_unknown_superlink_is_named(federation: Deployment) -> None:
+    done = federation.run("fedloge", "run", "--engine=superlink", "--superlink=nowhere")
+    assert done.returncode == 1
+    assert "'nowhere' not found" in done.stderr and "Traceback" not in done.stderr
+
+
+def supernode(federation: Deployment, folder: Path, **changed: str) -> tuple[int, str]:
+    """Exit code and output of a SuperNode that tries to join with the keys in `folder`."""
+    command = federation.command("supernode-0")
+    options = {
+        "--root-certificates": str(folder / "client-0" / "ca.crt"),
+        "--auth-supernode-private-key": str(folder / "client-0" / "supernode.key"),
+        "--port": str(federation.spare_port),
+        **{f"--{key.replace('_', '-')}": value for key, value in changed.items()},
+    }
+    command = [word for word in command if word.partition("=")[0] not in options]
+    command += [f"{key}={value}" if value else key for key, value in options.items()]
+    try:
+        done = subprocess.run(
+            [*command, "--max-retries=0"],
+            env=federation.environment,
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as exc:
+        return 0, f"still connected after {exc.timeout} s: {exc.output}"
+    return done.returncode, done.stdout
+
+
+def test_an_unregistered_key_is_refused(federation: Deployment, tmp_path: Path) -> None:
+    certs.create(tmp_path / "s", clients=1)
+    own = tmp_path / "s"
+    (own / "client-0" / "ca.crt").write_bytes((federation.secrets / "ca.crt").read_bytes())
+    code, output = supernode(federation, own)
+    assert code != 0 and "Failed to initialize the connection" in output
+    assert "Public key" in output or "not found" in output, output
+
+
+def test_a_server_of_another_authority_is_refused(federation: Deployment, tmp_path: Path) -> None:
+    certs.create(tmp_path / "s", clients=1)
+    code, output = supernode(federation, tmp_path / "s")
+    assert code != 0 and "CERTIFICATE_VERIFY_FAILED" in output
+
+
+def test_a_client_that_speaks_plaintext_is_refused(federation: Deployment) -> None:
+    command = [w for w in federation.command("supernode-0") if "root-certificates" not in w]
+    done = subprocess.run(
+        [*command, "--insecure", f"--port={federation.spare_port}", "--max-retries=0"],
+        env=federation.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode != 0 and "Failed to initialize the connection" in done.stdout
