@@ -132,12 +132,12 @@ def create(config: Config, federation: Federation) -> RunRecord:
         )
     run_id = f"{name[:60]}-{uuid.uuid4().hex[:8]}"
     record = RunRecord(folder, run_id)
+    # Whatever is wrong with the config shows here, before anything is written.
+    files = _opening_files(config.replace(name=name, resume=False), federation, record)
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        for file, content in _opening_files(
-            config.replace(name=name, resume=False), federation, record
-        ).items():
+        for file, content in files.items():
             (temporary / file).write_bytes(content)
         temporary.rename(folder)
     except OSError as exc:
