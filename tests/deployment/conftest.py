@@ -131,6 +131,12 @@ class Deployment:
         for service in services:
             self.wait_healthy(service, wait)
 
+    def write_gateway_conf(self) -> Path:
+        """The gateway's config with this machine's addresses and paths."""
+        conf = self.folder / "gateway.conf"
+        conf.write_text(self._here("gateway", (ROOT / "server" / "gateway.conf").read_text()))
+        return conf
+
     def wait_healthy(self, service: str, seconds: float) -> None:
         """Until the service's own health check passes."""
         deadline = time.monotonic() + seconds
@@ -293,3 +299,9 @@ def federation(deploy: Callable[..., Deployment]) -> Deployment:
     deployment = deploy()
     deployment.start_all()
     return deployment
+
+
+@pytest.fixture(scope="module")
+def deployment_folder(deploy: Callable[..., Deployment]) -> Deployment:
+    """A deployment's keys and configs, with nothing started."""
+    return deploy()
