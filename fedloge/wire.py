@@ -89,7 +89,9 @@ class Stamp:
 
 def _field(record: ConfigRecord, key: str, kind: type[T]) -> T:
     value = record.get(key)
-    if not isinstance(value, kind):
+    # A list is one of whole numbers: no other kind is sent.
+    numbers = not isinstance(value, list) or all(isinstance(n, int) for n in value)
+    if not isinstance(value, kind) or not numbers:
         raise UpdateError(f"the message's {STAMP!r} record lacks a valid {key!r}")
     return value
 
