@@ -34,6 +34,28 @@ SuperLink = Annotated[
     str, typer.Option(help="Engine superlink: a connection in Flower's config.toml.")
 ]
 RunArg = Annotated[Path, typer.Argument(help="A run directory.")]
+Track = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Send the figures on: tensorboard, or a tracker of your own; repeatable.",
+        metavar="NAME",
+    ),
+]
+Runs = Annotated[list[Path] | None, typer.Argument(help="Run directories.")]
+SweepDir = Annotated[
+    Path | None, typer.Option("--sweep", help="All runs of a sweep, by its folder.")
+]
+By = Annotated[
+    list[str] | None,
+    typer.Option(help="A table for each value of this key; repeatable. A sweep knows its own."),
+]
+Where = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY=VALUE", help="Only runs whose config says so; repeatable."),
+]
+AllowUnequal = Annotated[
+    bool, typer.Option("--allow-unequal", help="Also runs of unequal data or budget.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
 
 
@@ -60,6 +82,7 @@ def run(
     name: Annotated[str, typer.Option(help="Name of the run; empty: made up.")] = "",
     runs_dir: Annotated[str, typer.Option(help="Folder that holds the runs.")] = "",
     superlink: SuperLink = "",
+    track: Track = None,
     json_: Json = False,
 ) -> None:
     """Train a federation and leave its record."""
@@ -72,7 +95,9 @@ def run(
     }
     if name:
         changes["name"] = name
-    launch.start(config.replace(**changes), engine, as_json=json_, superlink=superlink)
+    launch.start(
+        config.replace(**changes), engine, as_json=json_, superlink=superlink, track=track or []
+    )
 
 
 @cli.command()
@@ -86,6 +111,7 @@ def resume(
     ] = None,
     engine: Annotated[str, typer.Option(help="local, ray or superlink")] = "local",
     superlink: SuperLink = "",
+    track: Track = None,
     json_: Json = False,
 ) -> None:
     """Continue an interrupted run from its newest checkpoint."""
@@ -102,7 +128,13 @@ def resume(
     }
     if rounds is not None:
         changes["rounds"] = rounds
-    launch.start(opened.config.replace(**changes), engine, as_json=json_, superlink=superlink)
+    launch.start(
+        opened.config.replace(**changes),
+        engine,
+        as_json=json_,
+        superlink=superlink,
+        track=track or [],
+    )
 
 
 @cli.command()
@@ -149,6 +181,107 @@ def report(
     page = out or opened[0].path / ("report.html" if len(opened) == 1 else "comparison.html")
     write_report(opened, page)
     stdout().print(str(page), soft_wrap=True)
+
+
+@cli.command()
+def sweep(
+    file: Annotated[Path, typer.Argument(help="A sweep (TOML): base, grid and methods.")],
+    set_: Set = None,
+    jobs: Annotated[
+        int | None, typer.Option(help="Runs at once; default: what cores or GPUs allow.", min=1)
+    ] = None,
+    engine: Annotated[str, typer.Option(help="local or ray")] = "local",
+    runs_dir: Annotated[str, typer.Option(help="Folder that holds the sweep's folder.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be run.")] = False,
+    track: Track = None,
+    json_: Json = False,
+) -> None:
+    """Run methods x settings x seeds; go on with what is not done."""
+    from experiments.sweep import command
+
+    done = command.sweep(
+        file,
+        set_ or [],
+        runs_dir,
+        jobs=jobs,
+        engine=engine,
+        track=track or [],
+        dry_run=dry_run,
+        as_json=json_,
+    )
+    if not done:
+        raise typer.Exit(1)
+
+
+@cli.command()
+def table(
+    runs: Runs = None,
+    sweep: SweepDir = None,
+    format_: Annotated[
+        str, typer.Option("--format", help="text, md, latex, csv or json; default: by --out.")
+    ] = "",
+    out: Annotated[Path | None, typer.Option(help="Write to this file.")] = None,
+    when: Annotated[
+        str, typer.Option(help="last (evaluated round), mean (of the last ten) or both.")
+    ] = "both",
+    models: Annotated[
+        str, typer.Option(help="primary: the one a method is judged by; all: a row for each.")
+    ] = "primary",
+    test: Annotated[
+        str, typer.Option(help="Pairs of the test: auto, seeds, clients or none.")
+    ] = "auto",
+    against: Annotated[
+        str, typer.Option(help="The row others are tested against; default: FedLoGe.")
+    ] = "",
+    by: By = None,
+    where: Where = None,
+    allow_unequal: AllowUnequal = False,
+) -> None:
+    """The table of a paper from runs: over seeds, best in bold, with paired tests."""
+    from experiments import comparison
+
+    comparison.table(
+        runs or [],
+        sweep,
+        form=format_,
+        out=out,
+        when=when,
+        models=models,
+        test=test,
+        against=against,
+        by=by or [],
+        where=where or [],
+        allow_unequal=allow_unequal,
+    )
+
+
+@cli.command()
+def plot(
+    out: Annotated[Path, typer.Option(help="A .pdf, .png or .svg file.")],
+    kind: Annotated[str, typer.Option(help="curves, per-class, clients or bytes")],
+    runs: Runs = None,
+    sweep: SweepDir = None,
+    side: Annotated[str, typer.Option(help="global, personal or both")] = "both",
+    rows: Annotated[
+        list[str] | None,
+        typer.Option("--row", help="Only this method or label, in this order; repeatable."),
+    ] = None,
+    where: Where = None,
+    allow_unequal: AllowUnequal = False,
+) -> None:
+    """A figure for a paper: curves, accuracy by class size, client against client, bytes."""
+    from experiments import comparison
+
+    comparison.plot(
+        runs or [],
+        sweep,
+        out,
+        kind=kind,
+        side=side,
+        rows=rows or [],
+        where=where or [],
+        allow_unequal=allow_unequal,
+    )
 
 
 @cli.command()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 
 from experiments.console import stderr, stdout
 from experiments.progress import shown_progress
+from experiments.tracking import tracked
 from fedloge.config import Config
 from fedloge.errors import ConfigError, unknown_name
 
@@ -23,10 +24,18 @@ def engine(name: str) -> Callable[[Config], None]:
     return import_module(ENGINES[name]).run
 
 
-def start(config: Config, engine_name: str, *, as_json: bool, superlink: str = "") -> None:
+def start(
+    config: Config,
+    engine_name: str,
+    *,
+    as_json: bool,
+    superlink: str = "",
+    track: Sequence[str] = (),
+) -> None:
     """Run or resume, then print the table and the path of the report.
 
-    `superlink` names the SuperLink to hand the run to, for the engine of that name.
+    `superlink` names the SuperLink to hand the run to, for the engine of that name;
+    `track` names who is sent the figures (`experiments.tracking`).
     """
     if engine_name == "superlink":
         from experiments.engines import superlink as remote
@@ -37,7 +46,7 @@ def start(config: Config, engine_name: str, *, as_json: bool, superlink: str = "
             return
     else:
         run = engine(engine_name)
-        with shown_progress(stderr()) as progress:
+        with shown_progress(stderr()) as progress, tracked(track, config):
             run(config)
         folder = Path(progress.folder)
     _finish(folder, as_json=as_json)

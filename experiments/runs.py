@@ -11,7 +11,7 @@ import difflib
 import json
 import math
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -168,6 +168,11 @@ class Run:
                 "the file belongs to another run"
             )
         return rows
+
+    def client_lines(self, rounds: Collection[int]) -> list[Line]:
+        """A line a client and round, of the evaluated rounds among `rounds`."""
+        lines = _read_lines(self.path / "clients.jsonl", [], _NUMBER)
+        return [line for line in lines if line["round"] in rounds]
 
     def _of_last_evaluation(self, name: str, kinds: tuple[type, ...]) -> list[Line]:
         if not self.evaluated:

@@ -1,0 +1,1 @@
+"""Sweeps: methods x settings x seeds, from one TOML file."""
