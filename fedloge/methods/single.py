@@ -43,6 +43,7 @@ class SingleHead(Method[H]):
         super().__init__(task, options)
         # A wrong loss is refused here, not by every client in turn.
         configured_loss(task.config, torch.ones(task.num_classes, dtype=torch.int64), round=1)
+        self._bound: tuple[LocalData, LocalLoss] | None = None
 
     def build(self) -> H:
         """One model; methods with further parts build their own."""
@@ -62,7 +63,10 @@ class SingleHead(Method[H]):
 
     def local_loss(self, logits: Tensor, labels: Tensor, client: LocalData) -> Tensor:
         """The configured local loss under this client's class counts."""
-        return configured_loss(self.config, client.counts, client.round)(logits, labels)
+        if self._bound is None or self._bound[0] is not client:  # once a round, not once a batch
+            loss = configured_loss(self.config, client.counts, client.round)
+            self._bound = (client, loss)
+        return self._bound[1](logits, labels)
 
 
 class SharedHead(SingleHead[H]):

@@ -39,7 +39,7 @@ def test_a_share_of_nothing_leaves_the_own_model_where_it_was(
     assert torch.equal(fed.net.own_head.weight, before)
 
 
-def test_alpha_follows_its_gradient_and_stays_a_share(federation: Callable[..., Any]) -> None:
+def test_alpha_follows_its_gradient(federation: Callable[..., Any]) -> None:
     fed = federation("apfl", "alpha = 0.5")
     net, data = fed.net, fed.local_data(0, 1, {})
     with torch.no_grad():
@@ -56,10 +56,18 @@ def test_alpha_follows_its_gradient_and_stays_a_share(federation: Callable[..., 
         g is not None for g in torch.autograd.grad(losses["mixture"], shared, allow_unused=True)
     )
 
+
+@pytest.mark.parametrize(("own", "limit"), [(-3, 0.0), (3, 1.0)])
+def test_alpha_stays_a_share(federation: Callable[..., Any], own: float, limit: float) -> None:
+    # One step of a size that would carry it past the end.
+    alpha = abs(limit - 0.01)
+    fed = federation("apfl", f"alpha = {alpha}", lr=100.0, batch_size=4096)
+    net, data = fed.net, fed.local_data(0, 1, {})
+    labels = data.train.labels
     with torch.no_grad():
-        net.own_head.weight.mul_(-1)  # a bad model: its share must end at zero, not below
-    fast = federation("apfl", "alpha = 0.5", lr=1.0).method
-    assert 0 <= fast.local_update(net, data).metrics["alpha"] <= 1
+        net.own_head.weight.zero_()
+        net.own_head.bias.copy_(own * torch.nn.functional.one_hot(labels, 10).float().mean(dim=0))
+    assert fed.method.local_update(net, data).metrics["alpha"] == limit
 
 
 def test_the_shared_model_is_fedavgs(
