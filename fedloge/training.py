@@ -39,8 +39,12 @@ def sgd(
     Raises
     ------
     UpdateError
-        The loss is not finite: the client has diverged.
+        The client has no images, or its loss is not finite: it has diverged.
     """
+    if not len(client.train) or epochs < 1:
+        raise UpdateError(
+            f"client {client.client}: nothing to train on, {len(client.train)} images for {epochs} epochs"
+        )
     config = client.config
     optimiser = torch.optim.SGD(
         parameters,
@@ -52,7 +56,7 @@ def sgd(
     net.train()
     if frozen is not None:
         frozen.eval()
-    steps, sums = 0, None
+    steps, sums = 0, torch.zeros(())
     for images, labels in client.batches(epochs, purpose):
         optimiser.zero_grad()
         terms = loss(net, images, labels, client)
@@ -62,9 +66,7 @@ def sgd(
         optimiser.step()
         steps += 1
         detached = torch.stack([v.detach() for v in values])
-        sums = detached if sums is None else sums.add_(detached)
-    if sums is None:
-        raise UpdateError(f"client {client.client}: no training image, nothing to train on")
+        sums = detached if steps == 1 else sums.add_(detached)
     means = (sums / steps).tolist()
     mean_loss = sum(means)
     if mean_loss != mean_loss or mean_loss in (float("inf"), float("-inf")):
