@@ -21,7 +21,8 @@ app = ClientApp()
 def whoami(message: Message, context: Context) -> Message:
     """Say which partition this node holds, and how many images; node ids are random."""
     try:
-        federation, index = _federation(context), _partition_id(context)
+        federation = _federation(context)
+        index = _partition_id(context, federation.config.num_clients)
         metrics: dict[str, int | float | list[int] | list[float]] = {
             "partition-id": index,
             wire.NUM_EXAMPLES: len(federation.partition.train[index]),
@@ -66,7 +67,8 @@ def _client(message: Message, context: Context) -> tuple[Client, Stamp]:
                 f"the server sent the run name {value!r}; expected letters, digits, '.', '_', '-'"
             )
     folder = personal_folder(context.node_config, context.run_config, stamp)
-    client = Client(_federation(context), _partition_id(context), folder)
+    federation = _federation(context)
+    client = Client(federation, _partition_id(context, federation.config.num_clients), folder)
     client.check(stamp)
     return client, stamp
 
@@ -75,9 +77,8 @@ def _federation(context: Context) -> Federation:
     return open_federation(configs.from_flat(context.run_config, "run config"))
 
 
-def _partition_id(context: Context) -> int:
+def _partition_id(context: Context, clients: int) -> int:
     index = context.node_config.get("partition-id")
-    clients = configs.from_flat(context.run_config, "run config").num_clients
     if not isinstance(index, int) or not 0 <= index < clients:
         raise UpdateError(
             f"node config: partition-id must be a whole number from 0 to num-clients - 1 ({clients} clients), "

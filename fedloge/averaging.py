@@ -20,6 +20,7 @@ from fedloge.errors import UpdateError
 _LIMIT_BITS = 15  # |value| < 2^15
 _SUM_BITS = 62
 _FRACTION_BITS = 52
+_PIECE = 2**16  # of a large tensor; what lies between is held in the processor's cache
 
 
 class WeightedSum:
@@ -44,10 +45,11 @@ class WeightedSum:
         """Add one client's tensors (checked before by `check_update`) with its weight, > 0."""
         self._take(weight)
         for name, total in self._sums.items():
-            # 24 bits of float32 times the weight is exact in float64; it is rounded once.
-            total.add_(
-                tensors[name].to(torch.float64).mul_(weight * self._scale).round_().to(torch.int64)
-            )
+            pieces = tensors[name].reshape(-1).split(_PIECE)
+            for part, values in zip(total.view(-1).split(_PIECE), pieces, strict=True):
+                # 24 bits of float32 times the weight is exact in float64; it is rounded once.
+                scaled = values.to(torch.float64).mul_(weight * self._scale)
+                part.add_(scaled.round_().to(torch.int64))
 
     def partial(self) -> dict[str, Tensor]:
         """The integer sums so far, to be sent and put together with `merge_partial`."""
@@ -148,8 +150,8 @@ def check_update(
             )
         if got.dtype != expected.dtype:
             raise UpdateError(f"tensor {name!r} has dtype {got.dtype}, expected {expected.dtype}")
-        # NaN compares false, so this catches it as well as infinities.
-        if got.numel() and not bool(got.abs().max() < limit):
+        # NaN is both least and greatest and compares false, so this catches it as well as infinities.
+        if got.numel() and not all(-limit < float(value) < limit for value in got.aminmax()):
             finite = bool(got.isfinite().all())
             bad = f"a value of {limit:g} or more" if finite else "a value that is not finite"
             raise UpdateError(f"tensor {name!r} holds {bad}")

@@ -146,10 +146,25 @@ class Federation:
             p is not Part.PERSONAL for n, p in self.parts.items() if n.startswith("backbone.")
         )
 
+    @cached_property
+    def _homes(self) -> dict[str, tuple[dict, str]]:
+        # Where each tensor of the state dict hangs: a state dict made anew for every message
+        # would be a good part of a small client's time.
+        homes = {}
+        for name in self.parts:
+            module, _, key = name.rpartition(".")
+            owner = self.net.get_submodule(module)
+            kind = owner._parameters if key in owner._parameters else owner._buffers
+            homes[name] = (kind, key)
+        return homes
+
     def tensors(self, part: Part) -> dict[str, Tensor]:
         """The network's live tensors of one part."""
-        state = self.net.state_dict()
-        return {name: state[name] for name, p in self.parts.items() if p is part}
+        return {n: self._live(n) for n, p in self.parts.items() if p is part}
+
+    def _live(self, name: str) -> Tensor:
+        kind, key = self._homes[name]
+        return kind[key].detach()
 
     @cached_property
     def initial(self) -> dict[Part, dict[str, Tensor]]:
@@ -159,11 +174,9 @@ class Federation:
 
     def load(self, *groups: Mapping[str, Tensor]) -> Network:
         """Copy tensors into the network, by name."""
-        state = self.net.state_dict()
-        with torch.no_grad():
-            for tensors in groups:
-                for name, value in tensors.items():
-                    state[name].copy_(value)
+        for tensors in groups:
+            for name, value in tensors.items():
+                self._live(name).copy_(value)
         return self.net
 
     @cached_property

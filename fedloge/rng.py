@@ -45,5 +45,8 @@ def torch_seeded(seed: int, purpose: str, round: int = -1, client: int = -1) -> 
     )
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(int(state[0] >> np.uint64(1)))
+        # Not torch.manual_seed, which imports torch's compiler: seconds of every start.
+        torch.default_generator.manual_seed(int(state[0] >> np.uint64(1)))
+        if devices:
+            torch.cuda.manual_seed_all(int(state[0] >> np.uint64(1)))
         yield

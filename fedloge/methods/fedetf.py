@@ -36,6 +36,7 @@ from fedloge.methods.base import (
 from fedloge.models import head as heads
 from fedloge.models.head import LinearHead
 from fedloge.rng import rng
+from fedloge.training import Sgd
 
 
 class FedETFNetwork(Network):
@@ -129,9 +130,7 @@ class FedETF(Method[FedETFNetwork]):
         generator = rng(config.seed, "tune", client.round, client.client)
         for _ in range(self.options.tune_epochs):
             for moving in ([weight], list(projection.parameters())):
-                optimiser = torch.optim.SGD(
-                    moving, lr=config.lr, momentum=config.momentum, fused=True
-                )
+                optimiser = Sgd(moving, lr=config.lr, momentum=config.momentum)
                 order = torch.from_numpy(generator.permutation(len(labels))).to(labels.device)
                 for batch in order.split(config.batch_size):
                     optimiser.zero_grad()

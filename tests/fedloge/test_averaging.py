@@ -105,3 +105,11 @@ def test_weights_beyond_the_announced_total_are_refused() -> None:
 def test_nothing_to_average_is_an_error() -> None:
     with pytest.raises(UpdateError, match="no client"):
         WeightedSum(one(0.0), 1).mean()
+
+
+def test_a_large_tensor_is_summed_like_its_parts() -> None:
+    values = torch.randn(300, 500, generator=torch.Generator().manual_seed(0))
+    whole, rows = WeightedSum({"w": values}, 7), WeightedSum({"w": values[0]}, 7)
+    whole.add({"w": values}, 3)
+    rows.add({"w": values[299]}, 3)
+    assert torch.equal(whole.mean()["w"][299], rows.mean()["w"])

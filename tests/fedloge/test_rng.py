@@ -41,3 +41,10 @@ def test_torchs_generator_is_left_as_it_was() -> None:
     assert torch.equal(torch.rand(1), expected)
     with torch_seeded(1, "init"):
         assert torch.equal(torch.rand(1), inside)
+
+
+def test_a_seeded_block_draws_what_torch_draws_from_that_seed() -> None:
+    with torch_seeded(3, "init", round=1):
+        mine = torch.randn(4)
+        seed = torch.initial_seed()
+    assert torch.equal(mine, torch.randn(4, generator=torch.Generator().manual_seed(seed)))

@@ -130,3 +130,20 @@ def test_replies_and_refusals() -> None:
     assert wire.failure_reason(wire.failure_content("why")) == "why"
     with pytest.raises(UpdateError, match="carries no metrics"):
         wire.metrics_of(wire.failure_content("why"))
+
+
+def test_the_bytes_are_those_that_flower_writes() -> None:
+    tensors = {"w": torch.arange(48.0).view(3, 4, 2, 2), "s": torch.tensor(2.5), "n": torch.ones(0)}
+    assert wire.encode(tensors) == ArrayRecord(tensors)
+
+
+def test_an_array_in_another_order_is_read_as_flower_reads_it() -> None:
+    values = np.asfortranarray(np.arange(6.0).reshape(2, 3))
+    assert np.array_equal(wire.decode(ArrayRecord({"f": Array(values)}))["f"], values)
+
+
+def test_a_truncated_tensor_is_refused() -> None:
+    whole = wire.encode({"w": torch.arange(5.0)})["w"]
+    cut = Array(whole.dtype, whole.shape, whole.stype, whole.data[:-1])
+    with pytest.raises(UpdateError, match="tensors cannot be read"):
+        wire.decode(ArrayRecord({"w": cut}))
