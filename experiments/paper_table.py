@@ -100,7 +100,7 @@ class PaperTable:
     notes: list[str]
 
     def best(self) -> dict[Figure, set[str]]:
-        """The labels of the rows that lead a column, at the precision shown; none among one."""
+        """The labels of the rows that lead a column, at the precision shown; none where all are alike."""
         leaders: dict[Figure, set[str]] = {}
         for figure in FIGURES:
             shown = {
@@ -110,7 +110,8 @@ class PaperTable:
             }
             if len(shown) > 1:
                 top = (min if figure in _LOWER_IS_BETTER else max)(shown.values())
-                leaders[figure] = {label for label, value in shown.items() if value == top}
+                leading = {label for label, value in shown.items() if value == top}
+                leaders[figure] = leading if len(leading) < len(shown) else set()
         return leaders
 
 
@@ -176,6 +177,8 @@ def describe(table: PaperTable) -> list[str]:
         said.append("± is the sample standard deviation over seeds.")
     elif table.rows:
         said.append("One seed each, so nothing is known of the deviation over seeds.")
+    if len(seeds) > 1:
+        said.append("Rows are over unequal numbers of seeds; tests use those that both rows have.")
     for side, name in JUDGED.items():
         compared = [row.compared[side] for row in table.rows if side in row.compared]
         if compared:

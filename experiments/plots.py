@@ -16,8 +16,9 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from numpy.typing import NDArray
 
 from experiments.lineup import Row
@@ -133,11 +134,13 @@ def _bytes(rows: Sequence[Row], sides: Sequence[str]) -> tuple[Figure, str]:
 
 def _per_class(rows: Sequence[Row], sides: Sequence[str]) -> tuple[Figure, str]:
     """Accuracy of the global model on each class, by the class's training images."""
-    drawn = [row for row in rows if "global" in row.runs[0].primary]
-    if "global" not in sides or not drawn:
+    if "global" not in sides or not any("global" in row.runs[0].primary for row in rows):
         raise InputError("a plot per class shows the global model, and these runs have none")
     figure, (panel,) = _panels(1)
-    for index, row in enumerate(drawn):
+    # A row's style follows its place among all rows, so that it is the same in every figure.
+    for index, row in enumerate(rows):
+        if "global" not in row.runs[0].primary:
+            continue
         sizes, values = _class_accuracies(row)
         style = _line_style(index)
         if len(sizes) <= _MANY_CLASSES:
@@ -146,13 +149,11 @@ def _per_class(rows: Sequence[Row], sides: Sequence[str]) -> tuple[Figure, str]:
         panel.plot(sizes, values, ".", ms=2, alpha=0.3, mew=0, color=style["color"])
         panel.plot(*_binned(sizes, values), label=row.label, **style)
     panel.set_xscale("log")
-    panel.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
-    panel.xaxis.set_minor_formatter(NullFormatter())
+    _count_axis(panel.xaxis)
     panel.set_xlabel("training images of the class")
     panel.set_ylabel("accuracy, %")
-    _legend(figure, [panel])
-    binned = len(drawn[0].runs[0].class_names) > _MANY_CLASSES
+    _legend(figure, [panel], rows)
+    binned = len(rows[0].runs[0].class_names) > _MANY_CLASSES
     said = f"Lines join means of {_BINS} groups of classes by size." if binned else ""
     return figure, f"Global model, accuracy on the test images of each class. {said}".strip()
 
@@ -185,8 +186,7 @@ def _clients(rows: Sequence[Row], sides: Sequence[str]) -> tuple[Figure, str]:
     panel.set_ylabel(f"{second.label}, accuracy %")
     bar = figure.colorbar(points, ax=panel, shrink=0.85, pad=0.03)
     bar.set_label("training images of the client")
-    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
-    bar.ax.yaxis.set_minor_formatter(NullFormatter())
+    _count_axis(bar.ax.yaxis)
     bar.outline.set_visible(False)
     above, below = int((y > x).sum()), int((y < x).sum())
     panel.set_title(
@@ -232,7 +232,7 @@ def _over_rounds(
                 panel.fill_between(band.x, low, high, color=style["color"], alpha=0.18, lw=0)
         panel.set_title(_TITLES[side])
     axes[0].set_ylabel("accuracy, %")
-    _legend(figure, axes)
+    _legend(figure, axes, rows)
     return figure, axes
 
 
@@ -319,16 +319,28 @@ def _every(x: Sequence[float], index: int) -> tuple[int, int]:
     return index % step, step
 
 
-def _legend(figure: Figure, axes: Sequence[Axes]) -> None:
+def _legend(figure: Figure, axes: Sequence[Axes], rows: Sequence[Row]) -> None:
     handles: dict[str, Any] = {}
     for panel in axes:
-        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
-            handles.setdefault(label, handle)
+        drawn, labels = panel.get_legend_handles_labels()
+        handles |= dict(zip(labels, drawn, strict=True))
     if len(handles) < 2:
         return
+    names = [row.label for row in rows if row.label in handles]
     wide = figure.get_size_inches()[0] > _COLUMN
-    columns = min(len(handles), 5 if wide else 3)
-    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=columns)
+    figure.legend(
+        [handles[name] for name in names],
+        names,
+        loc="outside lower center",
+        ncols=min(len(names), 5 if wide else 2),
+    )
+
+
+def _count_axis(axis: Axis) -> None:
+    """Numbers of images on a logarithmic axis: 10, 20, 50, 100, ..."""
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda count, _: f"{count:,.0f}"))
+    axis.set_minor_locator(NullLocator())
 
 
 def _log_norm(images: NDArray[np.integer]) -> Any:

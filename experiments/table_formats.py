@@ -15,7 +15,8 @@ from experiments.paper_table import FIGURES, Cell, PaperTable, TableRow, describ
 from experiments.tables import COLUMNS
 
 Bold = Callable[[str], str]
-SIDES = ("global", "personal")
+TITLES = {"global": "Global model", "personal": "Personal models"}
+SIDES = tuple(TITLES)
 
 
 def markdown(tables: Sequence[PaperTable]) -> str:
@@ -43,7 +44,11 @@ def text(tables: Sequence[PaperTable]) -> str:
         for side in SIDES:
             if any(figure in row.cells for row in table.rows for figure in _of(side)):
                 heading, lines = _grid(table, bold=lambda t: f"{t}*", dash="–", sides=(side,))
-                blocks.append(_aligned([heading, *lines]))
+                # The title names the side; 80 columns have no room for it in every heading.
+                short = [
+                    name.removeprefix(f"{side} ").removesuffix(f" ({side})") for name in heading
+                ]
+                blocks.append(f"{TITLES[side]}\n{_aligned([short, *lines])}")
         said = " ".join([*describe(table), "* best of the column."])
         parts.append("\n\n".join([*blocks, textwrap.fill(said, 79)]))
     return "\n\n".join(parts) + "\n"
@@ -162,7 +167,7 @@ def _latex(table: PaperTable) -> str:
         table, bold=lambda t: rf"\textbf{{{t}}}", dash="--", plus_minus=r" {\scriptsize$\pm$} "
     )
     groups, rules, names, column = [], [], ["Method", "Seeds"], 3
-    for side, title in (("global", "Global model"), ("personal", "Personal models")):
+    for side, title in TITLES.items():
         own = [_heading(figure) for figure in _shown(table, side)]
         own += ["$p$"] if _has_p(table, side) else []
         if own:
