@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gzip
+import importlib.util
 import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from fedloge.config import Config
 from fedloge.data.cache import cache_folder
@@ -46,17 +49,15 @@ def load_dataset(config: Config) -> DataSet:
 
 def _digits(config: Config) -> DataSet:
     """scikit-learn's 8x8 digits (Alpaydin and Kaynak, 1998); test: the last 50 of each class."""
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)[:, None]
-    by_class = [np.flatnonzero(digits.target == c) for c in range(10)]
+    table = _digits_table()
+    labels = table[:, -1].astype(np.int64)
+    pixels = np.rint(table[:, :-1] * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)
+    by_class = [np.flatnonzero(labels == c) for c in range(10)]
     per_class = min(map(len, by_class)) - 50
     # In the source's own order, so that the classes stand mixed as they do there.
     train = np.sort(np.concatenate([images[:per_class] for images in by_class]))
     test = np.sort(np.concatenate([images[-50:] for images in by_class]))
     mean, std = channel_statistics(pixels[train])
-    labels = digits.target.astype(np.int64)
     return DataSet(
         name="digits",
         train=Images(torch.from_numpy(pixels[train]), torch.from_numpy(labels[train])),
@@ -66,6 +67,21 @@ def _digits(config: Config) -> DataSet:
         std=std,
         augment="crop",
     )
+
+
+def _digits_table() -> NDArray[np.float64]:
+    # One row an image: 64 pixels of 0..16, then the label. Read from where scikit-learn keeps it,
+    # since to import scikit-learn takes longer than the quick start's first rounds.
+    package = importlib.util.find_spec("sklearn")
+    for folder in (package and package.submodule_search_locations) or ():
+        path = Path(folder) / "datasets/data/digits.csv.gz"
+        if path.exists():
+            with gzip.open(path, "rt") as file:
+                return np.loadtxt(file, delimiter=",")
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    return np.column_stack([digits.data, digits.target])
 
 
 def _cifar10(config: Config) -> DataSet:

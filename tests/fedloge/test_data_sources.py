@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from torchvision.datasets import CIFAR10, CIFAR100
 from fedloge.config import from_flat
 from fedloge.data import load_dataset
 from fedloge.data.images import Images, channel_statistics
+from fedloge.data.sources import _digits_table
 from fedloge.errors import ConfigError, DataError
 
 
@@ -132,3 +135,18 @@ def test_cifar_without_files_or_network(tmp_path, monkeypatch, capfd) -> None:
         load_dataset(from_flat({"dataset": "cifar10", "cache-dir": str(tmp_path)}))
     assert "\n" not in str(error.value)
     assert capfd.readouterr() == ("", "")
+
+
+def test_digits_are_scikit_learns() -> None:
+    from sklearn.datasets import load_digits
+
+    theirs = np.column_stack([load_digits().data, load_digits().target])
+    assert np.array_equal(_digits_table(), theirs)
+
+
+def test_digits_are_read_without_importing_scikit_learn() -> None:
+    code = (
+        "import sys; from fedloge.config import load; from fedloge.data.sources import load_dataset;"
+        "load_dataset(load(None)); sys.exit('sklearn' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
