@@ -24,7 +24,7 @@ def global_figures(
     """
     fed = federation
     # Where norm layers stay with the clients, no global network exists to measure.
-    if fed.config.norm_sharing != "all":
+    if fed.method.norm_sharing != "all":
         return {}, {}
     net = fed.load(shared, fed.initial[Part.PERSONAL]).eval()
     everything = torch.arange(len(fed.test), device=fed.device)
