@@ -21,4 +21,5 @@ def main(grid: Grid, context: Context) -> None:
         config = configs.from_flat(context.run_config, "run config")
         federation = open_federation(config)
         opened = (record.reopen if config.resume else record.create)(config, federation)
-        run_rounds(grid, config, federation, opened)
+        with opened.held():
+            run_rounds(grid, config, federation, opened)

@@ -6,11 +6,14 @@ and seed reproduce; wall-clock times are in `timing.jsonl`.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import platform
 import re
 import shutil
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -84,6 +87,26 @@ class RunRecord:
         write_atomically(path, (before + json.dumps(row) + "\n").encode())
         return bases
 
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes out while the block runs; `RunDirError` if one is at work in here."""
+        if os.name != "posix":
+            yield
+            return
+        import fcntl
+
+        # The system lets go of it when the process ends, however it ends.
+        with (self.folder / "run.lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunDirError(
+                    f"{self.folder} is being run by another process; wait for it to end, or end it"
+                ) from None
+            except OSError:  # a file system without locks
+                pass
+            yield
+
     def has_rounds(self) -> bool:
         """Whether the record of any round has been begun."""
         path = self.folder / "metrics.jsonl"
@@ -123,7 +146,8 @@ def create(config: Config, federation: Federation) -> RunRecord:
     RunError
         The disk refused.
     """
-    root = Path(config.runs_dir).expanduser()
+    # Absolute, so that a log read elsewhere says where the run lies.
+    root = Path(config.runs_dir).expanduser().resolve()
     name = config.name or _free_name(root, config)
     folder, temporary = root / name, root / f".{name}.tmp"
     if folder.exists():
@@ -148,7 +172,7 @@ def create(config: Config, federation: Federation) -> RunRecord:
 
 def reopen(config: Config, federation: Federation) -> RunRecord:
     """The record of a run that is to be continued; `RunDirError` if it was run with another config."""
-    folder = Path(config.runs_dir).expanduser() / config.name
+    folder = Path(config.runs_dir).expanduser().resolve() / config.name
     try:
         info = json.loads((folder / "run.json").read_bytes())
         before = configs.load(folder / "config.toml")
