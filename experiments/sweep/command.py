@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.console import stderr, stdout
+from experiments.console import fail, stderr, stdout
 from experiments.sweep.execute import (
     Outcome,
     Standing,
@@ -42,18 +42,20 @@ def sweep(
     if dry_run:
         _show_plan(planned, standings, at_once, as_json=as_json)
         return True
-    # One run alone needs no more than its own threads; more jobs than runs would say nothing.
     at_once = min(at_once, max(1, sum(s.state != "done" for s in standings.values())))
     console = stderr()
     console.print(_headline(planned, standings, at_once), soft_wrap=True, markup=False)
-    with stopped_by_signals():
-        outcomes = run_sweep(
-            planned,
-            jobs=at_once,
-            engine=engine,
-            track=track,
-            say=lambda text: console.print(text, soft_wrap=True, markup=False),
-        )
+    try:
+        with stopped_by_signals():
+            outcomes = run_sweep(
+                planned,
+                jobs=at_once,
+                engine=engine,
+                track=track,
+                say=lambda text: console.print(text, soft_wrap=True, markup=False),
+            )
+    except KeyboardInterrupt:
+        fail("interrupted; the same command again goes on with the sweep", 130)
     _show_outcomes(planned, outcomes, as_json=as_json)
     return not failures(outcomes)
 
