@@ -164,9 +164,7 @@ def differences(runs: Sequence[Run]) -> list[str]:
         found.append(f"rounds done ({progress})")
     elif unfinished:
         first = unfinished[0]
-        found.append(
-            f"progress ({first.name}: {first.rounds_done} of {first.config.rounds} rounds)"
-        )
+        found.append(f"rounds done ({first.name}: {first.rounds_done} of {first.config.rounds})")
     for seed in sorted({run.config.seed for run in runs}):
         same = [run for run in runs if run.config.seed == seed]
         split = _who_has(same, [str(run.info.get("partition")) for run in same])

@@ -243,7 +243,7 @@ def test_unequal_rounds_and_unfinished_runs_are_refused(figures: Figures) -> Non
         line_up([short, long])
     log = long.path / "metrics.jsonl"
     log.write_text(log.read_text().splitlines()[0] + "\n")
-    with pytest.raises(InputError, match=r"progress \(fedloge-0: 1 of 2 rounds\)"):
+    with pytest.raises(InputError, match=r"rounds done \(fedloge-0: 1 of 2\)"):
         line_up([open_run(long.path)])
 
 
