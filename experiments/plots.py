@@ -18,7 +18,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from experiments.lineup import Row
@@ -65,6 +65,7 @@ _STYLE: Any = {
 }
 # The width of one column and of a page of two, as most proceedings have them, in inches.
 _COLUMN, _PAGE, _HEIGHT = 3.4, 6.9, 2.5
+_LEGEND_LINE = 0.16
 _MANY_CLASSES, _BINS = 30, 10
 
 
@@ -146,7 +147,7 @@ def _per_class(rows: Sequence[Row], sides: Sequence[str]) -> tuple[Figure, str]:
         if len(sizes) <= _MANY_CLASSES:
             panel.plot(sizes, values, label=row.label, **style)
             continue
-        panel.plot(sizes, values, ".", ms=2, alpha=0.3, mew=0, color=style["color"])
+        panel.plot(sizes, values, ".", ms=3.5, alpha=0.4, mew=0, color=style["color"])
         panel.plot(*_binned(sizes, values), label=row.label, **style)
     panel.set_xscale("log")
     _count_axis(panel.xaxis)
@@ -182,6 +183,8 @@ def _clients(rows: Sequence[Row], sides: Sequence[str]) -> tuple[Figure, str]:
         x, y, c=images, s=16, cmap="cividis", norm=_log_norm(images), lw=0.3, ec="white", zorder=2
     )
     panel.set(xlim=(low - 1, 101), ylim=(low - 1, 101), aspect="equal")
+    for axis in (panel.xaxis, panel.yaxis):
+        axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     panel.set_xlabel(f"{first.label}, accuracy %")
     panel.set_ylabel(f"{second.label}, accuracy %")
     bar = figure.colorbar(points, ax=panel, shrink=0.85, pad=0.03)
@@ -327,12 +330,15 @@ def _legend(figure: Figure, axes: Sequence[Axes], rows: Sequence[Row]) -> None:
     if len(handles) < 2:
         return
     names = [row.label for row in rows if row.label in handles]
-    wide = figure.get_size_inches()[0] > _COLUMN
+    width, height = figure.get_size_inches()
+    columns = min(len(names), 5 if width > _COLUMN else 2)
+    # Each line of the legend adds to the figure, so that the panels keep their height.
+    figure.set_size_inches(width, height + _LEGEND_LINE * (math.ceil(len(names) / columns) - 1))
     figure.legend(
         [handles[name] for name in names],
         names,
         loc="outside lower center",
-        ncols=min(len(names), 5 if wide else 2),
+        ncols=columns,
     )
 
 
