@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -59,21 +60,23 @@ def config(tmp_path: Path, name: str, **changes) -> Config:
     return base.replace(name=name, runs_dir=str(tmp_path), dirichlet_alpha=5.0, **changes)
 
 
-def run_ray(settings: Config, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def run_ray(
+    settings: Config, env: dict[str, str] | None = None, before: str = ""
+) -> subprocess.CompletedProcess[str]:
     """In a process of its own, so that a cluster never outlives its test."""
-    import os
-
     code = (
         "import json, sys\n"
-        "from experiments.engines import ray\n"
+        "from experiments.engines import ray as engine\n"
         "from fedloge import config\n"
-        "ray.run(config.from_flat(json.loads(sys.argv[1])))\n"
+        "settings = json.loads(sys.argv[1])\n"
+        f"{before}"
+        "engine.run(config.from_flat(settings))\n"
     )
     return subprocess.run(
         [sys.executable, "-c", code, json.dumps(settings.flat())],
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=500,
         env={**os.environ, **(env or {})},
     )
 
@@ -107,14 +110,28 @@ def test_one_and_two_workers_and_carried_state_give_the_local_engines_bits(tmp_p
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+def test_a_cluster_of_two_nodes_gives_the_same_bits(tmp_path: Path) -> None:
+    local.run(config(tmp_path, "local"))
+    cluster = (
+        "import ray\n"
+        "from ray.cluster_utils import Cluster\n"
+        "cluster = Cluster(initialize_head=True, head_node_args={'num_cpus': 1})\n"
+        "cluster.add_node(num_cpus=1)\n"
+        "settings['ray-address'] = cluster.address\n"
+    )
+    done = run_ray(config(tmp_path, "cluster", ray_workers=2, ray_state="carried"), before=cluster)
+    assert done.returncode == 0, done.stderr
+    assert_same_run(tmp_path / "local", tmp_path / "cluster")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_worker_killed_in_the_middle_is_replaced_and_nothing_is_lost(tmp_path: Path) -> None:
     faulty = tmp_path / "faulty.py"
     faulty.write_text(FAULTY)
     mark = tmp_path / "killed-once"
     mark.touch()
     settings = {"method": f"{faulty}:Dies", "clients_per_round": 6, "ray_workers": 1}
-    import os
-
     os.environ["FEDLOGE_TEST_MARK"] = str(mark)
     try:
         local.run(config(tmp_path, "whole", **settings))
@@ -131,15 +148,20 @@ def test_a_worker_killed_in_the_middle_is_replaced_and_nothing_is_lost(tmp_path:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    ("method", "words"), [("Raises", "ZeroDivisionError: a bug of the user's"), ("AlwaysDies", "died 3 times")]
+    ("method", "words"),
+    [("Raises", "ZeroDivisionError: a bug of the user's"), ("AlwaysDies", "died 3 times")],
 )
 def test_a_client_that_fails_costs_itself_only(tmp_path: Path, method: str, words: str) -> None:
     faulty = tmp_path / "faulty.py"
     faulty.write_text(FAULTY)
-    settings = config(tmp_path, "run", method=f"{faulty}:{method}", clients_per_round=6, ray_workers=1, rounds=1)
+    settings = config(
+        tmp_path, "run", method=f"{faulty}:{method}", clients_per_round=6, ray_workers=1, rounds=1
+    )
     done = run_ray(settings)
     assert done.returncode == 0, done.stderr
-    failures = [json.loads(line) for line in (tmp_path / "run/failures.jsonl").read_text().splitlines()]
+    failures = [
+        json.loads(line) for line in (tmp_path / "run/failures.jsonl").read_text().splitlines()
+    ]
     assert [(f["round"], f["client"]) for f in failures] == [(1, 3)]
     assert words in failures[0]["reason"]
     row = json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[0])
@@ -150,7 +172,9 @@ def messages(weights: list[int]) -> list[Message]:
     take_identity()
     return [
         Message(
-            RecordDict({wire.PLAN: wire.Plan(weight, sum(weights)).to_record(), "x": ConfigRecord()}),
+            RecordDict(
+                {wire.PLAN: wire.Plan(weight, sum(weights)).to_record(), "x": ConfigRecord()}
+            ),
             dst_node_id=index + SERVER_NODE + 1,
             message_type="train",
         )
@@ -193,11 +217,17 @@ def test_workers_follow_the_cluster(changes: dict, resources: dict, expected: di
 @pytest.mark.parametrize(
     ("changes", "resources", "words"),
     [
-        ({"ray_workers": 2, "threads": 2}, {"CPU": 2.0}, "2 workers of 2 threads on 2 cores.*at most 1 workers"),
+        (
+            {"ray_workers": 2, "threads": 2},
+            {"CPU": 2.0},
+            "2 workers of 2 threads on 2 cores.*at most 1 workers",
+        ),
         ({"threads": 4}, {"CPU": 2.0}, "needs 4 cores"),
         ({"ray_workers": 4, "cpus_per_worker": 0.5}, {"CPU": 2.0}, "share cores"),
     ],
 )
-def test_threads_that_would_share_cores_are_refused(changes: dict, resources: dict, words: str) -> None:
+def test_threads_that_would_share_cores_are_refused(
+    changes: dict, resources: dict, words: str
+) -> None:
     with pytest.raises(ConfigError, match=words):
         worker_options(Config(**changes), resources)
