@@ -12,6 +12,7 @@ from fedloge import config as configs
 from fedloge import wire
 from fedloge.errors import FedlogeError, UpdateError
 from fedloge.federation import Federation, open_federation
+from fedloge.onnode import open_site
 from fedloge.wire import Stamp
 
 app = ClientApp()
@@ -27,6 +28,8 @@ def whoami(message: Message, context: Context) -> Message:
             "partition-id": index,
             wire.NUM_EXAMPLES: len(federation.partition.train[index]),
         }
+        if federation.config.on_node and federation.config.share_class_counts:
+            metrics[wire.CLASS_COUNTS] = federation.partition.train_counts[index].tolist()
         content = RecordDict({wire.METRICS: MetricRecord(metrics)})
         content["identity"] = ConfigRecord({"fingerprint": federation.fingerprint})
     except FedlogeError as exc:
@@ -74,7 +77,11 @@ def _client(message: Message, context: Context) -> tuple[Client, Stamp]:
 
 
 def _federation(context: Context) -> Federation:
-    return open_federation(configs.from_flat(context.run_config, "run config"))
+    config = configs.from_flat(context.run_config, "run config")
+    if config.on_node:
+        own = str(context.node_config.get("data-path", ""))
+        return open_site(config, _partition_id(context, config.num_clients), own)
+    return open_federation(config)
 
 
 def _partition_id(context: Context, clients: int) -> int:

@@ -95,7 +95,7 @@ class Client:
             predictors = fed.method.personal_predictors(net, data)
         for name, predictor in predictors.items():
             confusion = predictor_confusion(fed.method, net, predictor, fed.bank, version, indices)
-            figures |= client_figures(name, confusion, fed.groups)
+            figures |= client_figures(name, confusion, fed.personal_groups)
         return figures, sums
 
 

@@ -121,6 +121,14 @@ class Config(pydantic.BaseModel):
     partitioner_options: str = Field(
         "", description='the partitioner\'s own parameters, "classes-per-client = 2"'
     )
+    classes: str = Field(
+        "", description="partitioner on-node: the class names, separated by commas"
+    )
+    share_class_counts: bool = Field(
+        False,
+        description="partitioner on-node: clients tell how many images of each class they hold, for "
+        "many, medium and few",
+    )
     dirichlet_alpha: float = Field(
         0.5, gt=0, description="concentration of the Dirichlet split; smaller is more skewed"
     )
@@ -216,11 +224,39 @@ class Config(pydantic.BaseModel):
                 f"byzantine-clients is {self.byzantine_clients} of {self.clients_per_round} clients-per-round; "
                 "a robust rule needs less than half"
             )
+        if self.on_node:
+            self._check_on_node()
         if self.dp_clip and self.aggregation != "mean":
             raise ValueError(
                 f"dp-clip: the noise is made for aggregation=mean, got {self.aggregation!r}"
             )
         return self
+
+    @property
+    def on_node(self) -> bool:
+        """Whether the images lie with the clients already, so that nothing is split."""
+        return self.partitioner == "on-node"
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes of `classes`, in alphabetical order as an image folder's are."""
+        return tuple(sorted({name.strip() for name in self.classes.split(",")} - {""}))
+
+    def _check_on_node(self) -> None:
+        expected = {"dataset": "image-folder", "long-tail": "none"}
+        for key, value in expected.items():
+            if self.flat()[key] != value:
+                raise ValueError(
+                    f"partitioner 'on-node' uses the images of each client as they are: set {key}={value}, "
+                    f"got {self.flat()[key]!r}"
+                )
+        if len(self.class_names) < 2:
+            raise ValueError(
+                "partitioner 'on-node' needs the class names, the same for all: set "
+                f'classes="NAME, NAME", got {self.classes!r}'
+            )
+        if not self.image_size:
+            raise ValueError("partitioner 'on-node' needs one image size for all: set image-size")
 
     def flat(self) -> dict[str, Scalar]:
         """The config as kebab-case scalars, in the order of the fields."""

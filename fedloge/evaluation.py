@@ -85,12 +85,12 @@ def predictor_confusion(
 
 
 def client_figures(
-    name: str, confusion: Int[Tensor, "classes classes"], groups: ShotGroups
+    name: str, confusion: Int[Tensor, "classes classes"], groups: ShotGroups | None
 ) -> dict[str, float]:
     """What one client reports of one personal model; groups without a test image are left out."""
     figures = {
         "accuracy": accuracy(confusion),
         "macro-f1": macro_f1(confusion),
-        **group_accuracy(confusion, groups),
+        **(group_accuracy(confusion, groups) if groups else {}),
     }
     return {f"personal/{name}/{key}": value for key, value in figures.items()}

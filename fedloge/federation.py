@@ -91,6 +91,16 @@ class Federation:
         """Many, medium and few, from the global training counts."""
         return shot_groups(self.train_counts, self.config.shot_groups)
 
+    @property
+    def personal_groups(self) -> ShotGroups | None:
+        """The groups by which a client's own figures are split; None: they are not."""
+        return self.groups
+
+    @property
+    def num_train(self) -> int:
+        """Training images of all clients."""
+        return len(self.train)
+
     @cached_property
     def method(self) -> Method:
         """The configured method."""
@@ -245,7 +255,14 @@ def _open(config: Config, _process: int) -> Federation:
 
 
 def open_federation(config: Config, data: DataSet | None = None) -> Federation:
-    """The federation of a config, kept in this process; `data` spares it the loading."""
+    """The federation of a config, kept in this process; `data` spares it the loading.
+
+    Where the images lie on the nodes, it is the server's view (`fedloge.onnode`).
+    """
+    if config.on_node:
+        from fedloge.onnode import open_site
+
+        return open_site(config)
     torch.set_num_threads(config.threads)
     # The process id keeps a forked worker from sharing its parent's network.
     federation = _open(config, os.getpid())

@@ -30,6 +30,7 @@ METRICS = "metrics"
 STAMP = "stamp"
 FAILURE = "failure"
 NUM_EXAMPLES = "num-examples"
+CLASS_COUNTS = "class-counts"
 _NPY = "numpy.ndarray"  # Flower's name for the format of NumPy's .npy files
 T = TypeVar("T", str, int, list)
 

@@ -23,8 +23,9 @@ def global_figures(
     `sums` are what the method's clients sent for the measurement.
     """
     fed = federation
-    # Where norm layers stay with the clients, no global network exists to measure.
-    if fed.method.norm_sharing != "all":
+    # Where norm layers stay with the clients, no global network exists to measure; where all
+    # images lie with the clients, the server may have none to measure it on.
+    if fed.method.norm_sharing != "all" or not len(fed.test):
         return {}, {}
     net = fed.load(shared, fed.initial[Part.PERSONAL]).eval()
     everything = torch.arange(len(fed.test), device=fed.device)

@@ -224,7 +224,7 @@ def _opening_files(config: Config, fed: Federation, record: RunRecord) -> dict[s
             fed.test.labels.cpu(), minlength=fed.data.num_classes
         ).tolist(),
         "groups": fed.groups.group_of.tolist(),
-        "num-train": len(fed.train),
+        "num-train": fed.num_train,
         "primary": {"global": fed.method.primary_global, "personal": fed.method.primary_personal},
         "versions": {
             "fedloge": version("fedloge"),

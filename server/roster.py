@@ -28,6 +28,8 @@ class Member:
     node_id: int
     partition_id: int
     num_examples: int
+    class_counts: tuple[int, ...] = ()
+    """Training images of each class, where the client tells them."""
 
 
 class Roster:
@@ -113,4 +115,12 @@ class Roster:
             )
         if not isinstance(images, int) or not 0 <= images < 2**29 // self._num_clients:
             raise RunError(f"partition {partition}: it says it holds {images!r} images")
-        return Member(node, partition, images)
+        return Member(node, partition, images, _class_counts(content, partition, images))
+
+
+def _class_counts(content: RecordDict, partition: int, images: int) -> tuple[int, ...]:
+    told = content.metric_records[wire.METRICS].get(wire.CLASS_COUNTS, [])
+    counts = tuple(told) if isinstance(told, list) else (-1,)
+    if counts and (not all(isinstance(n, int) and n >= 0 for n in counts) or sum(counts) != images):
+        raise RunError(f"partition {partition}: its class counts do not add up to {images} images")
+    return tuple(int(n) for n in counts)

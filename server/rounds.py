@@ -27,8 +27,16 @@ from server.strategy import RoundStrategy
 log = logging.getLogger("fedloge.run")
 
 
-def run_rounds(grid: Grid, config: Config, federation: Federation, record: RunRecord) -> None:
+def run_rounds(
+    grid: Grid,
+    config: Config,
+    federation: Federation,
+    record: RunRecord,
+    roster: Roster | None = None,
+) -> None:
     """Run the rounds that are still to be done; the record and the checkpoints say how far it came.
+
+    `roster` is one whose members have been asked already; without it they are asked here.
 
     Raises
     ------
@@ -57,7 +65,7 @@ def run_rounds(grid: Grid, config: Config, federation: Federation, record: RunRe
     if fresh:
         checkpoints.save(start)
 
-    roster = Roster(grid, config.num_clients, fed.fingerprint)
+    roster = roster or Roster(grid, config.num_clients, fed.fingerprint)
     roster.wait(config.startup_timeout)
     method, net = fed.method, fed.load(start.shared, fed.initial[Part.PERSONAL])
     uplinks = {"train": method.uplink(net), "evaluate": method.evaluation_uplink(net)}

@@ -79,6 +79,8 @@ def open_entry(folder: Path) -> Decoded | None:
 
 def map_pixels(path: Path, shape: tuple[int, int, int]) -> UInt8[np.ndarray, "n c h w"]:
     """Map a file of images of one shape; raises ValueError if it does not hold whole images."""
+    if path.stat().st_size == 0:
+        return np.empty((0, *shape), dtype=np.uint8)
     # Copy-on-write: torch asks for writable memory, and the file must never change.
     return np.memmap(path, dtype=np.uint8, mode="c").reshape(-1, *shape)
 

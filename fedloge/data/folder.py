@@ -11,7 +11,8 @@ import logging
 import lzma
 import tarfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -32,7 +33,7 @@ from fedloge.data.cache import (
     write_manifest,
 )
 from fedloge.data.images import channel_statistics
-from fedloge.errors import DataError
+from fedloge.errors import DataError, unknown_name
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,9 @@ Shape = tuple[int, int, int]
 _LAYOUT = "expected train/<class>/<image> and test/<class>/<image>"
 
 
-def load_image_folder(path: Path, image_size: int, cache: Path) -> Decoded:
+def load_image_folder(
+    path: Path, image_size: int, cache: Path, classes: Sequence[str] | None = None
+) -> Decoded:
     """Decode an image folder or archive, or open what was decoded before.
 
     Parameters
@@ -52,6 +55,8 @@ def load_image_folder(path: Path, image_size: int, cache: Path) -> Decoded:
     image_size : resize to squares of this side (bilinear); 0: all are of one size already.
     cache : where the decoded images are kept, by what `path` holds. Where it cannot be
         written they stay in memory, with a warning.
+    classes : the classes there are, where `path` is one site's part of a data set: it may lack
+        some of them, or a whole split. Needs `image_size`.
 
     Raises
     ------
@@ -60,8 +65,9 @@ def load_image_folder(path: Path, image_size: int, cache: Path) -> Decoded:
         is cut short; the classes of train and test differ, or one has no images.
     """
     try:
-        source = _open(path)
-        identity = json.dumps([str(path.resolve()), image_size, source.identity()])
+        source = _open(path, partial=classes is not None)
+        described = [str(path.resolve()), image_size, source.identity()]
+        identity = json.dumps(described if classes is None else [*described, sorted(classes)])
     except OSError as exc:
         raise DataError(f"{exc.filename or path}: cannot be read ({exc.strerror})") from None
     entry = cache / f"images-{digest(identity.encode())}"
@@ -70,7 +76,7 @@ def load_image_folder(path: Path, image_size: int, cache: Path) -> Decoded:
         return stored
     try:
         with staged(entry) as folder:
-            _decode_to_folder(source, image_size, folder)
+            _decode_to_folder(source, image_size, folder, classes)
         stored = open_entry(entry)
     except OSError as exc:
         log.warning(
@@ -79,7 +85,7 @@ def load_image_folder(path: Path, image_size: int, cache: Path) -> Decoded:
             exc.strerror or exc,
             path,
         )
-    return stored if stored is not None else _decode_to_memory(source, image_size)
+    return stored if stored is not None else _decode_to_memory(source, image_size, classes)
 
 
 @dataclass(frozen=True)
@@ -98,10 +104,11 @@ class _File:
 class _Folder:
     """Files of a folder, in order."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, partial: bool) -> None:
         self.path = path
+        enough = any if partial else all
         roots = [path, *_visible(path)]
-        roots = [r for r in roots if all((r / split).is_dir() for split in SPLITS)]
+        roots = [r for r in roots if enough((r / split).is_dir() for split in SPLITS)]
         if not roots:
             missing = [split for split in SPLITS if not (path / split).is_dir()]
             raise DataError(f"{path}: no folder {' or '.join(missing)} in it; {_LAYOUT}")
@@ -128,7 +135,7 @@ class _Folder:
                 yield _File(split, folder.name, file.name, data)
 
     def _classes(self) -> Iterator[tuple[str, Path, list[Path]]]:
-        for split in SPLITS:
+        for split in filter(lambda split: (self.root / split).is_dir(), SPLITS):
             for folder in filter(Path.is_dir, _visible(self.root / split)):
                 yield split, folder, _visible(folder)
 
@@ -180,9 +187,9 @@ class _Archive:
             ) from None
 
 
-def _open(path: Path) -> _Folder | _Archive:
+def _open(path: Path, *, partial: bool) -> _Folder | _Archive:
     if path.is_dir():
-        return _Folder(path)
+        return _Folder(path, partial)
     if path.is_file():
         return _Archive(path)
     raise DataError(f"data-path {str(path)!r}: no such folder or archive; {_LAYOUT} in it")
@@ -235,10 +242,12 @@ def _ends_well(path: Path, offset: int) -> bool:
         return f.read(512) == bytes(512)
 
 
-def _decode_to_folder(source: _Folder | _Archive, image_size: int, folder: Path) -> None:
+def _decode_to_folder(
+    source: _Folder | _Archive, image_size: int, folder: Path, known: Sequence[str] | None
+) -> None:
     with ExitStack() as stack:
         sinks = {s: stack.enter_context(pixel_file(folder, s).open("wb")) for s in SPLITS}
-        names, shape = _decode_all(source, image_size, sinks)
+        names, shape = _decode_all(source, image_size, sinks, known)
     orders, pixels = _orders(names), {}
     for split in SPLITS:
         file = pixel_file(folder, split)
@@ -248,24 +257,29 @@ def _decode_to_folder(source: _Folder | _Archive, image_size: int, folder: Path)
                 for chunk in np.array_split(orders[split], 1 + len(orders[split]) // 1024):
                     f.write(pixels[split][chunk].tobytes())
             pixels[split] = map_pixels(file.with_suffix(".sorted").replace(file), shape)
-    write_manifest(folder, _describe(names, pixels))
+    write_manifest(folder, _describe(names, pixels, known))
 
 
-def _decode_to_memory(source: _Folder | _Archive, image_size: int) -> Decoded:
+def _decode_to_memory(
+    source: _Folder | _Archive, image_size: int, known: Sequence[str] | None
+) -> Decoded:
     sinks = {split: io.BytesIO() for split in SPLITS}
-    names, shape = _decode_all(source, image_size, sinks)
+    names, shape = _decode_all(source, image_size, sinks, known)
     orders, pixels = _orders(names), {}
     for split in SPLITS:
         images = np.frombuffer(sinks[split].getbuffer(), dtype=np.uint8).reshape(-1, *shape)
         pixels[split] = images[orders[split]]
-    return _describe(names, pixels)
+    return _describe(names, pixels, known)
 
 
 Names = Mapping[str, list[tuple[str, str]]]
 
 
 def _decode_all(
-    source: _Folder | _Archive, image_size: int, sinks: Mapping[str, IO[bytes]]
+    source: _Folder | _Archive,
+    image_size: int,
+    sinks: Mapping[str, IO[bytes]],
+    known: Sequence[str] | None,
 ) -> tuple[Names, Shape]:
     """Write the pixels in the source's order; return (class, name) of each, and their shape."""
     names: dict[str, list[tuple[str, str]]] = {split: [] for split in SPLITS}
@@ -286,6 +300,10 @@ def _decode_all(
             )
         sinks[file.split].write(image.tobytes())
         names[file.split].append((file.label, file.name))
+    _check_images(source.path, names)
+    if known is not None:
+        _check_known(source.path, classes, known)
+        return names, (3, image_size, image_size)
     _check_classes(source.path, names, classes)
     if first is None:
         raise DataError(f"{source.path}: no images in it; {_LAYOUT}")
@@ -314,6 +332,19 @@ def _opened(file: _File) -> Image.Image:
     return Image.open(io.BytesIO(file.data))
 
 
+def _check_images(path: Path, names: Names) -> None:
+    for split in SPLITS:
+        if len(set(names[split])) < len(names[split]):
+            raise DataError(f"{path}: an image stands in {split} twice; make the archive anew")
+
+
+def _check_known(path: Path, classes: Mapping[str, set[str]], known: Sequence[str]) -> None:
+    for split in SPLITS:
+        unknown = classes[split] - set(known)
+        if unknown:
+            raise DataError(f"{path}: {split}: {unknown_name('class', min(unknown), known)}")
+
+
 def _check_classes(path: Path, names: Names, classes: Mapping[str, set[str]]) -> None:
     for split in SPLITS:
         if not classes[split]:
@@ -321,8 +352,6 @@ def _check_classes(path: Path, names: Names, classes: Mapping[str, set[str]]) ->
         empty = classes[split] - {label for label, _ in names[split]}
         if empty:
             raise DataError(f"{path}: {split}/{min(empty)} holds no images; add some or remove it")
-        if len(set(names[split])) < len(names[split]):
-            raise DataError(f"{path}: an image stands in {split} twice; make the archive anew")
     only = classes["train"] ^ classes["test"]
     if only:
         has, lacks = SPLITS if min(only) in classes["train"] else SPLITS[::-1]
@@ -335,13 +364,17 @@ def _orders(names: Names) -> dict[str, np.ndarray]:
     return {s: np.array(sorted(range(len(names[s])), key=names[s].__getitem__)) for s in SPLITS}
 
 
-def _describe(names: Names, pixels: Mapping[str, np.ndarray]) -> Decoded:
-    classes, train = np.unique([label for label, _ in names["train"]], return_counts=True)
-    _, test = np.unique([label for label, _ in names["test"]], return_counts=True)
-    mean, std = channel_statistics(pixels["train"])
+def _describe(
+    names: Names, pixels: Mapping[str, np.ndarray], known: Sequence[str] | None
+) -> Decoded:
+    counted = {split: Counter(label for label, _ in names[split]) for split in SPLITS}
+    classes = sorted(counted["train"] if known is None else known)
+    mean, std = (
+        channel_statistics(pixels["train"]) if len(pixels["train"]) else ((0.0,) * 3, (1.0,) * 3)
+    )
     return Decoded(
-        classes=tuple(classes.tolist()),
-        counts={"train": tuple(train.tolist()), "test": tuple(test.tolist())},
+        classes=tuple(classes),
+        counts={split: tuple(counted[split][c] for c in classes) for split in SPLITS},
         pixels=pixels,
         mean=mean,
         std=std,

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedloge.config import Config
-from fedloge.data.cache import cache_folder
+from fedloge.data.cache import Decoded, cache_folder
 from fedloge.data.folder import load_image_folder
 from fedloge.data.images import DataSet, Images, channel_statistics
 from fedloge.errors import ConfigError, DataError, unknown_name
@@ -150,23 +150,45 @@ def _image_folder(config: Config) -> DataSet:
     decoded = load_image_folder(
         Path(config.data_path).expanduser(), config.image_size, cache_folder(config.cache_dir)
     )
-    train, test = (
-        Images(
-            torch.from_numpy(decoded.pixels[split]),
-            torch.arange(len(decoded.classes)).repeat_interleave(
-                torch.tensor(decoded.counts[split])
-            ),
-        )
-        for split in ("train", "test")
-    )
     return DataSet(
         name="image-folder",
-        train=train,
-        test=test,
+        train=_decoded_images(decoded, "train"),
+        test=_decoded_images(decoded, "test"),
         classes=decoded.classes,
         mean=decoded.mean,
         std=decoded.std,
         augment="crop-flip",
+    )
+
+
+def _decoded_images(decoded: Decoded, split: str) -> Images:
+    counts = torch.tensor(decoded.counts[split])
+    labels = torch.arange(len(decoded.classes)).repeat_interleave(counts)
+    return Images(torch.from_numpy(decoded.pixels[split]), labels)
+
+
+def load_own_images(config: Config, folder: Path) -> DataSet:
+    """One site's images, ``train/<class>/*`` and ``test/<class>/*``, of the config's `classes`.
+
+    Classes and splits may be missing. Pixels are normalised with 0.5 and 0.5: statistics of
+    its own would make each site's inputs another thing, and common ones would have to be sent.
+
+    Raises
+    ------
+    DataError
+        The folder has neither split, a class that is not in the list, or an unreadable image.
+    """
+    decoded = load_image_folder(
+        folder.expanduser(), config.image_size, cache_folder(config.cache_dir), config.class_names
+    )
+    return DataSet(
+        name=config.dataset,
+        train=_decoded_images(decoded, "train"),
+        test=_decoded_images(decoded, "test"),
+        classes=decoded.classes,
+        mean=(0.5,) * 3,
+        std=(0.5,) * 3,
+        augment="crop-flip" if config.augment == "auto" else config.augment,
     )
 
 
