@@ -421,6 +421,26 @@ def certs(
 
 
 @cli.command()
+def bench(
+    quick: Annotated[bool, typer.Option("--quick", help="Small work, few repeats.")] = False,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Measure this alone; repeatable.")
+    ] = None,
+    json_: Json = False,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Against the last in the history; keeps this one.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="History to add to (default: bench-history.jsonl).")
+    ] = None,
+) -> None:
+    """Measure what an engine costs beside its arithmetic, side by side."""
+    from experiments.bench.run import bench as measure
+
+    measure(only or (), out, quick=quick, as_json=json_, compare=compare)
+
+
+@cli.command()
 def doctor(json_: Json = False) -> None:
     """Check this machine and installation."""
     from experiments.doctor import examine
