@@ -39,16 +39,28 @@ class WeightedSum:
         self.weight = 0
         self._scale = 2.0 ** (_SUM_BITS - _LIMIT_BITS - math.ceil(math.log2(total_weight)))
         self._template = {name: (t.shape, t.dtype) for name, t in template.items()}
-        self._sums = {name: torch.zeros(t.shape, dtype=torch.int64) for name, t in template.items()}
+        self._runs = _runs(template)
+        self._totals = [
+            torch.zeros(sum(template[name].numel() for name in run), dtype=torch.int64)
+            for run in self._runs
+        ]
+        self._sums = {
+            name: part.view(template[name].shape)
+            for run, total in zip(self._runs, self._totals, strict=True)
+            for name, part in zip(
+                run, total.split([template[name].numel() for name in run]), strict=True
+            )
+        }
 
     def add(self, tensors: Mapping[str, Tensor], weight: int) -> None:
         """Add one client's tensors (checked before by `check_update`) with its weight, > 0."""
         self._take(weight)
-        for name, total in self._sums.items():
-            pieces = tensors[name].reshape(-1).split(_PIECE)
-            for part, values in zip(total.view(-1).split(_PIECE), pieces, strict=True):
+        for run, total in zip(self._runs, self._totals, strict=True):
+            flat = [tensors[name].reshape(-1) for name in run]
+            pieces = (flat[0] if len(flat) == 1 else torch.cat(flat)).split(_PIECE)
+            for part, values in zip(total.split(_PIECE), pieces, strict=True):
                 # 24 bits of float32 times the weight is exact in float64; it is rounded once.
-                scaled = values.to(torch.float64).mul_(weight * self._scale)
+                scaled = values.to(torch.float64, copy=True).mul_(weight * self._scale)
                 part.add_(scaled.round_().to(torch.int64))
 
     def partial(self) -> dict[str, Tensor]:
@@ -81,6 +93,19 @@ class WeightedSum:
                 f"weights exceed the announced total: {self.weight} + {weight} > {self.total_weight}"
             )
         self.weight += weight
+
+
+def _runs(template: Mapping[str, Tensor]) -> list[list[str]]:
+    # Small tensors of one dtype are added as one: otherwise most of the time goes into calls.
+    runs: list[list[str]] = []
+    size, dtype = _PIECE, None
+    for name, tensor in template.items():
+        if size + tensor.numel() > _PIECE or tensor.dtype != dtype:
+            runs.append([])
+            size, dtype = 0, tensor.dtype
+        runs[-1].append(name)
+        size += tensor.numel()
+    return runs
 
 
 class ExactSum:

@@ -113,3 +113,25 @@ def test_a_large_tensor_is_summed_like_its_parts() -> None:
     whole.add({"w": values}, 3)
     rows.add({"w": values[299]}, 3)
     assert torch.equal(whole.mean()["w"][299], rows.mean()["w"])
+
+
+def test_tensors_of_all_sizes_and_types_are_summed_apart() -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"a": (3,), "b": (), "c": (400, 200), "d": (0, 4), "e": (5, 2), "f": (70_000,)}
+    tensors = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    tensors["g"] = torch.tensor([1 / 3], dtype=torch.float64)
+    tensors["h"] = torch.tensor([0.25, -2.0])
+    total = WeightedSum(tensors, 9)
+    total.add(tensors, 4)
+    total.add({name: -2 * t for name, t in tensors.items()}, 2)
+    other = WeightedSum(tensors, 9)
+    other.merge_partial(total.partial(), total.weight)
+    for mean in (total.mean(), other.mean()):
+        assert list(mean) == list(tensors)
+        for name, value in mean.items():
+            assert value.shape == tensors[name].shape and value.dtype == tensors[name].dtype
+            assert value.abs().max() < 1e-9 if value.numel() else True
+    alone = WeightedSum(tensors, 9)
+    alone.add(tensors, 7)
+    for name, value in alone.mean().items():
+        torch.testing.assert_close(value, tensors[name], rtol=0, atol=1e-9)
