@@ -359,6 +359,12 @@ def export(
     predictor: Annotated[
         str, typer.Option(help="Which model, as the metrics name it; default: the primary.")
     ] = "",
+    state_dir: Annotated[
+        Path | None, typer.Option(help="At a site of a deployment: its personal states.")
+    ] = None,
+    data_path: Annotated[
+        str, typer.Option(help="At a site with images of its own: where they lie.")
+    ] = "",
     json_: Json = False,
 ) -> None:
     """Write a trained model's weights and manifest, to load without this run."""
@@ -371,7 +377,7 @@ def export(
     manifest = (
         export_global(opened, out, predictor)
         if client is None
-        else export_client(opened, client, out, predictor)
+        else export_client(opened, client, out, predictor, state_dir, data_path)
     )
     if json_:
         _print_json(manifest)

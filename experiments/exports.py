@@ -11,6 +11,7 @@ from fedloge import exported
 from fedloge.errors import InputError, unknown_name
 from fedloge.federation import Federation, open_federation
 from fedloge.methods.base import Part, Predictor
+from fedloge.onnode import open_site
 from fedloge.rng import torch_seeded
 from fedloge.wire import Stamp
 from server.checkpoint import Checkpoint, CheckpointStore
@@ -33,18 +34,40 @@ def export_global(run: Run, out: Path, predictor: str = "") -> dict[str, Any]:
     )
 
 
-def export_client(run: Run, client: int, out: Path, predictor: str = "") -> dict[str, Any]:
-    """Write client `client`'s personal model."""
-    federation, checkpoint = _opened(run)
-    if client >= federation.config.num_clients:
+def export_client(
+    run: Run,
+    client: int,
+    out: Path,
+    predictor: str = "",
+    state_dir: Path | None = None,
+    data_path: str = "",
+) -> dict[str, Any]:
+    """Write client `client`'s personal model.
+
+    Parameters
+    ----------
+    state_dir : at a site of a deployment, the ``state-dir`` of its node; without it the personal
+        states are the run's own.
+    data_path : at a site that holds its own images, the ``data-path`` of its node.
+    """
+    if client >= run.config.num_clients:
         raise InputError(
-            f"export: client {client} asked for, the run has 0 to {federation.config.num_clients - 1}"
+            f"export: client {client} asked for, the run has 0 to {run.config.num_clients - 1}"
         )
+    heads = run.path / "heads" if state_dir is None else state_dir / run.info["run-id"]
+    if not heads.is_dir():
+        raise InputError(
+            f"export: {heads} is not there; the personal models of a deployment lie at their sites: "
+            "copy the run's folder to the site and name its state folder with --state-dir"
+        )
+    federation, checkpoint = _opened(run)
+    if run.config.on_node:
+        federation = open_site(run.config, client, data_path)
     record = RunRecord(run.path, run.info["run-id"])
     bases = record.bases(at_least=checkpoint.attempt)[: checkpoint.attempt]
     round = checkpoint.round
     stamp = Stamp(record.run_id, record.name, run.info["fingerprint"], bases, round, round)
-    store = PersonalStore(run.path / "heads", client)
+    store = PersonalStore(heads, client)
     personal = store.load(stamp, federation.initial[Part.PERSONAL], before=round + 1)
     net = federation.load(checkpoint.shared, personal.tensors).eval()
     data = federation.local_data(client, round, checkpoint.shared, personal.rounds_trained)

@@ -172,7 +172,8 @@ class Deployment:
         """What an operator does with a new client's public key."""
         for k in clients:
             key = self.secrets / f"client-{k}" / "supernode.pub"
-            done = self.run("flwr", "supernode", "register", str(key), "compose")
+            name = f"--name=client-{k}"
+            done = self.run("flwr", "supernode", "register", str(key), "compose", name)
             if done.returncode:
                 raise RuntimeError(done.stdout + done.stderr)
 

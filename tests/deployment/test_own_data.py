@@ -19,11 +19,13 @@ from clients.app import app as client_app
 from experiments.engines import local
 from experiments.engines.grid import client_context, partition_of
 from experiments.engines.local import LocalGrid
+from experiments.exports import export_client
 from experiments.report import write_report
 from experiments.runs import open_run
 from fedloge import wire
 from fedloge.config import Config, from_flat
 from fedloge.errors import ConfigError, DataError, RunError
+from fedloge.exported import load
 from fedloge.federation import open_federation
 from fedloge.onnode import OnNodeFederation, open_site
 from server.app import app as server_app
@@ -245,3 +247,15 @@ def test_what_cannot_be_agreed_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         config(**changes)
+
+
+def test_a_site_exports_its_model_with_its_own_images(
+    config: Callable[..., Config], sites: Path, tmp_path: Path
+) -> None:
+    settings = config()
+    local.run(settings)
+    run = open_run(Path(settings.runs_dir) / "own")
+    manifest = export_client(run, 1, tmp_path / "out", data_path=str(sites / "client-1"))
+    assert manifest["client"] == 1 and manifest["rounds-trained"] == 2
+    assert tuple(manifest["classes"]) == CLASSES
+    assert load(tmp_path / "out")(torch.zeros(2, 3, 8, 8, dtype=torch.uint8)).shape == (2, 3)

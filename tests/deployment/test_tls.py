@@ -13,6 +13,12 @@ import torch
 from safetensors.torch import load_file
 
 from experiments import certs
+from experiments.exports import export_client
+from experiments.runs import open_run
+from fedloge.errors import InputError
+from fedloge.exported import load
+
+from .conftest import NGINX
 
 if TYPE_CHECKING:
     from .conftest import Deployment
@@ -95,6 +101,24 @@ def test_personal_heads_lie_at_their_sites_only(
     assert not (federation.runs / "tls" / "heads").exists()
 
 
+def test_a_site_takes_its_personal_model_out(
+    deployed: subprocess.CompletedProcess[str],
+    federation: Deployment,
+    reference: Path,
+    tmp_path: Path,
+) -> None:
+    run, here = open_run(federation.runs / "tls"), open_run(reference)
+    k = int(min(path.name for path in (reference / "heads").iterdir())[-1])
+    with pytest.raises(InputError, match="lie at their sites"):
+        export_client(run, k, tmp_path / "refused")
+    site = export_client(run, k, tmp_path / "site", state_dir=federation.folder / f"state-{k}")
+    assert site["rounds-trained"] >= 1
+    export_client(here, k, tmp_path / "here")
+    images = torch.randint(0, 256, (5, 1, 8, 8), dtype=torch.uint8)
+    logits = [load(tmp_path / name)(images) for name in ("site", "here")]
+    assert torch.equal(*logits)
+
+
 def test_a_run_that_fails_is_reported_as_failed(federation: Deployment) -> None:
     done = federation.fedloge(
         "run", "--name=bad", f"--runs-dir={federation.runs}", model="resnet99"
@@ -151,10 +175,17 @@ def test_a_server_of_another_authority_is_refused(federation: Deployment, tmp_pa
     assert code != 0 and "CERTIFICATE_VERIFY_FAILED" in output
 
 
-def test_a_client_that_speaks_plaintext_is_refused(federation: Deployment) -> None:
-    command = [w for w in federation.command("supernode-0") if "root-certificates" not in w]
+@pytest.mark.parametrize("door", ["gateway", "superlink"])
+def test_a_client_that_speaks_plaintext_is_refused(federation: Deployment, door: str) -> None:
+    if door == "gateway" and NGINX is None:
+        pytest.skip("nginx is not installed; apt-get install nginx-light")
+    port = federation.gateway_port if door == "gateway" else federation.superlink_port
     done = subprocess.run(
-        [*command, "--insecure", f"--port={federation.spare_port}", "--max-retries=0"],
+        # With its key, Flower's own client would refuse to go on before a word is said.
+        [
+            *("flower-supernode", "--insecure", f"--superlink=127.0.0.1:{port}"),
+            *(f"--port={federation.spare_port}", "--max-retries=0"),
+        ],
         env=federation.environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
