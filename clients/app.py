@@ -43,7 +43,8 @@ def train(message: Message, context: Context) -> Message:
     try:
         client, stamp = _client(message, context)
         trained = client.train(stamp, wire.received_tensors(message.content))
-        content = wire.reply_content(stamp, trained.metrics, trained.shared, trained.sums)
+        width = client.federation.config.wire_dtype
+        content = wire.reply_content(stamp, trained.metrics, trained.shared, trained.sums, width)
     except FedlogeError as exc:
         content = wire.failure_content(str(exc))
     return Message(content, reply_to=message)

@@ -142,6 +142,14 @@ class Config(pydantic.BaseModel):
     lr: float = Field(0.03, gt=0, description="SGD learning rate")
     momentum: float = Field(0.5, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
+    precision: Literal["float32", "bf16"] = Field(
+        "float32",
+        description="of forward passes in training: bf16 is bfloat16 autocast, for processors and GPUs "
+        "that have it",
+    )
+    wire_dtype: Literal["float32", "float16"] = Field(
+        "float32", description="how shared tensors are sent, both ways; float16 halves the bytes"
+    )
 
     # Aggregation
     aggregation: Literal["mean", "median", "trimmed-mean", "krum"] = Field(
@@ -226,6 +234,8 @@ class Config(pydantic.BaseModel):
             )
         if self.on_node:
             self._check_on_node()
+        if self.dp_clip and self.wire_dtype != "float32":
+            raise ValueError("dp-clip measures updates exactly: set wire-dtype=float32")
         if self.dp_clip and self.aggregation != "mean":
             raise ValueError(
                 f"dp-clip: the noise is made for aggregation=mean, got {self.aggregation!r}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
@@ -104,13 +105,17 @@ def sgd(
     optimiser = Sgd(
         parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
     )
+    narrow = config.precision == "bf16"
+    device = client.train.labels.device.type
+    precision = torch.autocast(device, torch.bfloat16) if narrow else contextlib.nullcontext()
     net.train()
     if frozen is not None:
         frozen.eval()
     steps, sums = 0, torch.zeros(())
     for images, labels in client.batches(epochs, purpose):
         optimiser.zero_grad()
-        terms = loss(net, images, labels, client)
+        with precision:
+            terms = loss(net, images, labels, client)
         values = list(terms.values())
         total = values[0] if len(values) == 1 else torch.stack(values).sum()
         total.backward()

@@ -103,18 +103,24 @@ def _field(record: ConfigRecord, key: str, kind: type[T]) -> T:
     return value
 
 
-def encode(tensors: Mapping[str, Tensor]) -> ArrayRecord:
-    """Tensors as a Flower record, on the CPU, in the mapping's order."""
+def encode(tensors: Mapping[str, Tensor], wire_dtype: str = "float32") -> ArrayRecord:
+    """Tensors as a Flower record, on the CPU, in the mapping's order.
+
+    `wire_dtype` ``float16``: those of float32 are rounded to half as many bytes (`decode`
+    widens them again); all others go as they are.
+    """
     record = ArrayRecord()
     for name, tensor in tensors.items():
         values = tensor.detach().cpu().contiguous().numpy()
+        if wire_dtype == "float16" and values.dtype == np.float32:
+            values = values.astype(np.float16)
         data = b"".join((_npy_header(values.dtype, values.shape), values.data))
         record[name] = Array(values.dtype.name, values.shape, _NPY, data)
     return record
 
 
 def decode(record: ArrayRecord) -> dict[str, Tensor]:
-    """The record's tensors; `UpdateError` if they cannot be read."""
+    """The record's tensors, float16 widened to float32; `UpdateError` if they cannot be read."""
     try:
         return {name: _tensor(array) for name, array in record.items()}
     except Exception as exc:  # whatever a damaged or foreign payload raises
@@ -131,7 +137,7 @@ def _tensor(array: Array) -> Tensor:
         values = np.frombuffer(data, dtype, offset=len(header)).reshape(array.shape).copy()
     else:
         values = array.numpy()
-    return torch.from_numpy(values)
+    return torch.from_numpy(values.astype(np.float32) if dtype == np.float16 else values)
 
 
 @lru_cache(maxsize=4096)
@@ -149,11 +155,12 @@ def reply_content(
     metrics: Mapping[str, float | int],
     tensors: Mapping[str, Tensor] | None = None,
     sums: Mapping[str, Tensor] | None = None,
+    wire_dtype: str = "float32",
 ) -> RecordDict:
     """A client's answer; without tensors for an evaluation, with sums where the method sends any."""
     content = RecordDict({STAMP: stamp.to_record(), METRICS: MetricRecord({**metrics})})
     if tensors is not None:
-        content[ARRAYS] = encode(tensors)
+        content[ARRAYS] = encode(tensors, wire_dtype)
     if sums:
         content[SUMS] = encode(sums)
     return content

@@ -71,7 +71,9 @@ class RobustRule:
 
     def add(self, client: int, reply: Message, weight: int) -> None:
         """Keep the answer until all are there."""
-        check_update(wire.received_tensors(reply.content), self._template)
+        tensors = wire.received_tensors(reply.content)
+        check_update(tensors, self._template)
+        reply.content[wire.ARRAYS] = wire.encode(tensors)  # in float32, however it was sent
         self._replies[client] = reply
 
     def result(self, round: int) -> ArrayRecord:

@@ -76,7 +76,7 @@ def run_rounds(
     private = with_privacy(strategy, fed)
     epsilon = Epsilon(config) if config.dp_clip and config.dp_noise else None
     state = start.server
-    arrays = wire.encode(start.shared)
+    arrays = wire.encode(start.shared, config.wire_dtype)
     _say(
         "start",
         f"run {record.name}: rounds {start.round + 1} to {config.rounds}",
@@ -120,14 +120,18 @@ def run_rounds(
             fed.load(averaged.shared, fed.initial[Part.PERSONAL]), averaged
         )
         shared, state = updated.shared, updated.state
-        if shared is not averaged.shared:
-            arrays = wire.encode(shared)
+        if shared is not averaged.shared or config.wire_dtype != "float32":
+            # The model after a round is the one that is sent: measured and resumed from as such.
+            arrays = wire.encode(shared, config.wire_dtype)
+            shared = wire.decode(arrays)
         if round % config.evaluate_every == 0 or round == config.rounds:
             figures, more = _evaluate(grid, strategy, fed, round, arrays)
             row |= figures
             for name, lines in more.items():
                 rows[name] = rows.get(name, []) + lines
             timing["evaluate-seconds"] = time.perf_counter() - began - trained
+            timing["evaluate-bytes-down"] = strategy.outcome.bytes_down
+            timing["evaluate-bytes-up"] = strategy.outcome.bytes_up
         timing["seconds"] = time.perf_counter() - began
         record.append({**rows, "metrics": [row], "timing": [timing]})
         if round % config.checkpoint_every == 0 or round == config.rounds:

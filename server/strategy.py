@@ -69,6 +69,7 @@ class RoundStrategy(Strategy):
         self.partial_sums = partial_sums
         self.outcome = RoundOutcome()
         self._asked: dict[int, Member] = {}
+        self._model_bytes = 0
 
     def sample(self, round: int) -> list[int]:
         """The partition ids of a round, ascending: from (seed, round) alone."""
@@ -133,7 +134,8 @@ class RoundStrategy(Strategy):
                 self.outcome.failures[client] = "not connected"
         stamp = self.stamp_of(round).to_record()
         total = max(1, sum(self._weight(member) for member in self._asked.values()))
-        self.outcome.bytes_down = _num_bytes(arrays) * len(self._asked)
+        self._model_bytes = _num_bytes(arrays)
+        self.outcome.bytes_down = self._model_bytes * len(self._asked)
         return [
             Message(
                 RecordDict(
@@ -187,9 +189,7 @@ class RoundStrategy(Strategy):
                 outcome.failures[client] = str(exc)
                 continue
             outcome.replies[client] = wire.metrics_of(reply.content)
-            outcome.bytes_up += sum(
-                _num_bytes(arrays) for arrays in reply.content.array_records.values()
-            )
+            outcome.bytes_up += self._bytes_of(reply.content)
         outcome.sums = sums.total()
         for client in self._asked.keys() - answered:
             outcome.failures[client] = (
@@ -220,6 +220,12 @@ class RoundStrategy(Strategy):
             raise UpdateError(
                 f"weight {weight!r}, expected the {expected} images it registered with (at least 1)"
             )
+
+    def _bytes_of(self, content: RecordDict) -> int:
+        # What a worker of our own engine has added up already, its client would have sent.
+        records = content.array_records
+        own = sum(_num_bytes(records[name]) for name in (wire.ARRAYS, wire.SUMS) if name in records)
+        return own + (self._model_bytes if wire.PARTIAL in content else 0)
 
     def _check_quorum(self, round: int) -> None:
         good, asked = (

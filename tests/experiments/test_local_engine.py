@@ -334,3 +334,50 @@ def test_the_grid_keeps_replies_until_they_are_pulled(tmp_path: Path) -> None:
     assert [a.content[wire.METRICS]["partition-id"] for a in answers] == [0, 1]
     assert list(grid.pull_messages(ids[:2])) == []
     assert len(list(grid.pull_messages(ids))) == 2
+
+
+# What goes over the wire
+
+
+def test_bytes_are_those_of_the_shared_tensors_a_client(reference: Path) -> None:
+    shared = harness.newest_checkpoint(reference)
+    header = 128  # of each tensor, in NumPy's format
+    once = sum(header + t.numel() * t.element_size() for t in shared.values())
+    for row in harness.lines(reference, "timing"):
+        asked = harness.TINY["clients-per-round"]
+        assert row["bytes-down"] == row["bytes-up"] == asked * once
+        assert row["evaluate-bytes-down"] == harness.TINY["num-clients"] * once
+        assert row["evaluate-bytes-up"] == 0
+
+
+def test_float16_on_the_wire_halves_the_bytes_and_is_the_model(
+    reference: Path, tmp_path: Path
+) -> None:
+    narrow = harness.run_local(harness.tiny(tmp_path, "narrow", wire_dtype="float16"))
+    rows = harness.lines(reference, "timing"), harness.lines(narrow, "timing")
+    values = [
+        row["bytes-up"] - 3 * 128 * len(harness.newest_checkpoint(narrow)) for (row, *_) in rows
+    ]
+    assert values[0] == 2 * values[1]
+    before, after = harness.newest_checkpoint(reference), harness.newest_checkpoint(narrow)
+    for name, tensor in after.items():
+        assert tensor.dtype == torch.float32
+        assert torch.equal(tensor, tensor.half().float())
+        torch.testing.assert_close(tensor, before[name], rtol=0.1, atol=0.05)
+
+
+def test_float16_on_the_wire_resumes_to_the_bit(tmp_path: Path) -> None:
+    whole = harness.run_local(harness.tiny(tmp_path, "whole", wire_dtype="float16"))
+    part = harness.run_local(harness.tiny(tmp_path, "part", wire_dtype="float16", rounds=2))
+    harness.resume_local(part, rounds=3)
+    assert not harness.differences(whole, part)
+
+
+def test_bf16_trains_nearly_the_same_model(reference: Path, tmp_path: Path) -> None:
+    other = harness.run_local(harness.tiny(tmp_path, "bf16", precision="bf16"))
+    before, after = harness.newest_checkpoint(reference), harness.newest_checkpoint(other)
+    assert not harness.same_tensors(before, after)
+    for name, tensor in after.items():
+        assert tensor.dtype == before[name].dtype
+    losses = [harness.lines(run, "metrics")[-1]["train/loss"] for run in (reference, other)]
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)

@@ -147,3 +147,21 @@ def test_a_truncated_tensor_is_refused() -> None:
     cut = Array(whole.dtype, whole.shape, whole.stype, whole.data[:-1])
     with pytest.raises(UpdateError, match="tensors cannot be read"):
         wire.decode(ArrayRecord({"w": cut}))
+
+
+def test_half_the_bytes_and_float32_again() -> None:
+    tensors = {"w": torch.linspace(-3, 3, 1000), "d": torch.ones(2).double(), "n": torch.arange(3)}
+    whole, narrow = wire.encode(tensors), wire.encode(tensors, "float16")
+    values = [len(record["w"].data) - 128 for record in (whole, narrow)]
+    assert values == [4000, 2000]
+    back = wire.decode(narrow)
+    assert torch.equal(back["w"], tensors["w"].half().float())
+    assert torch.equal(back["d"], tensors["d"]) and torch.equal(back["n"], tensors["n"])
+
+
+def test_what_has_been_rounded_once_goes_as_it_is() -> None:
+    once = wire.decode(wire.encode({"w": torch.linspace(-3, 3, 1000)}, "float16"))
+    assert wire.encode(once, "float16") == wire.encode(
+        wire.decode(wire.encode(once, "float16")), "float16"
+    )
+    assert torch.equal(wire.decode(wire.encode(once, "float16"))["w"], once["w"])
