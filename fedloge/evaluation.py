@@ -30,7 +30,7 @@ class FeatureBank:
         self._chunks: dict[int, Tensor] = {}
 
     def features(
-        self, version: str, extract: Extract, indices: Int[Tensor, "n"]
+        self, version: str, extract: Extract, indices: Int[Tensor, " n"]
     ) -> Float[Tensor, "n features"]:
         """Features of the images at `indices` under the backbone of `version` (run, attempt, round)."""
         if version != self._version:
@@ -48,7 +48,7 @@ class FeatureBank:
             out[here] = self._chunks[chunk][indices[here] - chunk * EVALUATION_BATCH]
         return out
 
-    def fresh(self, extract: Extract, indices: Int[Tensor, "n"]) -> Float[Tensor, "n features"]:
+    def fresh(self, extract: Extract, indices: Int[Tensor, " n"]) -> Float[Tensor, "n features"]:
         """Features under a backbone of the client's own: computed now, not kept."""
         parts = [
             self._prepare(self.images.pixels[part]) for part in indices.split(EVALUATION_BATCH)
@@ -68,7 +68,7 @@ def predictor_confusion(
     predictor: Predictor,
     bank: FeatureBank,
     version: str | None,
-    indices: Int[Tensor, "n"],
+    indices: Int[Tensor, " n"],
 ) -> Int[Tensor, "classes classes"]:
     """Confusion matrix (rows: true classes) of one predictor on the bank's images at `indices`.
 

@@ -82,7 +82,7 @@ class Federation:
         )
 
     @cached_property
-    def train_counts(self) -> Int[Tensor, "classes"]:
+    def train_counts(self) -> Int[Tensor, " classes"]:
         """Training images of each class over all clients."""
         return torch.from_numpy(self.partition.train_counts.sum(axis=0))
 

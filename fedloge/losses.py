@@ -25,7 +25,7 @@ LocalLoss = Callable[[Tensor, Tensor], Tensor]
 
 
 def cross_entropy(
-    logits: Float[Tensor, "samples classes"], labels: Int[Tensor, "samples"]
+    logits: Float[Tensor, "samples classes"], labels: Int[Tensor, " samples"]
 ) -> Float[Tensor, ""]:
     """-log softmax(logits)_y."""
     return F.cross_entropy(logits, labels)
@@ -33,8 +33,8 @@ def cross_entropy(
 
 def balanced_softmax(
     logits: Float[Tensor, "samples classes"],
-    labels: Int[Tensor, "samples"],
-    counts: Int[Tensor, "classes"],
+    labels: Int[Tensor, " samples"],
+    counts: Int[Tensor, " classes"],
 ) -> Float[Tensor, ""]:
     """Cross-entropy of a softmax weighted by counts, n_c exp(z_c) / sum_j n_j exp(z_j).
 
@@ -45,8 +45,8 @@ def balanced_softmax(
 
 def logit_adjusted(
     logits: Float[Tensor, "samples classes"],
-    labels: Int[Tensor, "samples"],
-    counts: Int[Tensor, "classes"],
+    labels: Int[Tensor, " samples"],
+    counts: Int[Tensor, " classes"],
     tau: float = 1.0,
 ) -> Float[Tensor, ""]:
     """Cross-entropy of logits + tau log(n_c / N).
@@ -60,8 +60,8 @@ def logit_adjusted(
 
 def fedlc(
     logits: Float[Tensor, "samples classes"],
-    labels: Int[Tensor, "samples"],
-    counts: Int[Tensor, "classes"],
+    labels: Int[Tensor, " samples"],
+    counts: Int[Tensor, " classes"],
     tau: float = 1.0,
 ) -> Float[Tensor, ""]:
     """Cross-entropy of logits - tau n_c^(-1/4), so that rare classes need a wider margin.
@@ -76,11 +76,11 @@ def fedlc(
 
 def ldam(
     logits: Float[Tensor, "samples classes"],
-    labels: Int[Tensor, "samples"],
-    counts: Int[Tensor, "classes"],
+    labels: Int[Tensor, " samples"],
+    counts: Int[Tensor, " classes"],
     max_margin: float = 0.5,
     scale: float = 30.0,
-    weights: Float[Tensor, "classes"] | None = None,
+    weights: Float[Tensor, " classes"] | None = None,
 ) -> Float[Tensor, ""]:
     """Cross-entropy of scale * logits after the true class's logit lost a margin ~ n_y^(-1/4).
 
@@ -101,7 +101,7 @@ def ldam(
     return F.cross_entropy(scale * reduced, labels, weight=weights)
 
 
-def drw_weights(counts: Int[Tensor, "classes"], beta: float = 0.9999) -> Float[Tensor, "classes"]:
+def drw_weights(counts: Int[Tensor, " classes"], beta: float = 0.9999) -> Float[Tensor, " classes"]:
     """Class weights (1 - beta) / (1 - beta^n_c), scaled to a mean of 1 over the classes present.
 
     Cui et al. 2019, "Class-Balanced Loss Based on Effective Number of Samples", which LDAM
@@ -115,7 +115,7 @@ def drw_weights(counts: Int[Tensor, "classes"], beta: float = 0.9999) -> Float[T
 
 
 def focal(
-    logits: Float[Tensor, "samples classes"], labels: Int[Tensor, "samples"], gamma: float = 2.0
+    logits: Float[Tensor, "samples classes"], labels: Int[Tensor, " samples"], gamma: float = 2.0
 ) -> Float[Tensor, ""]:
     """-(1 - p_y)^gamma log p_y, which turns away from what is learned already.
 
@@ -130,8 +130,8 @@ def focal(
 
 def ratio_loss(
     logits: Float[Tensor, "samples classes"],
-    labels: Int[Tensor, "samples"],
-    counts: Int[Tensor, "classes"],
+    labels: Int[Tensor, " samples"],
+    counts: Int[Tensor, " classes"],
     alpha: float = 1.0,
     beta: float = 0.1,
 ) -> Float[Tensor, ""]:
@@ -160,7 +160,7 @@ _LOSSES: dict[str, Callable[..., Tensor]] = {
 }
 
 
-def local_loss(name: str, counts: Int[Tensor, "classes"], **options: Any) -> LocalLoss:
+def local_loss(name: str, counts: Int[Tensor, " classes"], **options: Any) -> LocalLoss:
     """A loss by name, bound to one client's counts: (logits, labels) to a scalar.
 
     Parameters

@@ -24,9 +24,9 @@ GROUPS = ("many", "medium", "few")
 class ShotGroups:
     """Which group every class belongs to: an index into `GROUPS`."""
 
-    group_of: Int[Tensor, "classes"]
+    group_of: Int[Tensor, " classes"]
 
-    def mask(self, group: Literal["many", "medium", "few"]) -> Bool[Tensor, "classes"]:
+    def mask(self, group: Literal["many", "medium", "few"]) -> Bool[Tensor, " classes"]:
         """True for the classes of one group."""
         return self.group_of == GROUPS.index(group)
 
@@ -38,7 +38,7 @@ class ShotGroups:
 
 
 def shot_groups(
-    train_counts: Int[Tensor, "classes"], rule: Literal["mass", "count"] = "mass"
+    train_counts: Int[Tensor, " classes"], rule: Literal["mass", "count"] = "mass"
 ) -> ShotGroups:
     """Many, medium and few classes, from the training counts of the whole federation.
 
@@ -64,7 +64,7 @@ def shot_groups(
 
 
 def confusion_matrix(
-    predictions: Int[Tensor, "samples"], labels: Int[Tensor, "samples"], num_classes: int
+    predictions: Int[Tensor, " samples"], labels: Int[Tensor, " samples"], num_classes: int
 ) -> Int[Tensor, "classes classes"]:
     """How many samples of each true class (row) were predicted as each class (column).
 
@@ -88,7 +88,7 @@ def accuracy(confusion: Int[Tensor, "classes classes"]) -> float:
     return _share(int(confusion.diagonal().sum()), int(confusion.sum()))
 
 
-def per_class_accuracy(confusion: Int[Tensor, "classes classes"]) -> Float[Tensor, "classes"]:
+def per_class_accuracy(confusion: Int[Tensor, "classes classes"]) -> Float[Tensor, " classes"]:
     """Share of each class's samples predicted right (recall); nan for a class without samples."""
     return confusion.diagonal().double() / confusion.sum(dim=1)
 

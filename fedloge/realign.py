@@ -44,8 +44,8 @@ def local_realign_sum(
 
 
 def global_realign_keep_bias(
-    psi: Float[Tensor, "classes features"], bias: Float[Tensor, "classes"], *, norm: float = 1.7
-) -> tuple[Float[Tensor, "classes features"], Float[Tensor, "classes"]]:
+    psi: Float[Tensor, "classes features"], bias: Float[Tensor, " classes"], *, norm: float = 1.7
+) -> tuple[Float[Tensor, "classes features"], Float[Tensor, " classes"]]:
     """GA-FR as in the authors' released code: rows at norm 1.7, the bias left as it was trained.
 
     Beside an unscaled bias the norm matters: a larger one weighs the features more. Zero
@@ -70,7 +70,7 @@ def tau_norm(
     return psi / torch.where(norms > 0, norms, 1.0) ** tau
 
 
-def absent_mask(counts: Int[Tensor, "classes"]) -> Float[Tensor, "classes"]:
+def absent_mask(counts: Int[Tensor, " classes"]) -> Float[Tensor, " classes"]:
     """What to add to a client's logits so that it never predicts a class it was not trained on.
 
     Parameters

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -13,7 +14,7 @@ from flwr.serverapp.strategy import Strategy
 
 from fedloge import wire
 from fedloge.config import Config
-from fedloge.errors import CheckpointError, RunDirError
+from fedloge.errors import CheckpointError, RunDirError, RunError
 from fedloge.federation import Federation
 from fedloge.methods.base import Aggregate, Part
 from fedloge.wire import Stamp

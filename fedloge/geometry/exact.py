@@ -19,7 +19,7 @@ from numpy import ndarray
 _BITS = 26
 
 
-def tree_sum(x: Float64[ndarray, "n *rest"]) -> Float64[ndarray, "*rest"]:
+def tree_sum(x: Float64[ndarray, " n *rest"]) -> Float64[ndarray, "*rest"]:
     """Sum over the first axis, halves on halves, always in the same order."""
     while len(x) > 1:
         half = len(x) // 2
@@ -33,7 +33,7 @@ def inner(a: Float64[ndarray, "*shape"], b: Float64[ndarray, "*shape"]) -> float
     return float(tree_sum((a * b).ravel()))
 
 
-def row_norms(x: Float64[ndarray, "rows columns"]) -> Float64[ndarray, "rows"]:
+def row_norms(x: Float64[ndarray, "rows columns"]) -> Float64[ndarray, " rows"]:
     """Euclidean norm of every row."""
     return np.sqrt(tree_sum((x * x).T))
 
@@ -49,7 +49,7 @@ def gram(x: Float64[ndarray, "rows columns"]) -> Float64[ndarray, "rows rows"]:
     return rounded @ rounded.T
 
 
-def _on_grid(x: Float64[ndarray, "m n"], norms: Float64[ndarray, "k"]) -> Float64[ndarray, "m n"]:
+def _on_grid(x: Float64[ndarray, "m n"], norms: Float64[ndarray, " k"]) -> Float64[ndarray, "m n"]:
     _, exponent = np.frexp(norms.max())
     steps = np.ldexp(1.0, _BITS - int(exponent))
     return np.rint(x * steps) / steps

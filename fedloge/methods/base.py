@@ -82,7 +82,7 @@ class LocalData:
     round: int
     config: Config
     train: Images
-    counts: Int[Tensor, "classes"]
+    counts: Int[Tensor, " classes"]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     augmentation: Augmentation
@@ -91,7 +91,7 @@ class LocalData:
 
     def batches(
         self, epochs: int, purpose: str = "train", batch_size: int | None = None
-    ) -> Iterator[tuple[Float[Tensor, "batch channels height width"], Int[Tensor, "batch"]]]:
+    ) -> Iterator[tuple[Float[Tensor, "batch channels height width"], Int[Tensor, " batch"]]]:
         """Shuffled, augmented, normalised batches; the last of an epoch may be smaller.
 
         Many batches are augmented at once: the cost an image is a gather's, not a Python call's.
@@ -111,7 +111,7 @@ class LocalData:
 
     def plain_batches(
         self,
-    ) -> Iterator[tuple[Float[Tensor, "batch channels height width"], Int[Tensor, "batch"]]]:
+    ) -> Iterator[tuple[Float[Tensor, "batch channels height width"], Int[Tensor, " batch"]]]:
         """The training images in their order, not augmented: for statistics and tuning on features."""
         for start in range(0, len(self.train), EVALUATION_BATCH):
             part = slice(start, start + EVALUATION_BATCH)
@@ -268,6 +268,6 @@ class Method(ABC, Generic[N]):
         """Global models that need the clients' evaluation sums (CCVR)."""
         return {}
 
-    def head_norms(self, net: N) -> dict[str, Float[Tensor, "classes"]]:
+    def head_norms(self, net: N) -> dict[str, Float[Tensor, " classes"]]:
         """Row norms of the heads worth plotting against class sizes."""
         return {}

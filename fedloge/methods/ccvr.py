@@ -112,7 +112,7 @@ class CCVR(FedAvg):
 
 def class_moments(
     features: Float[Tensor, "images features"],
-    labels: Int[Tensor, "images"],
+    labels: Int[Tensor, " images"],
     classes: int,
     *,
     full: bool,
@@ -134,11 +134,11 @@ def class_moments(
 
 
 def gaussians(
-    counts: Float[Tensor, "classes"],
+    counts: Float[Tensor, " classes"],
     sums: Float[Tensor, "classes features"],
     second: Float[Tensor, "classes moments"],
 ) -> tuple[
-    Float[Tensor, "classes"], Float[Tensor, "classes features"], Float[Tensor, "classes ..."]
+    Float[Tensor, " classes"], Float[Tensor, "classes features"], Float[Tensor, "classes ..."]
 ]:
     """Counts, means and unbiased covariances (or, from diagonal moments, variances) in float64.
 

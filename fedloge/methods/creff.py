@@ -125,7 +125,7 @@ class CReFF(FedAvg):
 
 
 def class_gradients(
-    head: LinearHead, features: Float[Tensor, "images features"], labels: Int[Tensor, "images"]
+    head: LinearHead, features: Float[Tensor, "images features"], labels: Int[Tensor, " images"]
 ) -> Float[Tensor, "classes classes features_and_bias"]:
     """Gradient of the mean cross-entropy over the images of each class, for the head's rows.
 
@@ -146,7 +146,7 @@ def match_features(
     features: Float[Tensor, "classes each features"],
     head: LinearHead,
     gradients: Float[Tensor, "classes classes features_and_bias"],
-    present: Bool[Tensor, "classes"],
+    present: Bool[Tensor, " classes"],
     *,
     steps: int,
     lr: float,
@@ -166,8 +166,8 @@ def gradient_distance(
     features: Float[Tensor, "present each features"],
     head: LinearHead,
     gradients: Float[Tensor, "present classes features_and_bias"],
-    present: Bool[Tensor, "classes"],
-) -> Float[Tensor, "present"]:
+    present: Bool[Tensor, " classes"],
+) -> Float[Tensor, " present"]:
     """For each class present: sum over head rows, and the bias, of 1 - cos(gradient, wanted)."""
     own = one_hot(present.nonzero()[:, 0], len(present))[:, None]
     logits = nn.functional.linear(features, head.weight, head.bias)

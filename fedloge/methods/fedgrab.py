@@ -123,7 +123,7 @@ class Balancer(nn.Module):
             self.register_buffer(name, torch.zeros(classes))
 
     def weights(
-        self, targets: Float[Tensor, "batch classes"], mask: Float[Tensor, "classes"]
+        self, targets: Float[Tensor, "batch classes"], mask: Float[Tensor, " classes"]
     ) -> Float[Tensor, "batch classes"]:
         """One step of the controllers in `mask`; the weights of this batch's gradients."""
         o, error = self.options, (self.negative - self.positive) * mask
@@ -148,7 +148,7 @@ def weight_of(u: Tensor, ceiling: float, steepness: float) -> Tensor:
     return ceiling / (1 + (ceiling - 1) * torch.exp(-steepness * u))
 
 
-def norm_prior(weight: Float[Tensor, "classes features"]) -> Float[Tensor, "classes"]:
+def norm_prior(weight: Float[Tensor, "classes features"]) -> Float[Tensor, " classes"]:
     """Shares of the classes from the row norms of a head: their z-scores less the least one."""
     norms = weight.norm(dim=1)
     scores = norms - norms.min()  # standardising divides all alike, and the sum undoes it
@@ -156,7 +156,7 @@ def norm_prior(weight: Float[Tensor, "classes features"]) -> Float[Tensor, "clas
     return scores / total if total > 0 else torch.full_like(norms, 1 / len(norms))
 
 
-def tail_classes(prior: Float[Tensor, "classes"]) -> Float[Tensor, "classes"]:
+def tail_classes(prior: Float[Tensor, " classes"]) -> Float[Tensor, " classes"]:
     """1 for the classes beyond 95 % of the prior's mass, taken from the largest on; else 0."""
     few = shot_groups((prior * 1e6).round().long(), "mass").mask("few")
     return few.float()

@@ -119,7 +119,7 @@ class FedNH(Method[FedNHNetwork]):
 
 
 def class_directions(
-    features: Float[Tensor, "images features"], labels: Int[Tensor, "images"], classes: int
+    features: Float[Tensor, "images features"], labels: Int[Tensor, " images"], classes: int
 ) -> Float[Tensor, "classes features"]:
     """Mean of h / ||h|| over the images of each class, scaled to norm 1; zero where there is none."""
     unit = normalize(features)

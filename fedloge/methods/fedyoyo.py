@@ -107,11 +107,11 @@ class Federation(nn.Module):
 
 
 def logit_adjustment(
-    federation: Float[Tensor, "classes"],
-    client: Int[Tensor, "classes"],
+    federation: Float[Tensor, " classes"],
+    client: Int[Tensor, " classes"],
     local_share: float,
     tau: float,
-) -> Float[Tensor, "classes"]:
+) -> Float[Tensor, " classes"]:
     """log(prior^tau + 1e-9), the prior (1 - local_share) federation + local_share client, as shares."""
     own = client / client.sum()
     if not federation.any():
@@ -123,7 +123,7 @@ def logit_adjustment(
 def distillation(
     weak: Float[Tensor, "images classes"],
     strong: Float[Tensor, "images classes"],
-    labels: Int[Tensor, "images"],
+    labels: Int[Tensor, " images"],
     temperature: float,
 ) -> Float[Tensor, ""]:
     """Mean KL(weak || strong) of softened predictions over the images that the weak view gets right.

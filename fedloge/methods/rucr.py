@@ -180,9 +180,9 @@ class Unified(nn.Module):
 
 def feature_loss(
     features: Float[Tensor, "batch features"],
-    labels: Int[Tensor, "batch"],
+    labels: Int[Tensor, " batch"],
     unified: Unified,
-    counts: Int[Tensor, "classes"],
+    counts: Int[Tensor, " classes"],
     temperature: float,
 ) -> Float[Tensor, ""]:
     """Cross-entropy over cosines with the prototypes, over the images whose class has one.
@@ -200,7 +200,7 @@ def feature_loss(
 
 
 def class_means(
-    features: Float[Tensor, "images features"], labels: Int[Tensor, "images"], classes: int
+    features: Float[Tensor, "images features"], labels: Int[Tensor, " images"], classes: int
 ) -> Float[Tensor, "classes features"]:
     """Mean feature of each class; zero where there is no image."""
     means = features.new_zeros(classes, features.shape[1])

@@ -90,7 +90,7 @@ class SharedHead(SingleHead[H]):
         return {"global-head": net.head.weight.detach().norm(dim=1)}
 
 
-def configured_loss(config: Config, counts: Int[Tensor, "classes"], round: int) -> LocalLoss:
+def configured_loss(config: Config, counts: Int[Tensor, " classes"], round: int) -> LocalLoss:
     """The local loss that a config names, for one client in one round.
 
     Besides the loss's own parameters, ``ldam`` takes ``drw-from``, the round from which

@@ -7,7 +7,7 @@ import copy
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from fedloge.methods.base import LocalData, Method, Network
@@ -41,7 +41,7 @@ def tuned_head(
 
 def plain_features(
     method: Method, net: Network, client: LocalData
-) -> tuple[Float[Tensor, "images features"], Int[Tensor, "images"]]:
+) -> tuple[Float[Tensor, "images features"], Int[Tensor, " images"]]:
     """Features and labels of a client's training images, not augmented, in evaluation mode."""
     net.eval()
     with torch.no_grad():
@@ -53,7 +53,7 @@ def plain_features(
 def fit_head(
     head: nn.Linear,
     features: Float[Tensor, "samples features"],
-    labels: Int[Tensor, "samples"],
+    labels: Int[Tensor, " samples"],
     *,
     epochs: int,
     lr: float,

@@ -28,8 +28,8 @@ class LinearHead:
     """
 
     weight: Float[Tensor, "classes features"]
-    bias: Float[Tensor, "classes"] | None = None
-    mask: Float[Tensor, "classes"] | None = None
+    bias: Float[Tensor, " classes"] | None = None
+    mask: Float[Tensor, " classes"] | None = None
 
     @classmethod
     def of(cls, layer: nn.Linear) -> LinearHead:
@@ -43,11 +43,11 @@ class LinearHead:
         logits = F.linear(features, self.weight, self.bias)
         return logits if self.mask is None else logits + self.mask
 
-    def predict(self, features: Float[Tensor, "samples features"]) -> Int[Tensor, "samples"]:
+    def predict(self, features: Float[Tensor, "samples features"]) -> Int[Tensor, " samples"]:
         """The class with the greatest logit."""
         return self.logits(features).argmax(dim=1)
 
-    def offset(self) -> Float[Tensor, "classes"]:
+    def offset(self) -> Float[Tensor, " classes"]:
         """What is added to weight h: bias and mask together, zero where there is neither."""
         parts = [part for part in (self.bias, self.mask) if part is not None]
         return sum(parts, start=self.weight.new_zeros(self.weight.shape[0]))
