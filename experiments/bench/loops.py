@@ -20,9 +20,9 @@ LR, MOMENTUM = 0.003, 0.5
 class Model(nn.Module):
     """A backbone, a fixed classifier and two heads on detached features."""
 
-    def __init__(self, name: str, classes: int) -> None:
+    def __init__(self, name: str, classes: int, shape: tuple[int, int, int] = (3, 32, 32)) -> None:
         super().__init__()
-        self.backbone = build_backbone(name, (3, 32, 32), seed=0)
+        self.backbone = build_backbone(name, shape, seed=0)
         width = self.backbone.out_features
         self.fixed = nn.Linear(width, classes, bias=False).requires_grad_(False)
         self.global_head = nn.Linear(width, classes)
@@ -61,7 +61,9 @@ class BareLoop:
         bf16: bool = False,
     ) -> None:
         memory_format = getattr(torch, f"{layout}_format" if layout == "contiguous" else layout)
-        self.model = Model(name, classes).to(memory_format=memory_format)
+        _, channels, height, width = batches[0][0].shape
+        model = Model(name, classes, (channels, height, width))
+        self.model = model.to(memory_format=memory_format)
         self.batches = [(x.contiguous(memory_format=memory_format), y) for x, y in batches]
         self.epochs = epochs
         chosen = {"fused": True} if optimiser == "fused" else {"foreach": optimiser == "foreach"}

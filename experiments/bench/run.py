@@ -15,11 +15,12 @@ from experiments.bench import history, show
 from experiments.bench.groups import GROUPS
 from experiments.bench.measure import run_group
 from experiments.bench.profile import where_the_time_goes
+from experiments.bench.scale import scale
 from experiments.console import stderr, stdout
 from fedloge.errors import InputError, unknown_name
 
-PROFILE = "profile"
-NAMES = (*GROUPS, PROFILE)
+PROFILE, SCALE = "profile", "scale"
+NAMES = (*GROUPS, PROFILE, SCALE)
 
 
 def bench(
@@ -48,6 +49,8 @@ def bench(
         if PROFILE in chosen:
             status.update("where the time goes")
             result["profile"] = where_the_time_goes(quick)
+        if SCALE in chosen:
+            result["scale"] = scale(quick, status.update)
     path = out or Path("bench-history.jsonl")
     before = history.last(path, result) if compare else None
     if out is not None or compare:
@@ -61,6 +64,8 @@ def bench(
         console.print(show.tables(result))
     if PROFILE in result:
         console.print(show.profile(result[PROFILE]))
+    if SCALE in result:
+        console.print(show.scale(result[SCALE]))
     if before:
         console.print(show.comparison(history.changes(before, result), before))
     elif compare:

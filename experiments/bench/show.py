@@ -58,6 +58,39 @@ def comparison(changes: dict[str, dict[str, dict[str, Any]]], before: dict[str, 
     return table
 
 
+def scale(rows: list[dict[str, Any]]) -> RenderableType:
+    """What rounds cost by size; the last columns are without the steps, for each client asked."""
+    table = Table(title="A round of clients with two images each", title_justify="left")
+    for heading in ("engine", "model", "clients", "asked"):
+        table.add_column(heading, justify="left" if heading in ("engine", "model") else "right")
+    for heading in ("start", "training", "evaluation", "a client", "processor"):
+        table.add_column(heading, justify="right")
+    series, notes = "", []
+    for row in rows:
+        if series and row["series"] != series:
+            table.add_section()
+        series = row["series"]
+        name = f"{row['asked']:,} of {row['clients']:,}, {row['model']}, {row['engine']}"
+        notes.append(f"memory, {name}: {row['memory'][0]:.0f} to {row['memory'][-1]:.0f} MiB")
+        table.add_row(
+            row["engine"],
+            row["model"],
+            f"{row['clients']:,}",
+            f"{row['asked']:,}",
+            seconds(row["start"]),
+            seconds(row["train"]),
+            seconds(row["evaluate"]) if "evaluate" in row else "",
+            *(_beside(row, kind) for kind in ("", "-processor")),
+        )
+    return Stack(table, *notes)
+
+
+def _beside(row: dict[str, Any], kind: str) -> str:
+    if f"train{kind}" not in row:
+        return ""
+    return seconds(max(0.0, row[f"train{kind}"] - row[f"bare{kind}"]) / row["asked"])
+
+
 def seconds(value: float) -> str:
     """With a unit that leaves some digits before the point."""
     for factor, unit in ((1, "s"), (1e3, "ms"), (1e6, "µs")):

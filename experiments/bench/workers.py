@@ -21,9 +21,11 @@ class Narrowed(RayGrid):
 
 
 @contextmanager
-def ray_rounds(model: str, images: int, clients: int) -> Iterator[Callable[[int], float]]:
+def ray_rounds(
+    model: str, images: int, clients: int, shape: tuple[int, int, int] = (3, 32, 32)
+) -> Iterator[Callable[[int], float]]:
     """Yields a function: workers to seconds of a round's training. All clients take part, alike in size."""
-    data = work.data_set(images * clients, 40)
+    data = work.data_set(images * clients, 40, shape)
     settings = {"model": model, "local_epochs": 1, "checkpoint_every": 10**6, "ray_workers": 2}
     everybody = {"num_clients": clients, "clients_per_round": clients}
     with work.federation(data, **settings, **everybody) as fed:
