@@ -278,7 +278,7 @@ class Deployment:
         return text
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def deploy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Deployment]]:
     """Make deployments; each is stopped at the end, and nothing of it is left."""
     made: list[Deployment] = []
@@ -294,7 +294,7 @@ def deploy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., D
     assert not left, f"processes left behind: {left}"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def federation(deploy: Callable[..., Deployment]) -> Deployment:
     """The whole federation, up and registered; for tests that leave it as it was."""
     deployment = deploy()

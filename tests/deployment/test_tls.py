@@ -184,7 +184,7 @@ def test_a_client_that_speaks_plaintext_is_refused(federation: Deployment, door:
         # With its key, Flower's own client would refuse to go on before a word is said.
         [
             *("flower-supernode", "--insecure", f"--superlink=127.0.0.1:{port}"),
-            *(f"--port={federation.spare_port}", "--max-retries=0"),
+            *(f"--port={federation.spare_port}", "--isolation=process", "--max-retries=0"),
         ],
         env=federation.environment,
         stdout=subprocess.PIPE,
