@@ -44,6 +44,7 @@ def bench(
         for name in GROUPS:
             for group in GROUPS[name](quick) if name in chosen else ():
                 results[group.name] = run_group(group, status.update)
+                status.console.print(f"{group.name}: {show.in_short(results[group.name])}")
                 load.append(os.getloadavg()[0])
         result = history.described(results, load, quick=quick)
         if PROFILE in chosen:

@@ -39,6 +39,13 @@ def tables(result: dict[str, Any]) -> RenderableType:
     return Stack(cases, ratios, where)
 
 
+def in_short(group: dict[str, Any]) -> str:
+    """A group's medians in a line."""
+    cases = [f"{name} {seconds(figures['median'])}" for name, figures in group["cases"].items()]
+    ratios = [f"{name} {figures['median']:.3f}" for name, figures in group["ratios"].items()]
+    return "; ".join([*cases, *ratios])
+
+
 def comparison(changes: dict[str, dict[str, dict[str, Any]]], before: dict[str, Any]) -> Table:
     """What changed since an earlier result."""
     table = Table(title=f"Since {before['commit']} ({before['when']})", title_justify="left")
