@@ -93,6 +93,9 @@ def run(
     changes: dict[str, Any] = {
         "runs_dir": str(Path(runs_dir or config.runs_dir).expanduser().resolve())
     }
+    # The record must be resumable from another folder.
+    if (data := Path(config.data_path).expanduser()).exists() and config.data_path:
+        changes["data_path"] = str(data.resolve())
     if name:
         changes["name"] = name
     launch.start(
