@@ -36,15 +36,24 @@ class Paced(logging.Handler):
         self._logger.setLevel(logging.INFO)
         self._logger.propagate = False
         self._thread.start()
-        self._next()
+        try:
+            self._next()
+        except BaseException:
+            self.close()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the run and stop listening."""
         self._over = True
         self._go.release()
         self._thread.join()
         self._logger.removeHandler(self)
         self._logger.level, self._logger.propagate = self._before
+        super().close()
 
     def round(self) -> dict[str, Any]:
         """Let one round run; its line of ``timing.jsonl``."""

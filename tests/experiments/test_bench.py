@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +92,12 @@ def test_what_goes_wrong_in_a_run_is_raised_where_it_is_measured() -> None:
         local.run(fed.config.replace(rounds=1))
         with (
             pytest.raises(RunDirError, match="exists already"),
-            Paced(lambda: local.run(fed.config)),
+            Paced(lambda: local.run(fed.config)) as engine,
         ):
-            pass
+            engine.round()
+    assert not any(
+        isinstance(handler, Paced) for handler in logging.getLogger("fedloge.run").handlers
+    )
 
 
 def test_the_command_measures_keeps_and_compares(
