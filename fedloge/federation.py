@@ -22,6 +22,7 @@ from fedloge.data.sources import load_dataset
 from fedloge.errors import ConfigError
 from fedloge.evaluation import FeatureBank
 from fedloge.geometry.prototypes import Prototypes, prototypes
+from fedloge.memory import keep_freed_memory
 from fedloge.methods import make_method
 from fedloge.methods.base import LocalData, Method, Network, Part, Task
 from fedloge.metrics import ShotGroups, shot_groups
@@ -251,6 +252,7 @@ class Federation:
 
 @lru_cache(maxsize=2)
 def _open(config: Config, _process: int) -> Federation:
+    keep_freed_memory()
     return Federation(config)
 
 

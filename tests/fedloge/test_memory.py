@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from fedloge.memory import keep_freed_memory
+
+PROGRAM = """
+import resource, torch
+from fedloge.memory import keep_freed_memory
+keep_freed_memory()
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        [torch.ones(5 * 2**20) for _ in range(5)]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+print(faults())
+"""
+
+
+def page_faults() -> int:
+    result = subprocess.run(
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True
+    )
+    return int(result.stdout)
+
+
+@pytest.mark.skipif(not keep_freed_memory(), reason="this system's C library is not glibc")
+def test_freed_memory_is_used_again_without_asking_the_system() -> None:
+    assert page_faults() < 100
