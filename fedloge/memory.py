@@ -10,8 +10,10 @@ _MIB = 2**20
 
 
 @cache
-def keep_freed_memory() -> bool:
-    """Tell glibc to keep up to 256 MiB of freed memory; whether there is a glibc to tell.
+def keep_freed_memory() -> int:
+    """Tell glibc to keep up to 256 MiB of freed memory.
+
+    Returns the MiB up to which a block is kept, 0 where there is no glibc to tell.
 
     By default it gives every large block back to the system when it is freed, and the system
     clears each page again when it comes back: a third of the time of a forward pass over 256
@@ -20,7 +22,7 @@ def keep_freed_memory() -> bool:
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):
-        return False
+        return 0
     kept = mallopt(_M_TRIM_THRESHOLD, 256 * _MIB)
-    # Older versions take 32 MiB at most for the size from which a block is mapped by itself.
-    return bool(kept and any(mallopt(_M_MMAP_THRESHOLD, size * _MIB) for size in (64, 32)))
+    # Older versions take no more than 32 MiB.
+    return next((s for s in (64, 32) if kept and mallopt(_M_MMAP_THRESHOLD, s * _MIB)), 0)

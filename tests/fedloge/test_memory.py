@@ -14,7 +14,7 @@ keep_freed_memory()
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(20):
-        [torch.ones(5 * 2**20) for _ in range(5)]
+        torch.ones(10 * 2**20)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 faults()
 print(faults())
@@ -28,6 +28,6 @@ def page_faults() -> int:
     return int(result.stdout)
 
 
-@pytest.mark.skipif(not keep_freed_memory(), reason="this system's C library is not glibc")
+@pytest.mark.skipif(keep_freed_memory() < 64, reason="the C library is no glibc, or an old one")
 def test_freed_memory_is_used_again_without_asking_the_system() -> None:
     assert page_faults() < 100
