@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
+from typing import Any
 
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
@@ -10,12 +12,14 @@ from flwr.clientapp import ClientApp
 from clients.work import Client, personal_folder
 from fedloge import config as configs
 from fedloge import wire
+from fedloge.config import Config
 from fedloge.errors import FedlogeError, UpdateError
 from fedloge.federation import Federation, open_federation
 from fedloge.onnode import open_site
 from fedloge.wire import Stamp
 
 app = ClientApp()
+_downlink = wire.Downlink()
 
 
 @app.query("whoami")
@@ -42,7 +46,7 @@ def train(message: Message, context: Context) -> Message:
     """Train on this client's images; the personal tensors stay here."""
     try:
         client, stamp = _client(message, context)
-        trained = client.train(stamp, wire.received_tensors(message.content))
+        trained = client.train(stamp, _downlink.tensors(message.content))
         width = client.federation.config.wire_dtype
         content = wire.reply_content(stamp, trained.metrics, trained.shared, trained.sums, width)
     except FedlogeError as exc:
@@ -55,7 +59,7 @@ def evaluate(message: Message, context: Context) -> Message:
     """Measure this client's personal models on its own test images."""
     try:
         client, stamp = _client(message, context)
-        figures, sums = client.evaluate(stamp, wire.received_tensors(message.content))
+        figures, sums = client.evaluate(stamp, _downlink.tensors(message.content))
         content = wire.reply_content(stamp, figures, sums=sums)
     except FedlogeError as exc:
         content = wire.failure_content(str(exc))
@@ -78,11 +82,16 @@ def _client(message: Message, context: Context) -> tuple[Client, Stamp]:
 
 
 def _federation(context: Context) -> Federation:
-    config = configs.from_flat(context.run_config, "run config")
+    config = _config(tuple(context.run_config.items()))
     if config.on_node:
         own = str(context.node_config.get("data-path", ""))
         return open_site(config, _partition_id(context, config.num_clients), own)
     return open_federation(config)
+
+
+@lru_cache(maxsize=2)
+def _config(items: tuple[tuple[str, Any], ...]) -> Config:
+    return configs.from_flat(dict(items), "run config")
 
 
 def _partition_id(context: Context, clients: int) -> int:

@@ -9,6 +9,7 @@ and a straggler of an older round that would overwrite a newer one.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import re
@@ -67,8 +68,8 @@ class PersonalStore:
         CheckpointError
             The file is damaged, or belongs to another run or another model.
         """
-        usable = [round for round in self._rounds() if round < before]
-        for round in sorted(usable, reverse=True):
+        usable = (round for round in reversed(self._rounds()) if round < before)
+        for round in usable:
             header, tensors = self._read(round)
             self._check_run(header, stamp, round)
             if not stamp.follows(header["attempt"], round):
@@ -89,7 +90,7 @@ class PersonalStore:
         """
         rounds = self._rounds()
         if rounds:
-            newest = max(rounds)
+            newest = rounds[-1]
             header = self._header(newest)
             self._check_run(header, stamp, newest)
             if (header["attempt"], newest) > (stamp.attempt, stamp.round):
@@ -98,7 +99,7 @@ class PersonalStore:
                     f"a late message of round {stamp.round}, attempt {stamp.attempt} must not overwrite it"
                 )
         self._write(stamp, state, rounds_trained)
-        self._prune(stamp)
+        self._prune(stamp, [*rounds, stamp.round])
 
     def read_files(self) -> dict[str, bytes]:
         """All versions as they are, by file name, to be carried to where this client works."""
@@ -136,8 +137,11 @@ class PersonalStore:
     def _replace(self, path: Path, content: bytes) -> None:
         temporary = path.with_suffix(".tmp")
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(content)
+            try:
+                temporary.write_bytes(content)
+            except FileNotFoundError:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                temporary.write_bytes(content)
             temporary.replace(path)
         except OSError as exc:
             with contextlib.suppress(OSError):
@@ -147,8 +151,7 @@ class PersonalStore:
                 f"({exc.strerror}); free space or change the folder, then resume"
             ) from None
 
-    def _prune(self, stamp: Stamp) -> None:
-        rounds = sorted(self._rounds())
+    def _prune(self, stamp: Stamp, rounds: list[int]) -> None:
         needed_from = max((r for r in rounds if r <= stamp.keep_round), default=0)
         for round in rounds:
             # Later rounds than this one are left over from before a resume.
@@ -162,15 +165,14 @@ class PersonalStore:
                 names = [entry.name for entry in entries]
         except (FileNotFoundError, NotADirectoryError):
             return []
-        return [int(match[1]) for name in names if (match := _FILE.fullmatch(name))]
+        return sorted(int(match[1]) for name in names if (match := _FILE.fullmatch(name)))
 
     def _path(self, round: int) -> Path:
         return self.folder / f"round-{round:06d}.safetensors"
 
-    def _header(self, round: int) -> dict:
-        path = self._path(round)
+    def _header(self, round: int, content: bytes | None = None) -> dict:
         try:
-            with path.open("rb") as f:
+            with io.BytesIO(content) if content is not None else self._path(round).open("rb") as f:
                 (length,) = struct.unpack("<Q", f.read(8))
                 header = json.loads(json.loads(f.read(length))["__metadata__"]["fedloge"])
             if header.keys() != _HEADER or header["round"] != round:
@@ -180,11 +182,12 @@ class PersonalStore:
             raise self._damaged(round) from None
 
     def _read(self, round: int) -> tuple[dict, dict[str, Tensor]]:
-        header = self._header(round)
         try:
-            tensors = load(self._path(round).read_bytes())
+            content = self._path(round).read_bytes()
+            tensors = load(content)
         except Exception:  # safetensors has an error type of its own for every kind of damage
             raise self._damaged(round) from None
+        header = self._header(round, content)
         if _checksum(header, tensors) != header["checksum"]:
             raise self._damaged(round)
         return header, tensors

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeVar
 
@@ -33,6 +33,7 @@ NUM_EXAMPLES = "num-examples"
 CLASS_COUNTS = "class-counts"
 _NPY = "numpy.ndarray"  # Flower's name for the format of NumPy's .npy files
 T = TypeVar("T", str, int, list)
+R = TypeVar("R", ArrayRecord, ConfigRecord, MetricRecord)
 
 
 @dataclass(frozen=True)
@@ -75,13 +76,21 @@ class Stamp:
 
     def to_record(self) -> ConfigRecord:
         """As a Flower record."""
-        values = asdict(self) | {"bases": list(self.bases)}
-        return ConfigRecord({key.replace("_", "-"): value for key, value in values.items()})
+        return ConfigRecord(
+            {
+                "run-id": self.run_id,
+                "run-name": self.run_name,
+                "fingerprint": self.fingerprint,
+                "bases": list(self.bases),
+                "round": self.round,
+                "keep-round": self.keep_round,
+            }
+        )
 
     @classmethod
     def from_content(cls, content: RecordDict) -> Stamp:
         """Read from a message; `UpdateError` if it has none or it is malformed."""
-        record = content.config_records.get(STAMP)
+        record = record_of(content, STAMP, ConfigRecord)
         if record is None:
             raise UpdateError(f"the message has no {STAMP!r} record; it was not made by fedloge")
         return cls(
@@ -101,6 +110,16 @@ def _field(record: ConfigRecord, key: str, kind: type[T]) -> T:
     if not isinstance(value, kind) or not numbers:
         raise UpdateError(f"the message's {STAMP!r} record lacks a valid {key!r}")
     return value
+
+
+def record_of(content: RecordDict, name: str, kind: type[R]) -> R | None:
+    """A message's record of this name, if it is there and of this kind.
+
+    `RecordDict.array_records` and its like copy every record of their kind, checks included,
+    each time they are asked.
+    """
+    record = content.get(name)
+    return record if isinstance(record, kind) else None
 
 
 def encode(tensors: Mapping[str, Tensor], wire_dtype: str = "float32") -> ArrayRecord:
@@ -173,7 +192,7 @@ def failure_content(reason: str) -> RecordDict:
 
 def failure_reason(content: RecordDict) -> str | None:
     """The reason in a refusal; None if the content is an answer."""
-    record = content.config_records.get(FAILURE)
+    record = record_of(content, FAILURE, ConfigRecord)
     return None if record is None else str(record.get("reason", "no reason given"))
 
 
@@ -224,7 +243,8 @@ def add_update(
     Returns the weight it stands for, which is not yet in `total` if a worker added it
     and another of its replies brings the sum.
     """
-    if PARTIAL not in content.config_records:
+    added = record_of(content, PARTIAL, ConfigRecord)
+    if added is None:
         tensors = received_tensors(content)
         check_update(tensors, template)
         total.add(tensors, weight)
@@ -234,7 +254,7 @@ def add_update(
         total.merge_partial(
             received_tensors(content, f"{PARTIAL}-sums"), _field(record, "weight", int)
         )
-    return _field(content.config_records[PARTIAL], "weight", int)
+    return _field(added, "weight", int)
 
 
 def only_update(reply: Message) -> Message:
@@ -245,14 +265,35 @@ def only_update(reply: Message) -> Message:
 
 def received_tensors(content: RecordDict, name: str = ARRAYS) -> dict[str, Tensor]:
     """The tensors a message carries under a name; `UpdateError` if there are none."""
-    if name not in content.array_records:
+    record = record_of(content, name, ArrayRecord)
+    if record is None:
         raise UpdateError(f"the message carries no {name!r}")
-    return decode(content.array_records[name])
+    return decode(record)
+
+
+class Downlink:
+    """The shared tensors of the newest message, decoded once for all clients of this process.
+
+    Engines that keep several clients in a process hand them the same record object; whoever
+    reads the tensors leaves them as they are, and if somebody did not, they are decoded anew.
+    """
+
+    def __init__(self) -> None:
+        self._record: ArrayRecord | None = None
+        self._tensors: dict[str, Tensor] = {}
+
+    def tensors(self, content: RecordDict) -> dict[str, Tensor]:
+        """As `received_tensors`; not to be written to."""
+        record = record_of(content, ARRAYS, ArrayRecord)
+        touched = any(tensor._version for tensor in self._tensors.values())
+        if record is None or record is not self._record or touched:
+            self._tensors, self._record = received_tensors(content), record
+        return dict(self._tensors)
 
 
 def metrics_of(content: RecordDict) -> dict[str, float | int]:
     """The scalars of a reply; `UpdateError` if there are none."""
-    record = content.metric_records.get(METRICS)
+    record = record_of(content, METRICS, MetricRecord)
     if record is None:
         raise UpdateError("the reply carries no metrics")
     return {key: value for key, value in record.items() if isinstance(value, (int, float))}

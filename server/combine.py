@@ -45,7 +45,7 @@ class ExactMean:
 
     def add(self, client: int, reply: Message, weight: int) -> None:
         """Add the answer's tensors, or the partial sum it brings."""
-        if wire.PARTIAL in reply.content.config_records and not self._partial_sums:
+        if wire.PARTIAL in reply.content and not self._partial_sums:
             raise UpdateError(
                 "the answer is a partial sum, which only an engine of our own may send"
             )

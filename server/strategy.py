@@ -223,8 +223,8 @@ class RoundStrategy(Strategy):
 
     def _bytes_of(self, content: RecordDict) -> int:
         # What a worker of our own engine has added up already, its client would have sent.
-        records = content.array_records
-        own = sum(_num_bytes(records[name]) for name in (wire.ARRAYS, wire.SUMS) if name in records)
+        records = (wire.record_of(content, name, ArrayRecord) for name in (wire.ARRAYS, wire.SUMS))
+        own = sum(_num_bytes(record) for record in records if record is not None)
         return own + (self._model_bytes if wire.PARTIAL in content else 0)
 
     def _check_quorum(self, round: int) -> None:

@@ -75,15 +75,19 @@ def steps(quick: bool) -> Iterator[Group]:
 
 
 def rounds(quick: bool) -> Iterator[Group]:
-    """An eighth of 8 clients x 350 images x 5 epochs with all evaluations, against the naive loop.
+    """A part of 8 clients x 350 images x 5 epochs with all evaluations, against the naive loop.
 
-    One client trains, and 1,250 global and 5 x 250 local test images are measured: every
-    part of the round is an eighth of the whole.
+    An eighth: one client trains, and 1,250 global and 5 x 250 local test images are measured, so
+    that every part of the round is an eighth of the whole. A fortieth with ResNet-18, which takes
+    minutes otherwise: 70 images, 250 and 5 x 50.
     """
     from experiments.bench.naive import NaiveRound
 
     for model in _models(quick):
-        images, tests, epochs = (40, 100, 1) if quick else (350, 1250, 5)
+        share, images, tests = ("an eighth", 350, 1250)
+        if model == "resnet18":
+            share, images, tests = ("a fortieth", 70, 250)
+        images, tests, epochs = (40, 100, 1) if quick else (images, tests, 5)
         data = work.data_set(5 * images, tests)
         settings = {"model": model, "local_epochs": epochs, "evaluate_every": 1}
         few = {"num_clients": 5, "clients_per_round": 1}
@@ -94,7 +98,7 @@ def rounds(quick: bool) -> Iterator[Group]:
             )
             wanted = None if quick else {"resnet8": 1.7, "resnet18": 1.25}[model]
             yield Group(
-                f"an eighth of a round, {model}",
+                f"{share} of a round, {model}",
                 "s",
                 (Case("naive loop", naive), Case("local engine", partial(_round, engine))),
                 (Ratio("naive loop", "local engine", wanted, floor=True),),
@@ -105,7 +109,7 @@ def rounds(quick: bool) -> Iterator[Group]:
 def evaluation(quick: bool) -> Iterator[Group]:
     """The global and 40 personal models through the engine, against one pass of the backbone."""
     for model in _models(quick):
-        tests = 400 if quick else 10_000 if model == "resnet8" else 4_000
+        tests = 400 if quick else 10_000 if model == "resnet8" else 1_000
         data = work.data_set(320, tests)
         settings = {"model": model, "local_epochs": 1, "evaluate_every": 1}
         many = {"num_clients": 40, "clients_per_round": 1, "checkpoint_every": NEVER}
@@ -155,6 +159,36 @@ def ray(quick: bool) -> Iterator[Group]:
                     (),
                     7,
                 )
+
+
+def engines(quick: bool) -> Iterator[Group]:
+    """The same rounds on two Ray workers of one thread, and in one process of two threads."""
+    from experiments.bench.workers import ray_rounds
+
+    for model in _models(quick):
+        images, clients = (16, 2) if quick else (350 if model == "resnet8" else 48, 4)
+        data = work.data_set(images * clients, 40)
+        settings = {"model": model, "local_epochs": 1, "checkpoint_every": NEVER, "threads": 2}
+        everybody = {"num_clients": clients, "clients_per_round": clients}
+        with (
+            ray_rounds(model, images, clients) as rounds_on,
+            work.federation(data, **settings, **everybody) as fed,
+            _local(fed.config) as engine,
+        ):
+            cases = (
+                Case(
+                    "local, 2 threads",
+                    partial(_round, engine, "train-seconds"),
+                    images * clients,
+                    cpu=False,
+                ),
+                Case(
+                    "ray, 2 workers of 1 thread", partial(rounds_on, 2), images * clients, cpu=False
+                ),
+            )
+            wanted = None if quick or model != "resnet8" else 1.2
+            ratios = (Ratio(cases[0].name, cases[1].name, wanted, floor=True),)
+            yield Group(f"engines {model}", "s/image", cases, ratios, 3 if quick else 7)
 
 
 def aggregation(quick: bool) -> Iterator[Group]:
@@ -272,6 +306,7 @@ GROUPS: dict[str, Callable[[bool], Iterator[Group]]] = {
     "round": rounds,
     "evaluation": evaluation,
     "ray": ray,
+    "engines": engines,
     "aggregation": aggregation,
     "serialisation": serialisation,
     "partition": partition,

@@ -68,10 +68,9 @@ def comparison(changes: dict[str, dict[str, dict[str, Any]]], before: dict[str, 
 def scale(rows: list[dict[str, Any]]) -> RenderableType:
     """What rounds cost by size; the last columns are without the steps, for each client asked."""
     table = Table(title="A round of clients with two images each", title_justify="left")
-    for heading in ("engine", "model", "clients", "asked"):
-        table.add_column(heading, justify="left" if heading in ("engine", "model") else "right")
-    for heading in ("start", "training", "evaluation", "a client", "processor"):
-        table.add_column(heading, justify="right")
+    table.add_column("what", overflow="fold")
+    for heading in ("start", "train", "evaluate", "a client", "processor"):
+        table.add_column(heading, justify="right", no_wrap=True)
     series, notes = "", []
     for row in rows:
         if series and row["series"] != series:
@@ -80,10 +79,7 @@ def scale(rows: list[dict[str, Any]]) -> RenderableType:
         name = f"{row['asked']:,} of {row['clients']:,}, {row['model']}, {row['engine']}"
         notes.append(f"memory, {name}: {row['memory'][0]:.0f} to {row['memory'][-1]:.0f} MiB")
         table.add_row(
-            row["engine"],
-            row["model"],
-            f"{row['clients']:,}",
-            f"{row['asked']:,}",
+            name,
             seconds(row["start"]),
             seconds(row["train"]),
             seconds(row["evaluate"]) if "evaluate" in row else "",

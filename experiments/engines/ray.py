@@ -170,7 +170,7 @@ class RayGrid(OwnGrid):
             return
         deadline = None if timeout is None else time.monotonic() + timeout
         train = self.partial_sums and messages[0].metadata.message_type == "train"
-        record = messages[0].content.array_records.get(wire.ARRAYS)
+        record = wire.record_of(messages[0].content, wire.ARRAYS, ArrayRecord)
         arrays = None if record is None else ray.put(record)
         queue = deque(Job(batch) for batch in largest_first(messages, len(self._workers)))
         idle, done = deque(range(len(self._workers))), 0
@@ -221,7 +221,7 @@ class RayGrid(OwnGrid):
     def _item(self, message: Message) -> Item:
         content = RecordDict({k: v for k, v in message.content.items() if k != wire.ARRAYS})
         files = None
-        if self._carried and wire.STAMP in content.config_records:
+        if self._carried and wire.STAMP in content:
             files = self._store(message).read_files()
         return Item(message.metadata, content, files)
 

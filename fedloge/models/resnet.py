@@ -1,7 +1,10 @@
 """ResNet for small images (He et al. 2016, section 4.2 and, for resnet18 and 34, table 1).
 
 The stem is one 3x3 convolution of stride 1 without max-pooling, as is usual for
-CIFAR; the shortcut of a block that changes shape is a 1x1 convolution.
+CIFAR; the shortcut of a block that changes shape is a 1x1 convolution. Convolutions start as
+torch starts them, which is what the FedLoGe authors trained: before batch norm the scale of a
+weight does not matter to the output, but the step does shrink with its square, and the usual
+alternative (He et al. 2015, fan-out) starts six times as large in it.
 """
 
 from __future__ import annotations
@@ -61,9 +64,6 @@ class CifarResNet(Backbone):
             previous = width
         self.stages = nn.Sequential(*stages)
         self.out_features = previous
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor) -> Tensor:
         """(samples, channels, height, width) to (samples, features)."""

@@ -165,3 +165,23 @@ def test_what_has_been_rounded_once_goes_as_it_is() -> None:
         wire.decode(wire.encode(once, "float16")), "float16"
     )
     assert torch.equal(wire.decode(wire.encode(once, "float16"))["w"], once["w"])
+
+
+def test_a_round_s_tensors_are_decoded_once_and_anew_if_somebody_wrote_to_them() -> None:
+    downlink = wire.Downlink()
+    record = wire.encode({"w": torch.ones(2)})
+    first = downlink.tensors(RecordDict({wire.ARRAYS: record}))["w"]
+    assert downlink.tensors(RecordDict({wire.ARRAYS: record}))["w"] is first
+    first.mul_(3)
+    assert downlink.tensors(RecordDict({wire.ARRAYS: record}))["w"].tolist() == [1, 1]
+    other = RecordDict({wire.ARRAYS: wire.encode({"w": torch.zeros(2)})})
+    assert downlink.tensors(other)["w"].tolist() == [0, 0]
+    with pytest.raises(UpdateError, match="carries no 'arrays'"):
+        downlink.tensors(RecordDict({wire.STAMP: ConfigRecord({})}))
+
+
+def test_a_record_of_another_kind_is_not_taken_for_the_one_asked_for() -> None:
+    content = RecordDict({"stamp": ConfigRecord({"round": 1})})
+    assert wire.record_of(content, "stamp", ConfigRecord) is content["stamp"]
+    assert wire.record_of(content, "stamp", ArrayRecord) is None
+    assert wire.record_of(content, "plan", ConfigRecord) is None
