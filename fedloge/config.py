@@ -32,6 +32,7 @@ OPERATIONAL = frozenset(
         "cache-dir",
         "rounds",
         "device",
+        "cuda-graphs",
         "checkpoint-every",
         "round-timeout",
         "startup-timeout",
@@ -142,10 +143,15 @@ class Config(pydantic.BaseModel):
     lr: float = Field(0.03, gt=0, description="SGD learning rate")
     momentum: float = Field(0.5, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
-    precision: Literal["float32", "bf16"] = Field(
+    precision: Literal["float32", "tf32", "bf16"] = Field(
         "float32",
-        description="of forward passes in training: bf16 is bfloat16 autocast, for processors and GPUs "
-        "that have it",
+        description="of training: float32; tf32, its products with 10 bits of mantissa, on GPUs alone; bf16, "
+        "bfloat16 autocast of forward passes, for processors and GPUs that have it",
+    )
+    cuda_graphs: bool = Field(
+        False,
+        description="on a GPU: record a training step once a batch size and replay it; checked against "
+        "a plain step, and left out with a warning where they differ or the method has no such step",
     )
     wire_dtype: Literal["float32", "float16"] = Field(
         "float32", description="how shared tensors are sent, both ways; float16 halves the bytes"

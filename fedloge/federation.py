@@ -46,12 +46,28 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def set_precision(device: torch.device, precision: str) -> None:
+    """Let a GPU's products of float32 be TF32's, or not; left to torch, convolutions would be.
+
+    Raises `ConfigError` for tf32 on another device.
+    """
+    narrow = precision == "tf32"
+    if narrow and device.type != "cuda":
+        raise ConfigError(
+            f"precision: 'tf32' is for GPUs, but this run is on {device}; use float32 or bf16"
+        )
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high" if narrow else "highest")
+        torch.backends.cudnn.allow_tf32 = narrow
+
+
 class Federation:
     """A configured federation as one process sees it."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
         self.device = resolve_device(config.device)
+        set_precision(self.device, config.precision)
         self._fixed: Prototypes | None = None
 
     @cached_property

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.optim.sgd import sgd as sgd_step
 
 from fedloge.errors import UpdateError
+from fedloge.graphs import StepGraphs, cuda_graph
 
 if TYPE_CHECKING:
     from fedloge.methods.base import LocalData, Losses, Network
 
-    N = TypeVar("N", bound=Network)
+
+N = TypeVar("N", bound="Network")
+log = logging.getLogger("fedloge.run")
 
 
 class Sgd:
@@ -37,6 +41,16 @@ class Sgd:
         self.parameters = list(parameters)
         self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
         self._velocity: dict[nn.Parameter, Tensor] = {}
+
+    def rest(self) -> list[Tensor]:
+        """Begin afresh in the same memory: every velocity is zero. Returns the velocities.
+
+        The first step from there is a fresh optimiser's, momentum * 0 + gradient.
+        """
+        if self.momentum:
+            for parameter in self.parameters:
+                self._velocity.setdefault(parameter, torch.zeros_like(parameter)).zero_()
+        return list(self._velocity.values())
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
@@ -72,6 +86,37 @@ class Sgd:
                 self._velocity |= zip(parameters, velocities, strict=True)
 
 
+class Step(Generic[N]):
+    """One step of SGD on the sum of the loss terms of a batch."""
+
+    def __init__(
+        self,
+        net: N,
+        optimiser: Sgd,
+        loss: Callable[[N, Tensor, Tensor, LocalData], Losses],
+        client: LocalData,
+    ) -> None:
+        self.net, self.optimiser, self.loss, self.client = net, optimiser, loss, client
+        self.terms: tuple[str, ...] = ()
+        device = client.train.labels.device.type
+        self._precision: contextlib.AbstractContextManager = contextlib.nullcontext()
+        if client.config.precision == "bf16":
+            # What autocast keeps of the weights would outlive a recorded step.
+            keep = device != "cuda"
+            self._precision = torch.autocast(device, torch.bfloat16, cache_enabled=keep)
+
+    def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Forward, backward, step; the loss terms, stacked in the order of `terms`."""
+        self.optimiser.zero_grad()
+        with self._precision:
+            losses = self.loss(self.net, images, labels, self.client)
+        self.terms, values = tuple(losses), list(losses.values())
+        total = values[0] if len(values) == 1 else torch.stack(values).sum()
+        total.backward()
+        self.optimiser.step()
+        return torch.stack([v.detach() for v in values])
+
+
 def sgd(
     net: N,
     parameters: Sequence[nn.Parameter],
@@ -81,10 +126,13 @@ def sgd(
     epochs: int,
     purpose: str = "train",
     frozen: nn.Module | None = None,
+    constant: bool = False,
 ) -> dict[str, float]:
     """Minimise the sum of the loss terms over shuffled, augmented batches, in place.
 
     `frozen` stays in evaluation mode, so that its running statistics rest as well.
+    `constant` says that the loss reads nothing of the client but the batch, so that a step
+    may be recorded and replayed for all (config `cuda-graphs`).
     The optimiser is fresh (momentum does not outlive a round) and there is no
     schedule, as in FedLoGe's experiments. Nothing in the loop waits for the device.
 
@@ -105,24 +153,18 @@ def sgd(
     optimiser = Sgd(
         parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
     )
-    narrow = config.precision == "bf16"
-    device = client.train.labels.device.type
-    precision = torch.autocast(device, torch.bfloat16) if narrow else contextlib.nullcontext()
+    step = Step(net, optimiser, loss, client)
+    train: Callable[[Tensor, Tensor], Tensor] = step
+    if config.cuda_graphs and client.train.labels.device.type == "cuda":
+        step, train = _replayed(step, purpose, constant)
     net.train()
     if frozen is not None:
         frozen.eval()
     steps, sums = 0, torch.zeros(())
     for images, labels in client.batches(epochs, purpose):
-        optimiser.zero_grad()
-        with precision:
-            terms = loss(net, images, labels, client)
-        values = list(terms.values())
-        total = values[0] if len(values) == 1 else torch.stack(values).sum()
-        total.backward()
-        optimiser.step()
+        terms = train(images, labels)
         steps += 1
-        detached = torch.stack([v.detach() for v in values])
-        sums = detached if steps == 1 else sums.add_(detached)
+        sums = terms.clone() if steps == 1 else sums.add_(terms)
     means = (sums / steps).tolist()
     mean_loss = sum(means)
     if mean_loss != mean_loss or mean_loss in (float("inf"), float("-inf")):
@@ -132,5 +174,25 @@ def sgd(
         )
     result = {"loss": mean_loss}
     if len(means) > 1:
-        result |= {f"loss-{name}": value for name, value in zip(terms, means, strict=True)}
+        result |= {f"loss-{name}": value for name, value in zip(step.terms, means, strict=True)}
     return result
+
+
+def _replayed(
+    step: Step[N], purpose: str, constant: bool
+) -> tuple[Step[N], Callable[[Tensor, Tensor], Tensor]]:
+    """The network's own recorded step of this purpose, optimiser at rest; the plain one where it cannot be."""
+    # Beside the network, since it is these parameters' memory that a recorded step works on.
+    kept: dict[str, tuple[Step[N], Callable[[Tensor, Tensor], Tensor]]]
+    kept = step.net.__dict__.setdefault("_recorded_steps", {})
+    if not constant:
+        if "" not in kept:
+            log.warning("cuda-graphs: this method's step differs from client to client; not used")
+            kept[""] = step, step
+        return step, step
+    if purpose not in kept:
+        velocities = step.optimiser.rest()
+        state = [*step.net.parameters(), *step.net.buffers(), *velocities]
+        kept[purpose] = step, StepGraphs(step, state, cuda_graph)
+    kept[purpose][0].optimiser.rest()
+    return kept[purpose]

@@ -134,7 +134,7 @@ def encode(tensors: Mapping[str, Tensor], wire_dtype: str = "float32") -> ArrayR
         if wire_dtype == "float16" and values.dtype == np.float32:
             values = values.astype(np.float16)
         data = b"".join((_npy_header(values.dtype, values.shape), values.data))
-        record[name] = Array(values.dtype.name, values.shape, _NPY, data)
+        record[name] = Array(_dtype_name(values.dtype), values.shape, _NPY, data)
     return record
 
 
@@ -157,6 +157,12 @@ def _tensor(array: Array) -> Tensor:
     else:
         values = array.numpy()
     return torch.from_numpy(values.astype(np.float32) if dtype == np.float16 else values)
+
+
+@lru_cache
+def _dtype_name(dtype: np.dtype) -> str:
+    # NumPy puts the name together anew each time: for a small tensor it takes as long as the copy.
+    return dtype.name
 
 
 @lru_cache(maxsize=4096)

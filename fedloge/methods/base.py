@@ -225,8 +225,20 @@ class Method(ABC, Generic[N]):
 
     def local_update(self, net: N, client: LocalData) -> Update:
         """Train in place on one client. One SGD loop over `loss` unless overridden."""
-        metrics = sgd(net, self.trainable(net), self.loss, client, epochs=self.config.local_epochs)
+        metrics = sgd(
+            net,
+            self.trainable(net),
+            self.loss,
+            client,
+            epochs=self.config.local_epochs,
+            constant=self.constant_loss,
+        )
         return Update(metrics)
+
+    @property
+    def constant_loss(self) -> bool:
+        """Whether `loss` reads nothing of the client but the batch, the same for all and every round."""
+        return False
 
     def trainable(self, net: N) -> list[nn.Parameter]:
         """The parameters that the local update moves."""

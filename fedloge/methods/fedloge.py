@@ -89,6 +89,11 @@ class FedLoGe(Method[FedLoGeNetwork]):
             "local": cross_entropy(net.local_head(h.detach()), labels),  # moves phi
         }
 
+    @property
+    def constant_loss(self) -> bool:
+        """The three losses know the batch alone."""
+        return True
+
     def global_predictors(self, net: FedLoGeNetwork) -> dict[str, Predictor]:
         """W, psi, and GA-FR's psi'_c = psi_c / ||psi_c||."""
         psi = net.global_head.weight.detach()

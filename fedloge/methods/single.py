@@ -61,6 +61,17 @@ class SingleHead(Method[H]):
         """The configured local loss: cross-entropy unless set otherwise."""
         return {"local": self.local_loss(net.head(net.backbone(images)), labels, client)}
 
+    @property
+    def constant_loss(self) -> bool:
+        """Where neither the method nor the local loss looks at the client."""
+        mine = type(self)
+        untouched = (
+            mine.loss is SingleHead.loss
+            and mine.local_loss is SingleHead.local_loss
+            and mine.local_update is Method.local_update
+        )
+        return untouched and self.config.local_loss in ("cross-entropy", "focal")
+
     def local_loss(self, logits: Tensor, labels: Tensor, client: LocalData) -> Tensor:
         """The configured local loss under this client's class counts."""
         if self._bound is None or self._bound[0] is not client:  # once a round, not once a batch
