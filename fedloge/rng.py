@@ -43,10 +43,17 @@ def torch_seeded(seed: int, purpose: str, round: int = -1, client: int = -1) -> 
     state = np.random.SeedSequence(_entropy(seed, purpose, round, client)).generate_state(
         1, np.uint64
     )
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with torch.random.fork_rng(devices=devices):
-        # Not torch.manual_seed, which imports torch's compiler: seconds of every start.
-        torch.default_generator.manual_seed(int(state[0] >> np.uint64(1)))
+    seed64 = int(state[0] >> np.uint64(1))
+    # By hand rather than by torch.random.fork_rng, which takes longer than a client of two images
+    # trains; and not by torch.manual_seed, which imports torch's compiler.
+    before = torch.default_generator.get_state()
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    try:
+        torch.default_generator.manual_seed(seed64)
         if devices:
-            torch.cuda.manual_seed_all(int(state[0] >> np.uint64(1)))
+            torch.cuda.manual_seed_all(seed64)
         yield
+    finally:
+        torch.default_generator.set_state(before)
+        if devices:
+            torch.cuda.set_rng_state_all(devices)

@@ -167,28 +167,24 @@ def engines(quick: bool) -> Iterator[Group]:
 
     for model in _models(quick):
         images, clients = (16, 2) if quick else (350 if model == "resnet8" else 48, 4)
+        epochs = 5 if model == "resnet8" and not quick else 1
         data = work.data_set(images * clients, 40)
-        settings = {"model": model, "local_epochs": 1, "checkpoint_every": NEVER, "threads": 2}
+        settings = {"model": model, "local_epochs": epochs, "checkpoint_every": NEVER, "threads": 2}
         everybody = {"num_clients": clients, "clients_per_round": clients}
         with (
-            ray_rounds(model, images, clients) as rounds_on,
+            ray_rounds(model, images, clients, epochs=epochs) as rounds_on,
             work.federation(data, **settings, **everybody) as fed,
             _local(fed.config) as engine,
         ):
+            local_round = partial(_round, engine, "train-seconds")
+            trained = images * clients * epochs
             cases = (
-                Case(
-                    "local, 2 threads",
-                    partial(_round, engine, "train-seconds"),
-                    images * clients,
-                    cpu=False,
-                ),
-                Case(
-                    "ray, 2 workers of 1 thread", partial(rounds_on, 2), images * clients, cpu=False
-                ),
+                Case("local, 2 threads", local_round, trained, cpu=False),
+                Case("ray, 2 workers of 1 thread", partial(rounds_on, 2), trained, cpu=False),
             )
             wanted = None if quick or model != "resnet8" else 1.2
             ratios = (Ratio(cases[0].name, cases[1].name, wanted, floor=True),)
-            yield Group(f"engines {model}", "s/image", cases, ratios, 3 if quick else 7)
+            yield Group(f"engines {model}", "s/image", cases, ratios, 3 if quick else 5)
 
 
 def aggregation(quick: bool) -> Iterator[Group]:

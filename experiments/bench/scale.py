@@ -109,7 +109,7 @@ def _on_ray(workers: int, clients: int, say: Say) -> dict[str, Any]:
         start = time.perf_counter() - began
         rounds_on(workers)
         seconds, steps, resident = [], [], []
-        for _ in range(20):
+        for _ in range(20 if workers > 1 else 5):
             seconds.append(rounds_on(workers))
             steps.append(_step(bare)[0])
             resident.append(memory())

@@ -22,11 +22,15 @@ class Narrowed(RayGrid):
 
 @contextmanager
 def ray_rounds(
-    model: str, images: int, clients: int, shape: tuple[int, int, int] = (3, 32, 32)
+    model: str,
+    images: int,
+    clients: int,
+    shape: tuple[int, int, int] = (3, 32, 32),
+    epochs: int = 1,
 ) -> Iterator[Callable[[int], float]]:
     """Yields a function: workers to seconds of a round's training. All clients take part, alike in size."""
     data = work.data_set(images * clients, 40, shape)
-    settings = {"model": model, "local_epochs": 1, "checkpoint_every": 10**6, "ray_workers": 2}
+    settings = {"model": model, "local_epochs": epochs, "checkpoint_every": 10**6, "ray_workers": 2}
     everybody = {"num_clients": clients, "clients_per_round": clients}
     with work.federation(data, **settings, **everybody) as fed:
         grid = Narrowed(fed.config)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import itertools
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 
 from flwr.app import Context, Error, Message, Metadata, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from fedloge.config import Config
+from fedloge.config import Config, Scalar
 
 SERVER_NODE = 1
 RUN_ID = 1
@@ -112,6 +113,11 @@ def partition_of(message: Message) -> int:
     return message.metadata.dst_node_id - SERVER_NODE - 1
 
 
+@lru_cache(maxsize=2)
+def _flat(config: Config) -> dict[str, Scalar]:
+    return config.flat()
+
+
 def client_context(config: Config, partition_id: int) -> Context:
     """A fresh context for one node: state between messages is on disk, not here."""
     return Context(
@@ -119,7 +125,7 @@ def client_context(config: Config, partition_id: int) -> Context:
         node_id=partition_id + SERVER_NODE + 1,
         node_config={"partition-id": partition_id, "num-partitions": config.num_clients},
         state=RecordDict(),
-        run_config=dict(config.flat()),
+        run_config={**_flat(config)},
     )
 
 
