@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -30,6 +31,7 @@ from fedloge.methods.base import (
     Task,
 )
 from fedloge.methods.posthoc import post_hoc
+from fedloge.methods.tuning import tuned_head
 from fedloge.models.head import LinearHead, linear
 from fedloge.realign import absent_mask, global_realign, local_realign, local_realign_sum
 
@@ -55,6 +57,15 @@ class FedLoGe(Method[FedLoGeNetwork]):
     primary_global = "realigned"
     primary_personal = "realigned"
     reads: ClassVar = frozenset({"post-hoc"})
+
+    class Options(MethodOptions):
+        """`tune_epochs`: also measure personal models whose local head was first tuned on the client's
+        images, for so many passes; 0, as in the paper: none. FedAvg's are tuned so, for 5.
+        """
+
+        tune_epochs: int = Field(0, ge=0)
+
+    options: Options
 
     def __init__(self, task: Task, options: MethodOptions) -> None:
         super().__init__(task, options)
@@ -111,18 +122,29 @@ class FedLoGe(Method[FedLoGeNetwork]):
         """
         psi = net.global_head.weight.detach()
         mask = absent_mask(client.counts).to(psi)
-        if client.rounds_trained == 0:
-            return {
+        new = client.rounds_trained == 0
+        predictors = (
+            {
                 "raw": Predictor(LinearHead.of(net.global_head)),
                 "realigned": Predictor(LinearHead(global_realign(psi), mask=mask)),
             }
-        phi = net.local_head.weight.detach()
+            if new
+            else self._personal(psi, net.local_head, mask)
+        )
+        if epochs := self.options.tune_epochs:
+            own = net.global_head if new else net.local_head
+            tuned = self._personal(psi, tuned_head(self, net, own, client, epochs=epochs), mask)
+            predictors |= {"tuned": tuned["raw"], "tuned-realigned": tuned["realigned"]}
+        return predictors
+
+    def _personal(self, psi: Tensor, own: nn.Linear, mask: Tensor) -> dict[str, Predictor]:
+        phi = own.weight.detach()
         if self.config.personal_realignment == "sum":
-            weight, bias = local_realign_sum(psi, phi), net.local_head.bias.detach()
+            weight, bias = local_realign_sum(psi, phi), own.bias.detach()
         else:
             weight, bias = local_realign(psi, phi), None
         return {
-            "raw": Predictor(LinearHead.of(net.local_head)),
+            "raw": Predictor(LinearHead.of(own)),
             "realigned": Predictor(LinearHead(weight, bias, mask)),
         }
 

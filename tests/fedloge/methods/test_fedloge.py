@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd import grad
 
 from fedloge import config as configs
+from fedloge.methods.tuning import tuned_head
 
 RECIPES = Path(__file__).parents[3] / "experiments/recipes/ablation"
 
@@ -93,3 +94,21 @@ def test_the_ablation_recipes_differ_in_the_classifier_alone() -> None:
     kinds = {name: recipe.prototypes for name, recipe in recipes.items()}
     assert kinds == {"etf": "etf", "none": "none", "sse-c": "sparse-etf"}
     assert len({recipe.replace(prototypes="etf") for recipe in recipes.values()}) == 1
+
+
+def test_tuned_personal_models_are_measured_besides_when_asked(
+    federation: Callable[..., Any],
+) -> None:
+    fed = federation("fedloge", method_options="tune-epochs = 2")
+    data = fed.local_data(0, 1, {}, rounds_trained=1)
+    before = fed.net.local_head.weight.detach().clone()
+    models = fed.method.personal_predictors(fed.net, data)
+    assert models.keys() == {"raw", "realigned", "tuned", "tuned-realigned"}
+    tuned = tuned_head(fed.method, fed.net, fed.net.local_head, data, epochs=2)
+    assert torch.equal(models["tuned"].head.weight, tuned.weight)
+    assert not torch.equal(tuned.weight, before)
+    psi = fed.net.global_head.weight.detach()
+    expected = psi * tuned.weight.norm(dim=1)[:, None]
+    torch.testing.assert_close(models["tuned-realigned"].head.weight, expected)
+    # The client's own head, which the next round goes on from, is not the tuned one.
+    assert torch.equal(fed.net.local_head.weight, before)
