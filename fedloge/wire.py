@@ -220,7 +220,9 @@ class Plan:
     @classmethod
     def from_content(cls, content: RecordDict) -> Plan:
         """Read from a message."""
-        record = content.config_records[PLAN]
+        record = record_of(content, PLAN, ConfigRecord)
+        if record is None:
+            raise KeyError(PLAN)
         return cls(_field(record, "weight", int), _field(record, "total-weight", int))
 
 
@@ -255,7 +257,7 @@ def add_update(
         check_update(tensors, template)
         total.add(tensors, weight)
         return weight
-    if f"{PARTIAL}-sums" in content.array_records:
+    if record_of(content, f"{PARTIAL}-sums", ArrayRecord) is not None:
         record = content.config_records[f"{PARTIAL}-weight"]
         total.merge_partial(
             received_tensors(content, f"{PARTIAL}-sums"), _field(record, "weight", int)

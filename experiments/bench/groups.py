@@ -84,10 +84,9 @@ def rounds(quick: bool) -> Iterator[Group]:
     from experiments.bench.naive import NaiveRound
 
     for model in _models(quick):
-        share, images, tests = ("an eighth", 350, 1250)
-        if model == "resnet18":
-            share, images, tests = ("a fortieth", 70, 250)
-        images, tests, epochs = (40, 100, 1) if quick else (images, tests, 5)
+        share = "a fortieth" if model == "resnet18" else "an eighth"
+        whole = (70, 250, 5) if model == "resnet18" else (350, 1250, 5)
+        images, tests, epochs = (40, 100, 1) if quick else whole
         data = work.data_set(5 * images, tests)
         settings = {"model": model, "local_epochs": epochs, "evaluate_every": 1}
         few = {"num_clients": 5, "clients_per_round": 1}
