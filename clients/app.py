@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from clients.work import Client, personal_folder
+from clients import work
+from clients.work import Client, Trained, personal_folder
 from fedloge import config as configs
 from fedloge import wire
 from fedloge.config import Config
@@ -19,6 +22,7 @@ from fedloge.onnode import open_site
 from fedloge.wire import Stamp
 
 app = ClientApp()
+log = logging.getLogger("fedloge.run")
 _downlink = wire.Downlink()
 
 
@@ -46,12 +50,50 @@ def train(message: Message, context: Context) -> Message:
     """Train on this client's images; the personal tensors stay here."""
     try:
         client, stamp = _client(message, context)
-        trained = client.train(stamp, _downlink.tensors(message.content))
-        width = client.federation.config.wire_dtype
-        content = wire.reply_content(stamp, trained.metrics, trained.shared, trained.sums, width)
+        content = _trained(client, stamp, client.train(stamp, _downlink.tensors(message.content)))
     except FedlogeError as exc:
         content = wire.failure_content(str(exc))
     return Message(content, reply_to=message)
+
+
+def train_together(exchanges: Sequence[tuple[Message, Context]]) -> list[Message]:
+    """What `train` answers to several messages of one round, whose clients train at once.
+
+    For an engine with many clients in a process (config ``clients-at-once``). The replies come in
+    any order; whoever's is missing has to be trained alone: their method's step cannot be stacked.
+    """
+    replies: list[Message] = []
+    asked: dict[int, tuple[Client, Message]] = {}
+    for message, context in exchanges:
+        try:
+            client, stamp = _client(message, context)
+            shared = _downlink.tensors(message.content)
+            asked[client.index] = client, message
+        except FedlogeError as exc:
+            replies.append(Message(wire.failure_content(str(exc)), reply_to=message))
+    if len(asked) < 2:
+        return replies
+    clients = [client for client, _ in asked.values()]
+    federation = clients[0].federation
+    try:
+        if federation.stacked is None:
+            return replies
+        for client, done in work.train_together(clients, stamp, shared, federation.stacked):
+            if isinstance(done, FedlogeError):
+                content = wire.failure_content(str(done))
+            else:
+                content = _trained(client, stamp, done)
+            replies.append(Message(content, reply_to=asked[client.index][1]))
+    except Exception as exc:  # of whatever kind, training one by one is always a way on
+        federation.stacked = None
+        problem = (str(exc).splitlines() or [""])[0]
+        log.warning("clients-at-once: %s: %s; one by one from here", type(exc).__name__, problem)
+    return replies
+
+
+def _trained(client: Client, stamp: Stamp, trained: Trained) -> RecordDict:
+    width = client.federation.config.wire_dtype
+    return wire.reply_content(stamp, trained.metrics, trained.shared, trained.sums, width)
 
 
 @app.evaluate()

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from clients.store import PersonalStore
+from clients.store import PersonalState, PersonalStore
 from fedloge import wire
-from fedloge.errors import RunError, UpdateError
+from fedloge.errors import FedlogeError, RunError, UpdateError
 from fedloge.evaluation import client_figures, predictor_confusion
 from fedloge.federation import Federation
-from fedloge.methods.base import Part
+from fedloge.methods.base import Part, Update
 from fedloge.rng import torch_seeded
+from fedloge.stacked import StackedClients
 from fedloge.wire import Stamp
 
 
@@ -54,24 +55,45 @@ class Client:
     def train(self, stamp: Stamp, shared: Mapping[str, Tensor]) -> Trained:
         """Train for a round; keeps the personal tensors, returns the rest."""
         fed, seed = self.federation, self.federation.config.seed
-        personal = self.store.load(stamp, fed.initial[Part.PERSONAL], before=stamp.round)
+        personal = self.state_before(stamp)
         net = fed.load(shared, personal.tensors)
         data = fed.local_data(self.index, stamp.round, shared, personal.rounds_trained)
         with torch_seeded(seed, "local-update", stamp.round, self.index):
             update = fed.method.local_update(net, data)
-        personal_after = fed.tensors(Part.PERSONAL)
-        for name, tensor in personal_after.items():
+        personal_after, shared_after = fed.tensors(Part.PERSONAL), fed.tensors(Part.SHARED)
+        return self.finish(stamp, personal, personal_after, shared_after, update)
+
+    def state_before(self, stamp: Stamp) -> PersonalState:
+        """The personal state that round `stamp.round` begins with."""
+        return self.store.load(stamp, self.federation.initial[Part.PERSONAL], before=stamp.round)
+
+    def finish(
+        self,
+        stamp: Stamp,
+        before: PersonalState,
+        personal: Mapping[str, Tensor],
+        shared: dict[str, Tensor],
+        update: Update,
+    ) -> Trained:
+        """Keep the personal tensors that a round's training made; what goes to the server."""
+        for name, tensor in personal.items():
             if not bool(tensor.isfinite().all()):
                 raise UpdateError(
                     f"client {self.index}: personal tensor {name!r} is not finite; not stored"
                 )
-        self.store.save(stamp, personal_after, personal.rounds_trained + 1)
+        self.store.save(stamp, personal, before.rounds_trained + 1)
+        images = self.num_train
         metrics = {
-            wire.NUM_EXAMPLES: len(data.train),
-            "images": len(data.train) * fed.config.local_epochs,
+            wire.NUM_EXAMPLES: images,
+            "images": images * self.federation.config.local_epochs,
             **{f"train/{name}": value for name, value in update.metrics.items()},
         }
-        return Trained(fed.tensors(Part.SHARED), metrics, update.sums)
+        return Trained(shared, metrics, update.sums)
+
+    @property
+    def num_train(self) -> int:
+        """Training images of this client."""
+        return len(self.federation.partition.train[self.index])
 
     def evaluate(
         self, stamp: Stamp, shared: Mapping[str, Tensor]
@@ -97,6 +119,44 @@ class Client:
             confusion = predictor_confusion(fed.method, net, predictor, fed.bank, version, indices)
             figures |= client_figures(name, confusion, fed.personal_groups)
         return figures, sums
+
+
+def train_together(
+    clients: Sequence[Client], stamp: Stamp, shared: Mapping[str, Tensor], stacked: StackedClients
+) -> Iterator[tuple[Client, Trained | FedlogeError]]:
+    """Train clients of one round at once, as each of them would train alone but for rounding.
+
+    Yields each client with what `Client.train` returns, or the error that it raises; the
+    tensors are valid until the next is asked for. `RuntimeError`: the network cannot be
+    stacked, and nothing was kept.
+    """
+    states: list[tuple[Client, PersonalState]] = []
+    for client in sorted(clients, key=lambda c: -c.num_train):
+        try:
+            if not client.num_train:
+                raise UpdateError(f"client {client.index}: nothing to train on, 0 images")
+            states.append((client, client.state_before(stamp)))
+        except FedlogeError as exc:
+            yield client, exc
+    if not states:
+        return
+    data = []
+    for place, (client, state) in enumerate(states):
+        fed = client.federation
+        stacked.load(place, shared, state.tensors)
+        data.append(fed.local_data(client.index, stamp.round, shared, state.rounds_trained))
+    results = stacked.train(data, epochs=states[0][0].federation.config.local_epochs)
+    for place, ((client, state), result) in enumerate(zip(states, results, strict=True)):
+        if isinstance(result, FedlogeError):
+            yield client, result
+            continue
+        parts, tensors = client.federation.parts, stacked.tensors(place)
+        own = {name: tensors[name] for name, part in parts.items() if part is Part.PERSONAL}
+        sent = {name: tensors[name] for name, part in parts.items() if part is Part.SHARED}
+        try:
+            yield client, client.finish(stamp, state, own, sent, Update(result))
+        except FedlogeError as exc:
+            yield client, exc
 
 
 def personal_folder(node_config: Mapping, run_config: Mapping, stamp: Stamp) -> Path:

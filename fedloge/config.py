@@ -33,6 +33,7 @@ OPERATIONAL = frozenset(
         "rounds",
         "device",
         "cuda-graphs",
+        "clients-at-once",
         "checkpoint-every",
         "round-timeout",
         "startup-timeout",
@@ -152,6 +153,12 @@ class Config(pydantic.BaseModel):
         False,
         description="on a GPU: record a training step once a batch size and replay it; checked against "
         "a plain step, and left out with a warning where they differ or the method has no such step",
+    )
+    clients_at_once: int = Field(
+        1,
+        ge=1,
+        description="clients that an engine trains together, their networks as one: for GPUs, which a single "
+        "small network leaves idle; the same steps but for rounding, one by one where a method forbids it",
     )
     wire_dtype: Literal["float32", "float16"] = Field(
         "float32", description="how shared tensors are sent, both ways; float16 halves the bytes"

@@ -29,6 +29,8 @@ from fedloge.metrics import ShotGroups, shot_groups
 from fedloge.models import Backbone, build_backbone
 from fedloge.models.norm import norm_parameters, norm_statistics
 from fedloge.partition import Partition, make_partition
+from fedloge.stacked import StackedClients
+from fedloge.training import warn_once
 
 
 def resolve_device(name: str) -> torch.device:
@@ -150,6 +152,22 @@ class Federation:
         net = self.method.build().to(self.device).to(memory_format=torch.channels_last)
         self._check_trainable(net)
         return net
+
+    @cached_property
+    def stacked(self) -> StackedClients | None:
+        """Places for the clients that train at once; None: they train one by one."""
+        if self.config.clients_at_once < 2:
+            return None
+        method = self.method
+        plain = type(method).local_update is Method.local_update
+        if not (plain and method.constant_loss):
+            warn_once(
+                self.net,
+                "clients-at-once: this method's step differs from client to client; one by one",
+            )
+            return None
+        places = min(self.config.clients_at_once, self.config.clients_per_round)
+        return StackedClients(self.net, method.trainable(self.net), method.loss, places)
 
     @cached_property
     def parts(self) -> dict[str, Part]:

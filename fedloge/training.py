@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -15,6 +16,7 @@ from fedloge.errors import UpdateError
 from fedloge.graphs import StepGraphs, cuda_graph
 
 if TYPE_CHECKING:
+    from fedloge.config import Config
     from fedloge.methods.base import LocalData, Losses, Network
 
 
@@ -37,10 +39,27 @@ class Sgd:
         lr: float,
         momentum: float = 0.0,
         weight_decay: float = 0.0,
+        velocities: Iterable[Tensor] = (),
     ) -> None:
+        """`velocities`: where momentum is kept, a tensor a parameter; none: in memory of its own."""
         self.parameters = list(parameters)
         self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
-        self._velocity: dict[nn.Parameter, Tensor] = {}
+        self._velocity: dict[nn.Parameter, Tensor] = dict(
+            zip(self.parameters, velocities, strict=False)
+        )
+
+    @classmethod
+    def of(
+        cls, config: Config, parameters: Iterable[nn.Parameter], velocities: Iterable[Tensor] = ()
+    ) -> Sgd:
+        """With the learning rate, momentum and weight decay that a config gives."""
+        return cls(
+            parameters,
+            lr=config.lr,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            velocities=velocities if config.momentum else (),
+        )
 
     def rest(self) -> list[Tensor]:
         """Begin afresh in the same memory: every velocity is zero. Returns the velocities.
@@ -98,12 +117,7 @@ class Step(Generic[N]):
     ) -> None:
         self.net, self.optimiser, self.loss, self.client = net, optimiser, loss, client
         self.terms: tuple[str, ...] = ()
-        device = client.train.labels.device.type
-        self._precision: contextlib.AbstractContextManager = contextlib.nullcontext()
-        if client.config.precision == "bf16":
-            # What autocast keeps of the weights would outlive a recorded step.
-            keep = device != "cuda"
-            self._precision = torch.autocast(device, torch.bfloat16, cache_enabled=keep)
+        self._precision = precision(client)
 
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
         """Forward, backward, step; the loss terms, stacked in the order of `terms`."""
@@ -115,6 +129,20 @@ class Step(Generic[N]):
         total.backward()
         self.optimiser.step()
         return torch.stack([v.detach() for v in values])
+
+
+def precision(client: LocalData) -> contextlib.AbstractContextManager:
+    """Under which a client's forward passes run."""
+    if client.config.precision != "bf16":
+        return contextlib.nullcontext()
+    device = client.train.labels.device.type
+    # What autocast keeps of the weights would outlive a recorded step.
+    return torch.autocast(device, torch.bfloat16, cache_enabled=device != "cuda")
+
+
+def replays(client: LocalData) -> bool:
+    """Whether steps on this client's images are to be recorded and replayed."""
+    return client.config.cuda_graphs and client.train.labels.device.type == "cuda"
 
 
 def sgd(
@@ -149,14 +177,10 @@ def sgd(
         raise UpdateError(
             f"client {client.client}: nothing to train on, {len(client.train)} images for {epochs} epochs"
         )
-    config = client.config
-    optimiser = Sgd(
-        parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
-    )
-    step = Step(net, optimiser, loss, client)
+    step = Step(net, Sgd.of(client.config, parameters), loss, client)
     train: Callable[[Tensor, Tensor], Tensor] = step
-    if config.cuda_graphs and client.train.labels.device.type == "cuda":
-        step, train = _replayed(step, purpose, constant)
+    if replays(client):
+        step, train = recorded(step, purpose, constant)
     net.train()
     if frozen is not None:
         frozen.eval()
@@ -165,20 +189,26 @@ def sgd(
         terms = train(images, labels)
         steps += 1
         sums = terms.clone() if steps == 1 else sums.add_(terms)
-    means = (sums / steps).tolist()
+    return mean_losses(client, step.terms, (sums / steps).tolist())
+
+
+def mean_losses(
+    client: LocalData, terms: Sequence[str], means: Sequence[float]
+) -> dict[str, float]:
+    """What `sgd` returns of the means of the loss terms; `UpdateError` if training diverged."""
     mean_loss = sum(means)
-    if mean_loss != mean_loss or mean_loss in (float("inf"), float("-inf")):
+    if not math.isfinite(mean_loss):
         raise UpdateError(
-            f"client {client.client}, round {client.round}: the loss is {mean_loss}; "
-            f"training diverged (lr {config.lr}, momentum {config.momentum}); lower lr"
+            f"client {client.client}, round {client.round}: the loss is {mean_loss}; training diverged "
+            f"(lr {client.config.lr}, momentum {client.config.momentum}); lower lr"
         )
     result = {"loss": mean_loss}
     if len(means) > 1:
-        result |= {f"loss-{name}": value for name, value in zip(step.terms, means, strict=True)}
+        result |= {f"loss-{name}": value for name, value in zip(terms, means, strict=True)}
     return result
 
 
-def _replayed(
+def recorded(
     step: Step[N], purpose: str, constant: bool
 ) -> tuple[Step[N], Callable[[Tensor, Tensor], Tensor]]:
     """The network's own recorded step of this purpose, optimiser at rest; the plain one where it cannot be."""
@@ -186,9 +216,9 @@ def _replayed(
     kept: dict[str, tuple[Step[N], Callable[[Tensor, Tensor], Tensor]]]
     kept = step.net.__dict__.setdefault("_recorded_steps", {})
     if not constant:
-        if "" not in kept:
-            log.warning("cuda-graphs: this method's step differs from client to client; not used")
-            kept[""] = step, step
+        warn_once(
+            step.net, "cuda-graphs: this method's step differs from client to client; not used"
+        )
         return step, step
     if purpose not in kept:
         velocities = step.optimiser.rest()
@@ -196,3 +226,11 @@ def _replayed(
         kept[purpose] = step, StepGraphs(step, state, cuda_graph)
     kept[purpose][0].optimiser.rest()
     return kept[purpose]
+
+
+def warn_once(net: nn.Module, text: str) -> None:
+    """Log a warning, once a network."""
+    said: set[str] = net.__dict__.setdefault("_said", set())
+    if text not in said:
+        said.add(text)
+        log.warning(text)

@@ -7,17 +7,25 @@ it is set by hand. This is the only module that touches that private part.
 from __future__ import annotations
 
 import itertools
+import logging
+import traceback
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
+from typing import TypeVar
 
 from flwr.app import Context, Error, Message, Metadata, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
+from clients.app import app as client_app
+from clients.app import train_together
+from fedloge import wire
 from fedloge.config import Config, Scalar
 
+log = logging.getLogger("fedloge.run")
+T = TypeVar("T")
 SERVER_NODE = 1
 RUN_ID = 1
 CLIENT_RAISED = 2
@@ -96,6 +104,15 @@ class OwnGrid(Grid):
         """A message to one node."""
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
+    def note(self, reply: Message, done: int, of: int) -> None:
+        """Log that a client has answered; of an error, which is logged whole, one line stays."""
+        if reply.has_error():
+            reason = reply.error.reason or "no reason given"
+            log.error("client raised:\n%s", reason)
+            reply.error = Error(reply.error.code, reason.splitlines()[0])
+        details = {"kind": reply.metadata.message_type, "done": done, "of": of}
+        log.debug("client", extra={"event": "client", "details": details})
+
     def _numbered(self, messages: Iterable[Message]) -> list[Message]:
         batch = list(messages)
         for message in batch:
@@ -127,6 +144,46 @@ def client_context(config: Config, partition_id: int) -> Context:
         state=RecordDict(),
         run_config={**_flat(config)},
     )
+
+
+def at_once(
+    config: Config, items: Sequence[T], message_of: Callable[[T], Message]
+) -> list[list[T]]:
+    """Messages in batches for `answers`: training messages as many as the config says, others singly.
+
+    Clients of like size go together, since they have most steps in common.
+    """
+    kinds = {message_of(item).metadata.message_type for item in items}
+    size = config.clients_at_once if kinds == {"train"} else 1
+    if size > 1:
+        items = sorted(items, key=lambda item: -training_images(message_of(item)))
+    return [list(items[start : start + size]) for start in range(0, len(items), size)]
+
+
+def answers(config: Config, messages: Sequence[Message]) -> list[Message]:
+    """The ClientApp's replies, in this process, to one message or to several training messages.
+
+    For a client that raises, an error whose reason is one line, then the traceback.
+    """
+    exchanges = [(message, client_context(config, partition_of(message))) for message in messages]
+    together = train_together(exchanges) if len(exchanges) > 1 else []
+    answered = {reply.metadata.reply_to_message_id for reply in together}
+    left = [e for e in exchanges if e[0].metadata.message_id not in answered]
+    return [*together, *(_answer(message, context) for message, context in left)]
+
+
+def _answer(message: Message, context: Context) -> Message:
+    try:
+        return client_app(message, context)
+    except Exception as exc:
+        reason = (str(exc).splitlines() or [""])[0]
+        said = f"{type(exc).__name__}: {reason}\n{traceback.format_exc()}"
+        return failed_reply(message, said)
+
+
+def training_images(message: Message) -> int:
+    """By which a round's work is shared out: of a training plan; 1 for messages without one."""
+    return wire.Plan.from_content(message.content).weight if wire.PLAN in message.content else 1
 
 
 def failed_reply(message: Message, reason: str) -> Message:

@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-import logging
-import traceback
 from collections.abc import Iterator
 
 from flwr.app import Message
 
-from clients.app import app as client_app
-from experiments.engines.grid import OwnGrid, client_context, failed_reply, partition_of
+from experiments.engines.grid import OwnGrid, answers, at_once
 from fedloge.config import Config
 from server.app import app as server_app
 
-log = logging.getLogger("fedloge.run")
-
 
 class LocalGrid(OwnGrid):
-    """Answers each message by calling the ClientApp, one after the other."""
+    """Answers messages by calling the ClientApp, one after the other or some at once."""
 
     def carry(self, messages: list[Message], timeout: float | None) -> Iterator[Message]:
-        """Replies in the order of the messages; the time limit is not enforced within one process."""
-        for number, message in enumerate(messages, start=1):
-            try:
-                yield client_app(message, client_context(self.config, partition_of(message)))
-            except Exception as exc:
-                log.error("client raised:\n%s", traceback.format_exc())
-                yield failed_reply(message, f"{type(exc).__name__}: {exc}")
-            details = {"kind": message.metadata.message_type, "done": number, "of": len(messages)}
-            log.debug("client", extra={"event": "client", "details": details})
+        """Replies as clients finish; the time limit is not enforced within one process."""
+        done = 0
+        for batch in at_once(self.config, messages, lambda message: message):
+            for reply in answers(self.config, batch):
+                done += 1
+                self.note(reply, done, len(messages))
+                yield reply
 
 
 def run(config: Config) -> None:

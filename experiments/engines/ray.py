@@ -16,7 +16,6 @@ import logging
 import os
 import tempfile
 import time
-import traceback
 import uuid
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -32,9 +31,16 @@ import clients
 import experiments
 import fedloge
 import server
-from clients.app import app as client_app
 from clients.store import PersonalStore
-from experiments.engines.grid import OwnGrid, client_context, failed_reply, partition_of, rebuilt
+from experiments.engines.grid import (
+    OwnGrid,
+    answers,
+    at_once,
+    failed_reply,
+    partition_of,
+    rebuilt,
+    training_images,
+)
 from fedloge import wire
 from fedloge.averaging import WeightedSum
 from fedloge.config import Config
@@ -93,34 +99,36 @@ class Worker:
         """
         total: WeightedSum | None = None
         template = wire.decode(arrays) if arrays is not None and sum_up else {}
-        for item in items:
-            content = RecordDict({**item.content})
-            if arrays is not None:
-                content[wire.ARRAYS] = arrays
-            message = rebuilt(item.metadata, content)
-            store = self._store(message) if item.files is not None else None
-            if store is not None:
-                store.write_files(item.files or {})
-            reply = self._answer(message)
-            if sum_up and reply.has_content() and wire.failure_reason(reply.content) is None:
-                plan = wire.Plan.from_content(content)
-                total = total or WeightedSum(template, plan.total_weight)
-                try:
-                    wire.sum_on_worker(reply.content, total, template, plan.weight)
-                except FedlogeError as exc:
-                    reply = Message(wire.failure_content(str(exc)), reply_to=message)
-            yield reply, store.read_files() if store is not None else None
+        whole = {item.metadata.message_id: self._whole(item, arrays) for item in items}
+        for batch in at_once(self.config, items, lambda item: whole[item.metadata.message_id]):
+            stores = {}
+            for item in batch:
+                if item.files is not None:
+                    store = self._store(whole[item.metadata.message_id])
+                    store.write_files(item.files)
+                    stores[item.metadata.message_id] = store
+            for reply in answers(self.config, [whole[i.metadata.message_id] for i in batch]):
+                message = whole[reply.metadata.reply_to_message_id]
+                if sum_up and reply.has_content() and wire.failure_reason(reply.content) is None:
+                    plan = wire.Plan.from_content(message.content)
+                    total = total or WeightedSum(template, plan.total_weight)
+                    try:
+                        wire.sum_on_worker(reply.content, total, template, plan.weight)
+                    except FedlogeError as exc:
+                        reply = Message(wire.failure_content(str(exc)), reply_to=message)
+                kept = stores.get(message.metadata.message_id)
+                yield reply, kept.read_files() if kept is not None else None
         partial = None
         if total is not None:
             partial = RecordDict()
             wire.attach_partial(partial, total)
         yield partial
 
-    def _answer(self, message: Message) -> Message:
-        try:
-            return client_app(message, client_context(self.config, partition_of(message)))
-        except Exception:
-            return failed_reply(message, traceback.format_exc())
+    def _whole(self, item: Item, arrays: ArrayRecord | None) -> Message:
+        content = RecordDict({**item.content})
+        if arrays is not None:
+            content[wire.ARRAYS] = arrays
+        return rebuilt(item.metadata, content)
 
     def _store(self, message: Message) -> PersonalStore:
         stamp = wire.Stamp.from_content(message.content)
@@ -209,7 +217,7 @@ class RayGrid(OwnGrid):
             if isinstance(result, tuple):
                 done += 1
                 reply, files = result
-                self._note(reply, done, len(messages))
+                self.note(reply, done, len(messages))
                 if files is not None:
                     self._keep(reply, job, files)
                 job.replies.append(reply)
@@ -235,12 +243,6 @@ class RayGrid(OwnGrid):
         answered = reply.metadata.reply_to_message_id
         message = next(m for m in job.messages if m.metadata.message_id == answered)
         self._store(message).write_files(files)
-
-    def _note(self, reply: Message, done: int, of: int) -> None:
-        if reply.has_error():
-            log.error("client raised:\n%s", reply.error.reason)
-        details = {"kind": reply.metadata.message_type, "done": done, "of": of}
-        log.debug("client", extra={"event": "client", "details": details})
 
     def _tried_again(self, job: Job, train: bool) -> Iterator[Job | Message]:
         # With the worker went its partial sum, so in training even answered clients go again;
@@ -281,16 +283,12 @@ def largest_first(messages: Sequence[Message], workers: int) -> list[list[Messag
     Graham 1969: at most 4/3 of the best possible makespan. Messages without a plan
     weigh alike. Ties go by partition id, so that the split is reproducible.
     """
-
-    def weight(message: Message) -> int:
-        return wire.Plan.from_content(message.content).weight if wire.PLAN in message.content else 1
-
     batches: list[list[Message]] = [[] for _ in range(min(workers, len(messages)))]
     loads = [(0, index) for index in range(len(batches))]
-    for message in sorted(messages, key=lambda m: (-weight(m), partition_of(m))):
+    for message in sorted(messages, key=lambda m: (-training_images(m), partition_of(m))):
         load, index = heapq.heappop(loads)
         batches[index].append(message)
-        heapq.heappush(loads, (load + weight(message), index))
+        heapq.heappush(loads, (load + training_images(message), index))
     return batches
 
 

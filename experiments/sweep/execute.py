@@ -314,7 +314,8 @@ class _Clock:
     def status(self, children: Sequence[_Child]) -> str:
         """The runs under way and the time that is left, judged by the rounds so far."""
         now = {run.name: _rounds_done(run) for run in self._runs}
-        done = sum(now[run.name] - self._before[run.name] for run in self._runs)
+        # A run that can no longer be read counts as not begun: less than before.
+        done = sum(max(0, now[run.name] - self._before[run.name]) for run in self._runs)
         left = sum(max(0, run.config.rounds - now[run.name]) for run in self._runs)
         under_way = ", ".join(
             f"{child.run.name} {now[child.run.name]}/{child.run.config.rounds}"

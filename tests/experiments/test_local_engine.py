@@ -10,7 +10,7 @@ import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
-from experiments.engines import local
+from experiments.engines import grid
 from experiments.engines.local import LocalGrid
 from fedloge import wire
 from fedloge.errors import RunError
@@ -92,7 +92,7 @@ def test_no_personal_tensor_ever_leaves_its_client(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: set[str] = set()
-    app = local.client_app
+    app = grid.client_app
 
     def watched(message: Message, context: Context) -> Message:
         reply = app(message, context)
@@ -101,7 +101,7 @@ def test_no_personal_tensor_ever_leaves_its_client(
                 seen.update(record)
         return reply
 
-    monkeypatch.setattr(local, "client_app", watched)
+    monkeypatch.setattr(grid, "client_app", watched)
     config = harness.tiny(tmp_path, rounds=2, method=method)
     harness.run_local(config)
     federation = open_federation(config)
@@ -247,7 +247,7 @@ def test_a_bad_answer_counts_as_none(
     fault, words = FAULTS[name]
     config = harness.tiny(tmp_path, rounds=1)
     bad = sampled(config, 1)[0]
-    monkeypatch.setattr(local, "client_app", misbehaving(local.client_app, {bad}, fault, {1}))
+    monkeypatch.setattr(grid, "client_app", misbehaving(grid.client_app, {bad}, fault, {1}))
     folder = harness.run_local(config)
     (failure,) = harness.lines(folder, "failures")
     assert (failure["round"], failure["client"]) == (1, bad)
@@ -266,7 +266,7 @@ def test_below_the_quorum_the_run_stops_and_can_go_on(
     folder = tmp_path / "run"
     bad = set(sampled(config, 2)[:2])
     with monkeypatch.context() as patch:
-        patch.setattr(local, "client_app", misbehaving(local.client_app, bad, fault, {2}))
+        patch.setattr(grid, "client_app", misbehaving(grid.client_app, bad, fault, {2}))
         with pytest.raises(
             RunError, match="round 2: 1 of 3 clients answered well, the quorum is 2"
         ) as stop:
@@ -307,14 +307,14 @@ def test_a_second_answer_does_not_count(reference: Path, tmp_path: Path) -> None
 def test_a_client_that_cannot_be_measured_is_left_out_and_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    app = local.client_app
+    app = grid.client_app
 
     def wrapped(message: Message, context: Context) -> Message:
         if message.metadata.message_type == "evaluate" and context.node_config["partition-id"] == 2:
             raise MemoryError("no room")
         return app(message, context)
 
-    monkeypatch.setattr(local, "client_app", wrapped)
+    monkeypatch.setattr(grid, "client_app", wrapped)
     folder = harness.run_local(harness.tiny(tmp_path, rounds=1))
     (row,) = harness.lines(folder, "metrics")
     assert (row["evaluated-clients"], row["failed"]) == (3, 0)

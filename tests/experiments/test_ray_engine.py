@@ -109,6 +109,15 @@ def test_one_and_two_workers_and_carried_state_give_the_local_engines_bits(tmp_p
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_worker_trains_the_same_clients_at_once_as_one_process_does(tmp_path: Path) -> None:
+    local.run(config(tmp_path, "local", clients_at_once=2))
+    done = run_ray(config(tmp_path, "ray", clients_at_once=2, ray_workers=1, ray_state="carried"))
+    assert done.returncode == 0, done.stderr
+    assert_same_run(tmp_path / "local", tmp_path / "ray")
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_cluster_of_two_nodes_gives_the_same_bits(tmp_path: Path) -> None:
     local.run(config(tmp_path, "local"))

@@ -12,7 +12,7 @@ from pathlib import Path
 import harness
 import pytest
 
-from experiments.engines import local
+from experiments.engines import grid
 from fedloge import config as configs
 from fedloge.errors import CheckpointError, RunDirError, RunError
 
@@ -147,7 +147,7 @@ def test_killed_after_going_back_no_round_is_missing(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(local, "client_app", dies)
+        patch.setattr(grid, "client_app", dies)
         with pytest.raises(Killed):
             harness.resume_local(done, from_round=2)
     assert [line["round"] for line in harness.lines(done, "metrics")] == [1, 2]

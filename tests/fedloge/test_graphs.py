@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from harness import tiny
+from harness import called_again, tiny
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -35,13 +35,6 @@ class Trained:
 
     def state(self) -> list[Tensor]:
         return [*self.net.parameters(), *self.net.buffers(), *self.sgd.rest()]
-
-
-def called_again(step: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:
-    """What a graph does, by calling: the same memory is read and written at every replay."""
-    step()
-    terms = step()
-    return lambda: terms.copy_(step()), terms
 
 
 def assert_same_network(one: Trained, other: Trained) -> None:
