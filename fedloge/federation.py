@@ -166,7 +166,11 @@ class Federation:
                 "clients-at-once: this method's step differs from client to client; one by one",
             )
             return None
-        places = min(self.config.clients_at_once, self.config.clients_per_round)
+        return self.stack(min(self.config.clients_at_once, self.config.clients_per_round))
+
+    def stack(self, places: int) -> StackedClients:
+        """Places for so many clients, each with the network's present tensors."""
+        method = self.method
         return StackedClients(self.net, method.trainable(self.net), method.loss, places)
 
     @cached_property

@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
+import torch
 from flwr.app import ArrayRecord
 from torch import Tensor
 
@@ -20,6 +22,7 @@ from experiments.bench import work
 from experiments.bench.loops import BackbonePass, BareLoop
 from experiments.bench.measure import Case, Group, Ratio
 from experiments.bench.paced import Paced
+from experiments.bench.together import LocalTraining
 from experiments.engines import local
 from fedloge import wire
 from fedloge.averaging import WeightedSum, check_update
@@ -186,6 +189,34 @@ def engines(quick: bool) -> Iterator[Group]:
             yield Group(f"engines {model}", "s/image", cases, ratios, 3 if quick else 5)
 
 
+def at_once(quick: bool) -> Iterator[Group]:
+    """Clients trained together beside one by one: on the GPU where there is one, with graphs there."""
+    gpu = torch.cuda.is_available()
+    device = "cuda" if gpu else "cpu"
+    clients, images = (16, 350) if gpu else (4, 16 if quick else 70)
+    data = work.data_set(clients * images, 40)
+    for model in ("resnet18",) if gpu else ("cnn",) if quick else ("cnn", "resnet8"):
+        for precision in ("float32", "tf32", "bf16") if gpu else ("float32",):
+            settings: dict[str, Any] = {"model": model, "device": device, "precision": precision}
+            settings |= {"num_clients": clients, "clients_per_round": clients, "local_epochs": 1}
+            with work.federation(data, **settings, cuda_graphs=gpu) as fed:
+                batches = work.batches(data, 8, images)
+                bare = BareLoop(
+                    model, work.CLASSES, batches, bf16=precision == "bf16", device=device
+                )
+                amount, how = clients * images, ", graphs" if gpu else ""
+                cases = [
+                    Case("bare loop", bare, images, cpu=not gpu),
+                    Case(f"one by one{how}", LocalTraining(fed), amount, cpu=not gpu),
+                ]
+                for count in (2, 4, 8, 16) if gpu else (2, 4):
+                    name = f"{count} at once{how}"
+                    cases.append(Case(name, LocalTraining(fed, count), amount, cpu=not gpu))
+                ratios = tuple(Ratio(cases[0].name, case.name) for case in cases[1:])
+                name = f"clients at once, {model}, {precision}"
+                yield Group(name, "s/image", tuple(cases), ratios, 3 if quick else 7)
+
+
 def aggregation(quick: bool) -> Iterator[Group]:
     """Checking and adding up clients' tensors, exactly, against a plain sum in floating point."""
 
@@ -280,7 +311,7 @@ def start(quick: bool) -> Iterator[Group]:
             few = ("rounds=1", "local-epochs=1", "clients-per-round=1")
             command("run", "--runs-dir", folder, *(a for item in few for a in ("--set", item)))
 
-    def torch() -> None:
+    def importing() -> None:
         subprocess.run([sys.executable, "-c", "import torch"], check=True)
 
     yield Group(
@@ -288,7 +319,7 @@ def start(quick: bool) -> Iterator[Group]:
         "s",
         (
             Case("fedloge --help", partial(command, "--help"), cpu=False),
-            Case("import torch", torch, cpu=False),
+            Case("import torch", importing, cpu=False),
             Case("fedloge run, one client, one epoch", short_run, cpu=False),
         ),
         repeats=2 if quick else 5,
@@ -302,6 +333,7 @@ GROUPS: dict[str, Callable[[bool], Iterator[Group]]] = {
     "evaluation": evaluation,
     "ray": ray,
     "engines": engines,
+    "at-once": at_once,
     "aggregation": aggregation,
     "serialisation": serialisation,
     "partition": partition,

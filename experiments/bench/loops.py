@@ -47,6 +47,7 @@ class BareLoop:
     optimiser : ``fused``, ``foreach`` or ``single``: how torch's SGD runs over the parameters.
     layout : ``channels_last`` or ``contiguous``.
     bf16 : whether forward and losses run under bfloat16 autocast.
+    device : where; a pass ends when it has.
     """
 
     def __init__(
@@ -59,17 +60,23 @@ class BareLoop:
         optimiser: str = "fused",
         layout: str = "channels_last",
         bf16: bool = False,
+        device: torch.device | str = "cpu",
     ) -> None:
         memory_format = getattr(torch, f"{layout}_format" if layout == "contiguous" else layout)
         _, channels, height, width = batches[0][0].shape
         model = Model(name, classes, (channels, height, width))
-        self.model = model.to(memory_format=memory_format)
-        self.batches = [(x.contiguous(memory_format=memory_format), y) for x, y in batches]
+        self.device = torch.device(device)
+        self.model = model.to(self.device).to(memory_format=memory_format)
+        self.batches = [
+            (x.to(self.device).contiguous(memory_format=memory_format), y.to(self.device))
+            for x, y in batches
+        ]
         self.epochs = epochs
         chosen = {"fused": True} if optimiser == "fused" else {"foreach": optimiser == "foreach"}
         moving = [p for p in self.model.parameters() if p.requires_grad]
         self.optimiser = torch.optim.SGD(moving, lr=LR, momentum=MOMENTUM, **chosen)
-        self.precision = torch.autocast("cpu", torch.bfloat16) if bf16 else contextlib.nullcontext()
+        narrow = torch.autocast(self.device.type, torch.bfloat16)
+        self.precision = narrow if bf16 else contextlib.nullcontext()
 
     def __call__(self) -> None:
         """Train."""
@@ -80,6 +87,8 @@ class BareLoop:
                     loss = self.model.loss(images, labels)
                 loss.backward()
                 self.optimiser.step()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
 
 class BackbonePass:

@@ -130,6 +130,18 @@ def test_training_is_measured_through_the_engine_and_shown(
     assert "local engine / bare loop" in " ".join(capsys.readouterr().out.split())
 
 
+def test_clients_at_once_train_what_they_train_one_by_one() -> None:
+    (group,) = groups.at_once(quick=True)
+    assert [case.name for case in group.cases] == [
+        "bare loop",
+        "one by one",
+        "2 at once",
+        "4 at once",
+    ]
+    for case in group.cases:
+        case.call()
+
+
 def test_the_naive_round_does_the_engines_work() -> None:
     for group in groups.rounds(quick=True):
         assert [case.name for case in group.cases] == ["naive loop", "local engine"]
