@@ -32,8 +32,9 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Keep the size, or divide it by the stride."""
-        h = F.relu(self.norm1(self.conv1(x)))
-        return F.relu(self.norm2(self.conv2(h)) + self.shortcut(x))
+        # In place, since neither the norm nor the sum is read again: the same bits, a few per cent sooner.
+        h = F.relu_(self.norm1(self.conv1(x)))
+        return F.relu_(self.norm2(self.conv2(h)).add_(self.shortcut(x)))
 
 
 class CifarResNet(Backbone):
@@ -51,7 +52,7 @@ class CifarResNet(Backbone):
         self.stem = nn.Sequential(
             nn.Conv2d(channels_in, widths[0], 3, padding=1, bias=False),
             nn.BatchNorm2d(widths[0]),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
         )
         stages: list[nn.Module] = []
         previous = widths[0]
