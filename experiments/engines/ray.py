@@ -17,6 +17,7 @@ import os
 import tempfile
 import time
 import uuid
+import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -349,7 +350,10 @@ def _connect(config: Config) -> None:
         # Without this a cluster that happens to run on this machine would be joined.
         options |= {"address": "local", "num_cpus": len(os.sched_getaffinity(0))}
     try:
-        ray.init(**options)
+        with warnings.catch_warnings():
+            # Ray announces that workers without a GPU will one day see all; ours are told their device.
+            warnings.filterwarnings("ignore", "Tip: In future versions of Ray", FutureWarning)
+            ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError) as exc:
         where = config.ray_address or "this machine"
         raise RunError(f"Ray cannot be reached at {where}: {str(exc).splitlines()[0]}") from None
