@@ -16,7 +16,7 @@ from clients.work import Client, Trained, personal_folder
 from fedloge import config as configs
 from fedloge import wire
 from fedloge.config import Config
-from fedloge.errors import FedlogeError, UpdateError
+from fedloge.errors import FedlogeError, UpdateError, in_one_line
 from fedloge.federation import Federation, open_federation
 from fedloge.onnode import open_site
 from fedloge.wire import Stamp
@@ -60,7 +60,7 @@ def train_together(exchanges: Sequence[tuple[Message, Context]]) -> list[Message
     """What `train` answers to several messages of one round, whose clients train at once.
 
     For an engine with many clients in a process (config ``clients-at-once``). The replies come in
-    any order; whoever's is missing has to be trained alone: their method's step cannot be stacked.
+    any order; whoever's is missing has to be trained alone: it has no images, or its step cannot be stacked.
     """
     replies: list[Message] = []
     asked: dict[int, tuple[Client, Message]] = {}
@@ -86,8 +86,7 @@ def train_together(exchanges: Sequence[tuple[Message, Context]]) -> list[Message
             replies.append(Message(content, reply_to=asked[client.index][1]))
     except Exception as exc:  # of whatever kind, training one by one is always a way on
         federation.stacked = None
-        problem = (str(exc).splitlines() or [""])[0]
-        log.warning("clients-at-once: %s: %s; one by one from here", type(exc).__name__, problem)
+        log.warning("clients-at-once: %s; one by one from here", in_one_line(exc))
     return replies
 
 

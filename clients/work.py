@@ -127,14 +127,12 @@ def train_together(
     """Train clients of one round at once, as each of them would train alone but for rounding.
 
     Yields each client with what `Client.train` returns, or the error that it raises; the
-    tensors are valid until the next is asked for. `RuntimeError`: the network cannot be
-    stacked, and nothing was kept.
+    tensors are valid until the next is asked for. Clients without images are left out, for
+    `Client.train` to refuse. `RuntimeError`: the network cannot be stacked, and nothing was kept.
     """
     states: list[tuple[Client, PersonalState]] = []
-    for client in sorted(clients, key=lambda c: -c.num_train):
+    for client in sorted((c for c in clients if c.num_train), key=lambda c: -c.num_train):
         try:
-            if not client.num_train:
-                raise UpdateError(f"client {client.index}: nothing to train on, 0 images")
             states.append((client, client.state_before(stamp)))
         except FedlogeError as exc:
             yield client, exc
@@ -150,9 +148,8 @@ def train_together(
         if isinstance(result, FedlogeError):
             yield client, result
             continue
-        parts, tensors = client.federation.parts, stacked.tensors(place)
-        own = {name: tensors[name] for name, part in parts.items() if part is Part.PERSONAL}
-        sent = {name: tensors[name] for name, part in parts.items() if part is Part.SHARED}
+        fed, tensors = client.federation, stacked.tensors(place)
+        own, sent = fed.part_of(tensors, Part.PERSONAL), fed.part_of(tensors, Part.SHARED)
         try:
             yield client, client.finish(stamp, state, own, sent, Update(result))
         except FedlogeError as exc:

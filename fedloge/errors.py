@@ -59,6 +59,15 @@ class UpdateError(RunError):
     """A client's reply cannot be used: not finite, wrong shape, wrong run or round."""
 
 
+def in_one_line(exc: Exception) -> str:
+    """An error's type and the first line of what it says.
+
+    >>> in_one_line(ValueError("no room\\nat all"))
+    'ValueError: no room'
+    """
+    return f"{type(exc).__name__}: {(str(exc).splitlines() or [''])[0]}"
+
+
 def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
     """Say that `name` is no known `what`, with the nearest one that is.
 

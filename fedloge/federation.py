@@ -211,6 +211,10 @@ class Federation:
         """The network's live tensors of one part."""
         return {n: self._live(n) for n, p in self.parts.items() if p is part}
 
+    def part_of(self, state: Mapping[str, Tensor], part: Part) -> dict[str, Tensor]:
+        """Those of a network's tensors that belong to one part."""
+        return {n: state[n] for n, p in self.parts.items() if p is part}
+
     def _live(self, name: str) -> Tensor:
         kind, key = self._homes[name]
         return kind[key].detach()
@@ -219,7 +223,7 @@ class Federation:
     def initial(self) -> dict[Part, dict[str, Tensor]]:
         """The tensors every client and the server start from."""
         state = self.method.build().state_dict()
-        return {part: {n: state[n] for n, p in self.parts.items() if p is part} for part in Part}
+        return {part: self.part_of(state, part) for part in Part}
 
     def load(self, *groups: Mapping[str, Tensor]) -> Network:
         """Copy tensors into the network, by name."""

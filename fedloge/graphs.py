@@ -20,7 +20,7 @@ from torch import Tensor
 
 log = logging.getLogger("fedloge.run")
 
-Step = Callable[[Tensor, Tensor], Tensor]
+TrainStep = Callable[[Tensor, Tensor], Tensor]
 Recorder = Callable[[Callable[[], Tensor]], tuple[Callable[[], object], Tensor]]
 
 TOLERANCE = 0.01
@@ -48,7 +48,7 @@ class StepGraphs:
         its result after a replay; raises `RuntimeError` where that cannot be.
     """
 
-    def __init__(self, step: Step, state: Sequence[Tensor], record: Recorder) -> None:
+    def __init__(self, step: TrainStep, state: Sequence[Tensor], record: Recorder) -> None:
         self._step = step
         self._state = list(state)
         self._record = record

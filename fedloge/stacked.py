@@ -21,14 +21,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fedloge.errors import UpdateError
-from fedloge.graphs import StepGraphs, cuda_graph
-from fedloge.training import Sgd, Step, mean_losses, precision, recorded, replays
+from fedloge.graphs import StepGraphs, TrainStep, cuda_graph
+from fedloge.training import Sgd, Step, mean_losses, precision, replays, step_of
 
 if TYPE_CHECKING:
     from fedloge.methods.base import LocalData, Losses, Network
 
 N = TypeVar("N", bound="Network")
-Train = Callable[[Tensor, Tensor], Tensor]
 
 
 class StackedClients(Generic[N]):
@@ -59,7 +58,7 @@ class StackedClients(Generic[N]):
         names = {id(parameter): name for name, parameter in net.named_parameters()}
         moving = [names[id(parameter)] for parameter in self._parameters]
         self._velocities = {name: torch.zeros_like(self._tensors[name]) for name in moving}
-        self._together: dict[int, tuple[StackedStep[N], Train]] = {}
+        self._together: dict[int, tuple[StackedStep[N], TrainStep]] = {}
 
     def load(self, place: int, *groups: Mapping[str, Tensor]) -> None:
         """Copy a client's tensors into a place, by name."""
@@ -119,24 +118,23 @@ class StackedClients(Generic[N]):
                             total.add(place, plain.terms, found)
         return total.means(clients, [epochs * -(-images // size) for images in sizes])
 
-    def _step(self, count: int, client: LocalData) -> tuple[StackedStep[N], Train]:
+    def _step(self, count: int, client: LocalData) -> tuple[StackedStep[N], TrainStep]:
         if count not in self._together:
             tensors = {name: stack[:count] for name, stack in self._tensors.items()}
             velocities = {name: stack[:count] for name, stack in self._velocities.items()}
             step = StackedStep(self.net, self.loss, client, tensors, velocities)
-            train: Train = step
+            train: TrainStep = step
             if replays(client):
                 train = StepGraphs(step, [*tensors.values(), *velocities.values()], cuda_graph)
             self._together[count] = step, train
         return self._together[count]
 
     @contextlib.contextmanager
-    def _alone(self, place: int, client: LocalData) -> Iterator[tuple[Step[N], Train]]:
+    def _alone(self, place: int, client: LocalData) -> Iterator[tuple[Step[N], TrainStep]]:
         """The plain step of the network, which has this place's tensors and velocities meanwhile."""
-        step = Step(self.net, Sgd.of(client.config, self._parameters), self.loss, client)
-        train: Train = step
-        if replays(client):
-            step, train = recorded(step, "train", constant=True)
+        step, train = step_of(
+            self.net, self._parameters, self.loss, client, purpose="train", constant=True
+        )
         velocities = dict(zip(self._velocities, step.optimiser.rest(), strict=False))
         pairs = [(self._own[name], stack[place]) for name, stack in self._tensors.items()]
         pairs += [(v, self._velocities[name][place]) for name, v in velocities.items()]

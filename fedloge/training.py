@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim.sgd import sgd as sgd_step
 
 from fedloge.errors import UpdateError
-from fedloge.graphs import StepGraphs, cuda_graph
+from fedloge.graphs import StepGraphs, TrainStep, cuda_graph
 
 if TYPE_CHECKING:
     from fedloge.config import Config
@@ -177,10 +177,7 @@ def sgd(
         raise UpdateError(
             f"client {client.client}: nothing to train on, {len(client.train)} images for {epochs} epochs"
         )
-    step = Step(net, Sgd.of(client.config, parameters), loss, client)
-    train: Callable[[Tensor, Tensor], Tensor] = step
-    if replays(client):
-        step, train = recorded(step, purpose, constant)
+    step, train = step_of(net, parameters, loss, client, purpose=purpose, constant=constant)
     net.train()
     if frozen is not None:
         frozen.eval()
@@ -208,12 +205,24 @@ def mean_losses(
     return result
 
 
-def recorded(
-    step: Step[N], purpose: str, constant: bool
-) -> tuple[Step[N], Callable[[Tensor, Tensor], Tensor]]:
+def step_of(
+    net: N,
+    parameters: Sequence[nn.Parameter],
+    loss: Callable[[N, Tensor, Tensor, LocalData], Losses],
+    client: LocalData,
+    *,
+    purpose: str,
+    constant: bool,
+) -> tuple[Step[N], TrainStep]:
+    """A step with its optimiser fresh, and what to call for it: the step, or its recorded replay."""
+    step = Step(net, Sgd.of(client.config, parameters), loss, client)
+    return _recorded(step, purpose, constant) if replays(client) else (step, step)
+
+
+def _recorded(step: Step[N], purpose: str, constant: bool) -> tuple[Step[N], TrainStep]:
     """The network's own recorded step of this purpose, optimiser at rest; the plain one where it cannot be."""
     # Beside the network, since it is these parameters' memory that a recorded step works on.
-    kept: dict[str, tuple[Step[N], Callable[[Tensor, Tensor], Tensor]]]
+    kept: dict[str, tuple[Step[N], TrainStep]]
     kept = step.net.__dict__.setdefault("_recorded_steps", {})
     if not constant:
         warn_once(

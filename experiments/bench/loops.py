@@ -75,8 +75,9 @@ class BareLoop:
         chosen = {"fused": True} if optimiser == "fused" else {"foreach": optimiser == "foreach"}
         moving = [p for p in self.model.parameters() if p.requires_grad]
         self.optimiser = torch.optim.SGD(moving, lr=LR, momentum=MOMENTUM, **chosen)
-        narrow = torch.autocast(self.device.type, torch.bfloat16)
-        self.precision = narrow if bf16 else contextlib.nullcontext()
+        self.precision = (
+            torch.autocast(self.device.type, torch.bfloat16) if bf16 else contextlib.nullcontext()
+        )
 
     def __call__(self) -> None:
         """Train."""

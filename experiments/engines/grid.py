@@ -10,9 +10,8 @@ import itertools
 import logging
 import traceback
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from typing import TypeVar
 
 from flwr.app import Context, Error, Message, Metadata, RecordDict
 from flwr.serverapp import Grid
@@ -23,9 +22,9 @@ from clients.app import app as client_app
 from clients.app import train_together
 from fedloge import wire
 from fedloge.config import Config, Scalar
+from fedloge.errors import in_one_line
 
 log = logging.getLogger("fedloge.run")
-T = TypeVar("T")
 SERVER_NODE = 1
 RUN_ID = 1
 CLIENT_RAISED = 2
@@ -146,18 +145,16 @@ def client_context(config: Config, partition_id: int) -> Context:
     )
 
 
-def at_once(
-    config: Config, items: Sequence[T], message_of: Callable[[T], Message]
-) -> list[list[T]]:
+def at_once(config: Config, messages: Sequence[Message]) -> list[list[Message]]:
     """Messages in batches for `answers`: training messages as many as the config says, others singly.
 
     Clients of like size go together, since they have most steps in common.
     """
-    kinds = {message_of(item).metadata.message_type for item in items}
+    kinds = {message.metadata.message_type for message in messages}
     size = config.clients_at_once if kinds == {"train"} else 1
     if size > 1:
-        items = sorted(items, key=lambda item: -training_images(message_of(item)))
-    return [list(items[start : start + size]) for start in range(0, len(items), size)]
+        messages = sorted(messages, key=lambda message: -training_images(message))
+    return [list(messages[start : start + size]) for start in range(0, len(messages), size)]
 
 
 def answers(config: Config, messages: Sequence[Message]) -> list[Message]:
@@ -176,9 +173,7 @@ def _answer(message: Message, context: Context) -> Message:
     try:
         return client_app(message, context)
     except Exception as exc:
-        reason = (str(exc).splitlines() or [""])[0]
-        said = f"{type(exc).__name__}: {reason}\n{traceback.format_exc()}"
-        return failed_reply(message, said)
+        return failed_reply(message, f"{in_one_line(exc)}\n{traceback.format_exc()}")
 
 
 def training_images(message: Message) -> int:

@@ -16,12 +16,11 @@ class LocalGrid(OwnGrid):
 
     def carry(self, messages: list[Message], timeout: float | None) -> Iterator[Message]:
         """Replies as clients finish; the time limit is not enforced within one process."""
-        done = 0
-        for batch in at_once(self.config, messages, lambda message: message):
-            for reply in answers(self.config, batch):
-                done += 1
-                self.note(reply, done, len(messages))
-                yield reply
+        batches = at_once(self.config, messages)
+        replies = (reply for batch in batches for reply in answers(self.config, batch))
+        for done, reply in enumerate(replies, start=1):
+            self.note(reply, done, len(messages))
+            yield reply
 
 
 def run(config: Config) -> None:

@@ -100,16 +100,14 @@ class Worker:
         """
         total: WeightedSum | None = None
         template = wire.decode(arrays) if arrays is not None and sum_up else {}
-        whole = {item.metadata.message_id: self._whole(item, arrays) for item in items}
-        for batch in at_once(self.config, items, lambda item: whole[item.metadata.message_id]):
-            stores = {}
-            for item in batch:
-                if item.files is not None:
-                    store = self._store(whole[item.metadata.message_id])
-                    store.write_files(item.files)
-                    stores[item.metadata.message_id] = store
-            for reply in answers(self.config, [whole[i.metadata.message_id] for i in batch]):
-                message = whole[reply.metadata.reply_to_message_id]
+        messages = {item.metadata.message_id: self._whole(item, arrays) for item in items}
+        carried = {item.metadata.message_id: item.files for item in items if item.files is not None}
+        for batch in at_once(self.config, list(messages.values())):
+            for message in batch:
+                if message.metadata.message_id in carried:
+                    self._store(message).write_files(carried[message.metadata.message_id])
+            for reply in answers(self.config, batch):
+                message = messages[reply.metadata.reply_to_message_id]
                 if sum_up and reply.has_content() and wire.failure_reason(reply.content) is None:
                     plan = wire.Plan.from_content(message.content)
                     total = total or WeightedSum(template, plan.total_weight)
@@ -117,8 +115,8 @@ class Worker:
                         wire.sum_on_worker(reply.content, total, template, plan.weight)
                     except FedlogeError as exc:
                         reply = Message(wire.failure_content(str(exc)), reply_to=message)
-                kept = stores.get(message.metadata.message_id)
-                yield reply, kept.read_files() if kept is not None else None
+                keeps = message.metadata.message_id in carried
+                yield reply, self._store(message).read_files() if keeps else None
         partial = None
         if total is not None:
             partial = RecordDict()

@@ -159,9 +159,9 @@ def test_replayed_steps_train_as_stacked_ones_do(
     data = clients(federation)
     plain = federation.places(len(SIZES))
     expected = [plain.train(data, epochs=2), [plain.tensors(p) for p in range(len(SIZES))]]
-    monkeypatch.setattr(module, "replays", lambda client: True)
-    monkeypatch.setattr(module, "cuda_graph", called_again)
-    monkeypatch.setattr(training, "cuda_graph", called_again)
+    for where in (module, training):
+        monkeypatch.setattr(where, "replays", lambda client: True)
+        monkeypatch.setattr(where, "cuda_graph", called_again)
     replayed = federation.places(len(SIZES))
     with caplog.at_level(logging.WARNING, logger="fedloge.run"):
         assert replayed.train(data, epochs=2) == expected[0]
