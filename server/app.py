@@ -1,48 +1,5 @@
-"""The Flower ServerApp: open or continue a run's record, then run its rounds."""
+"""The ServerApp, where Flower's bundler looks for it."""
 
-from __future__ import annotations
+from fedloge.server.server_app import app as server_app
 
-from flwr.app import Context
-from flwr.serverapp import Grid, ServerApp
-
-from fedloge import config as configs
-from fedloge.config import Config
-from fedloge.errors import RunError
-from fedloge.federation import Federation, open_federation
-from fedloge.onnode import OnNodeFederation
-from server import record
-from server.roster import Roster
-from server.rounds import run_rounds
-from server.spoken import spoken
-
-app = ServerApp()
-
-
-@app.main()
-def main(grid: Grid, context: Context) -> None:
-    """Run a federation as its run config says."""
-    with spoken():
-        config = configs.from_flat(context.run_config, "run config")
-        federation = open_federation(config)
-        roster = _introduced(grid, config, federation)
-        opened = (record.reopen if config.resume else record.create)(config, federation)
-        with opened.held():
-            run_rounds(grid, config, federation, opened, roster)
-
-
-def _introduced(grid: Grid, config: Config, federation: Federation) -> Roster | None:
-    """Where the images lie on the nodes, ask these first: the run's record says how many there are."""
-    if not isinstance(federation, OnNodeFederation):
-        return None
-    roster = Roster(grid, config.num_clients, federation.fingerprint)
-    roster.wait(config.startup_timeout)
-    members = roster.members()
-    counts = {k: member.class_counts for k, member in members.items()}
-    wrong = [k for k, n in counts.items() if len(n) != len(config.class_names)]
-    if config.share_class_counts and wrong:
-        raise RunError(
-            f"partition {wrong[0]}: expected the counts of {len(config.class_names)} classes, "
-            f"got {len(counts[wrong[0]])}; give both sides the same version"
-        )
-    federation.tell({k: member.num_examples for k, member in members.items()}, counts)
-    return roster
+app = server_app

@@ -13,6 +13,6 @@ os.environ.update(ENV)
 os.chdir(CWD)
 sys.argv = ["fedloge", *ARGS]
 
-from experiments.cli import main  # noqa: E402
+from fedloge.commands.main import main  # noqa: E402
 
 main()

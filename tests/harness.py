@@ -19,10 +19,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from experiments.engines.local import LocalGrid
 from fedloge.config import Config
-from server.app import app as server_app
-from server.record import RunRecord
+from fedloge.engines.local import LocalGrid
+from fedloge.server.run_record import RunRecord
+from fedloge.server.server_app import app as server_app
 
 CHILD = Path(__file__).parent / "child.py"
 RECORDS = ("metrics.jsonl", "clients.jsonl", "classes.jsonl")
@@ -132,9 +132,9 @@ def _forkserver() -> multiprocessing.context.ForkServerContext:
     # A fresh process for every command, forked from one that has torch and Flower imported:
     # seconds saved each time, and nothing of the test's own process in it.
     context = multiprocessing.get_context("forkserver")
-    needed = ("engines.local", "tables", "report", "cli")
+    needed = ("engines.local", "results.terminal_tables", "results.report", "commands.main")
     heavy = ["torch._dynamo", "sklearn.datasets"]
-    context.set_forkserver_preload([*(f"experiments.{name}" for name in needed), *heavy])
+    context.set_forkserver_preload([*(f"fedloge.{name}" for name in needed), *heavy])
     return context
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-import experiments
-from experiments.sweep.execute import check_methods
-from experiments.sweep.spec import load_sweep
+import fedloge as package
+from fedloge.sweep.execute import check_methods
+from fedloge.sweep.spec import load_sweep
 
 PAGE = (Path(__file__).parents[1] / "docs/add-your-method.md").read_text()
 TINY = {
@@ -44,9 +44,9 @@ def write(folder: Path) -> None:
 
 def fedloge(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     # As the installed command would run, from a folder that is not this repository.
-    root = str(Path(experiments.__file__).parents[1])
+    root = str(Path(str(package.__file__)).parents[1])
     return subprocess.run(
-        [sys.executable, "-c", "from experiments.cli import main; main()", *arguments],
+        [sys.executable, "-c", "from fedloge.commands.main import main; main()", *arguments],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": root},
         capture_output=True,
@@ -101,7 +101,7 @@ def test_the_sweep_of_the_page_can_begin(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_the_partitioner_passes_its_suite_and_splits(tmp_path: Path) -> None:
     write(tmp_path)
-    root = str(Path(experiments.__file__).parents[1])
+    root = str(Path(str(package.__file__)).parents[1])
     checked = subprocess.run(
         [sys.executable, "halves.py"],
         cwd=tmp_path,

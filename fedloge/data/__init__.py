@@ -1,7 +1,6 @@
 """Data sets as tensors: sources, long tail, augmentation."""
 
 from fedloge.data.augment import augment, normalise
-from fedloge.data.cache import cache_folder
 from fedloge.data.images import Augmentation, DataSet, Images
 from fedloge.data.longtail import long_tail_counts, long_tail_indices
 from fedloge.data.sources import load_dataset
@@ -11,7 +10,6 @@ __all__ = [
     "DataSet",
     "Images",
     "augment",
-    "cache_folder",
     "load_dataset",
     "long_tail_counts",
     "long_tail_indices",

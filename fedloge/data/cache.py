@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -18,20 +17,6 @@ SPLITS = ("train", "test")
 
 # Part of every manifest: raise it when what stands in an entry changes.
 _FORMAT = 1
-
-
-def cache_folder(configured: str = "") -> Path:
-    """Where decoded archives are kept.
-
-    `configured` where given, else $FEDLOGE_CACHE, else $XDG_CACHE_HOME/fedloge, else
-    ~/.cache/fedloge. It need not exist.
-    """
-    if configured:
-        return Path(configured).expanduser()
-    if own := os.environ.get("FEDLOGE_CACHE"):
-        return Path(own).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "fedloge"
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,11 @@ import torch
 from numpy.typing import NDArray
 
 from fedloge.config import Config
-from fedloge.data.cache import Decoded, cache_folder
+from fedloge.data.cache import Decoded
 from fedloge.data.folder import load_image_folder
 from fedloge.data.images import DataSet, Images, channel_statistics
 from fedloge.errors import ConfigError, DataError, unknown_name
+from fedloge.folders import cache_folder
 
 if TYPE_CHECKING:
     from torchvision.datasets import CIFAR10

@@ -15,8 +15,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fedloge.config import digest
-from fedloge.data.cache import cache_folder
 from fedloge.errors import GeometryError, unknown_name
+from fedloge.folders import cache_folder
 from fedloge.geometry.simplex import check_arguments, simplex_etf
 from fedloge.geometry.sparse import sparse_etf, zeros_per_class
 

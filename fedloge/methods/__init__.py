@@ -7,7 +7,6 @@ import pydantic
 from fedloge.config import Config, from_flat, parse_options
 from fedloge.errors import ConfigError, PluginError, unknown_name
 from fedloge.methods.apfl import APFL
-from fedloge.methods.base import Method, MethodOptions, Task
 from fedloge.methods.ccvr import CCVR
 from fedloge.methods.creff import CReFF
 from fedloge.methods.ditto import Ditto
@@ -23,6 +22,7 @@ from fedloge.methods.fedprox import FedProx
 from fedloge.methods.fedrep import FedRep
 from fedloge.methods.fedrod import FedROD
 from fedloge.methods.fedyoyo import FedYoYo
+from fedloge.methods.method import Method, MethodOptions, Task
 from fedloge.methods.rucr import RUCR
 from fedloge.plugins import load_plugin
 
@@ -58,7 +58,7 @@ def method_class(spec: str) -> type[Method]:
     found = load_plugin(spec, "fedloge.methods", METHODS, "method")
     if not (isinstance(found, type) and issubclass(found, Method)):
         raise PluginError(
-            f"method {spec!r}: expected a subclass of fedloge.methods.base.Method, got {found!r}"
+            f"method {spec!r}: expected a subclass of fedloge.methods.method.Method, got {found!r}"
         )
     return found
 

@@ -18,9 +18,9 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from fedloge.methods.base import LocalData, Losses, MethodOptions, Part, Predictor, Scalar, Update
 from fedloge.methods.ditto import TwinNetwork
-from fedloge.methods.single import SharedHead
+from fedloge.methods.method import LocalData, Losses, MethodOptions, Part, Predictor, Scalar, Update
+from fedloge.methods.single_head import SharedHead
 from fedloge.models.head import LinearHead
 
 

@@ -23,10 +23,10 @@ from pydantic import Field
 from torch import Tensor
 
 from fedloge.errors import ConfigError
-from fedloge.methods.base import LocalData, Predictor
 from fedloge.methods.fedavg import FedAvg
-from fedloge.methods.single import HeadNetwork
-from fedloge.methods.tuning import fit_head, plain_features
+from fedloge.methods.head_tuning import fit_head, plain_features
+from fedloge.methods.method import LocalData, Predictor
+from fedloge.methods.single_head import HeadNetwork
 from fedloge.models.head import LinearHead
 from fedloge.rng import rng
 

@@ -24,10 +24,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, one_hot
 
-from fedloge.methods.base import Aggregate, LocalData, Part, Predictor, Update
 from fedloge.methods.fedavg import FedAvg
-from fedloge.methods.single import HeadNetwork
-from fedloge.methods.tuning import fit_head, plain_features
+from fedloge.methods.head_tuning import fit_head, plain_features
+from fedloge.methods.method import Aggregate, LocalData, Part, Predictor, Update
+from fedloge.methods.single_head import HeadNetwork
 from fedloge.models.head import LinearHead, linear
 from fedloge.rng import rng, torch_seeded
 

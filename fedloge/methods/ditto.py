@@ -15,11 +15,11 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from fedloge.methods.base import LocalData, Losses, MethodOptions, Part, Predictor, Update
+from fedloge.learning.loop import sgd
 from fedloge.methods.fedprox import squared_distance
-from fedloge.methods.single import HeadNetwork, SharedHead
+from fedloge.methods.method import LocalData, Losses, MethodOptions, Part, Predictor, Update
+from fedloge.methods.single_head import HeadNetwork, SharedHead
 from fedloge.models.head import LinearHead
-from fedloge.training import sgd
 
 
 class TwinNetwork(HeadNetwork):

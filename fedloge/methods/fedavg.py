@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from fedloge.methods.base import LocalData, MethodOptions, Predictor
-from fedloge.methods.single import HeadNetwork, SharedHead
-from fedloge.methods.tuning import tuned_head
+from fedloge.methods.head_tuning import tuned_head
+from fedloge.methods.method import LocalData, MethodOptions, Predictor
+from fedloge.methods.single_head import HeadNetwork, SharedHead
 from fedloge.models.head import LinearHead
 
 

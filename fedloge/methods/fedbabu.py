@@ -13,9 +13,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from fedloge.methods.base import Part
 from fedloge.methods.fedavg import FedAvg
-from fedloge.methods.single import HeadNetwork, SingleHead
+from fedloge.methods.method import Part
+from fedloge.methods.single_head import HeadNetwork, SingleHead
 
 
 class FedBABU(FedAvg):

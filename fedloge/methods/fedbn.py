@@ -12,8 +12,8 @@ from __future__ import annotations
 from typing import ClassVar
 
 from fedloge.errors import ConfigError
-from fedloge.methods.base import LocalData, MethodOptions, Part, Predictor, Task
-from fedloge.methods.single import HeadNetwork, SingleHead
+from fedloge.methods.method import LocalData, MethodOptions, Part, Predictor, Task
+from fedloge.methods.single_head import HeadNetwork, SingleHead
 from fedloge.models.head import LinearHead
 
 

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear, normalize
 
 from fedloge.geometry.prototypes import prototypes
-from fedloge.losses import balanced_softmax
-from fedloge.methods.base import (
+from fedloge.learning.loop import Sgd
+from fedloge.learning.losses import balanced_softmax
+from fedloge.methods.method import (
     FixedHead,
     LocalData,
     Losses,
@@ -36,7 +37,6 @@ from fedloge.methods.base import (
 from fedloge.models import head as heads
 from fedloge.models.head import LinearHead
 from fedloge.rng import rng
-from fedloge.training import Sgd
 
 
 class FedETFNetwork(Network):

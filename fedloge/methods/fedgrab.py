@@ -27,10 +27,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
 
-from fedloge.methods.base import Aggregate, LocalData, Losses, Part
+from fedloge.learning.metrics import shot_groups
 from fedloge.methods.fedavg import FedAvg
-from fedloge.methods.single import HeadNetwork
-from fedloge.metrics import shot_groups
+from fedloge.methods.method import Aggregate, LocalData, Losses, Part
+from fedloge.methods.single_head import HeadNetwork
 
 
 class FedGraB(FedAvg):

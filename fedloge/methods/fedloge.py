@@ -19,7 +19,14 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fedloge.methods.base import (
+from fedloge.geometry.realignment import (
+    absent_mask,
+    global_realign,
+    local_realign,
+    local_realign_sum,
+)
+from fedloge.methods.head_tuning import tuned_head
+from fedloge.methods.method import (
     FixedHead,
     LocalData,
     Losses,
@@ -30,10 +37,8 @@ from fedloge.methods.base import (
     Predictor,
     Task,
 )
-from fedloge.methods.posthoc import post_hoc
-from fedloge.methods.tuning import tuned_head
+from fedloge.methods.post_hoc import post_hoc
 from fedloge.models.head import LinearHead, linear
-from fedloge.realign import absent_mask, global_realign, local_realign, local_realign_sum
 
 
 class FedLoGeNetwork(Network):

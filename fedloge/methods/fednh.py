@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from fedloge.geometry.simplex import simplex_etf
-from fedloge.methods.base import (
+from fedloge.methods.head_tuning import plain_features
+from fedloge.methods.method import (
     Aggregate,
     LocalData,
     Losses,
@@ -35,7 +36,6 @@ from fedloge.methods.base import (
     Predictor,
     Update,
 )
-from fedloge.methods.tuning import plain_features
 from fedloge.models.head import LinearHead
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from fedloge.methods.base import LocalData, Part, Predictor
-from fedloge.methods.single import HeadNetwork, SingleHead
+from fedloge.methods.method import LocalData, Part, Predictor
+from fedloge.methods.single_head import HeadNetwork, SingleHead
 from fedloge.models.head import LinearHead
 
 

@@ -15,10 +15,10 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from fedloge.methods.base import LocalData, Losses, Update
+from fedloge.learning.loop import sgd
 from fedloge.methods.fedavg import FedAvg
-from fedloge.methods.single import HeadNetwork
-from fedloge.training import sgd
+from fedloge.methods.method import LocalData, Losses, Update
+from fedloge.methods.single_head import HeadNetwork
 
 
 class FedProx(FedAvg):

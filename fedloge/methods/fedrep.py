@@ -12,10 +12,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedloge.methods.base import LocalData, Losses, MethodOptions, Update
+from fedloge.learning.loop import sgd
 from fedloge.methods.fedper import FedPer
-from fedloge.methods.single import HeadNetwork
-from fedloge.training import sgd
+from fedloge.methods.method import LocalData, Losses, MethodOptions, Update
+from fedloge.methods.single_head import HeadNetwork
 
 
 class FedRep(FedPer):

@@ -14,9 +14,9 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fedloge.losses import balanced_softmax
-from fedloge.methods.base import LocalData, Losses, Part, Predictor
-from fedloge.methods.single import HeadNetwork, SharedHead
+from fedloge.learning.losses import balanced_softmax
+from fedloge.methods.method import LocalData, Losses, Part, Predictor
+from fedloge.methods.single_head import HeadNetwork, SharedHead
 from fedloge.models.head import LinearHead, linear
 
 

@@ -28,11 +28,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.functional import cross_entropy
 
-from fedloge.methods.base import Aggregate, LocalData, Losses, Part, Update
+from fedloge.learning.loop import sgd
 from fedloge.methods.fedavg import FedAvg
-from fedloge.methods.single import HeadNetwork
+from fedloge.methods.method import Aggregate, LocalData, Losses, Part, Update
+from fedloge.methods.single_head import HeadNetwork
 from fedloge.rng import rng
-from fedloge.training import sgd
 
 
 class FedYoYo(FedAvg):

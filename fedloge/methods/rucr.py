@@ -29,10 +29,10 @@ from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
-from fedloge.methods.base import Aggregate, LocalData, Losses, Part, Predictor, Update
 from fedloge.methods.fedavg import FedAvg
-from fedloge.methods.single import HeadNetwork
-from fedloge.methods.tuning import fit_head, plain_features
+from fedloge.methods.head_tuning import fit_head, plain_features
+from fedloge.methods.method import Aggregate, LocalData, Losses, Part, Predictor, Update
+from fedloge.methods.single_head import HeadNetwork
 from fedloge.models.head import LinearHead
 from fedloge.rng import rng
 

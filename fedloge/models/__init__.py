@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from fedloge.models.backbones import build_backbone
-from fedloge.models.base import Backbone
+from fedloge.models.backbone import Backbone
+from fedloge.models.build import build_backbone
 from fedloge.models.head import LinearHead, linear, stack_predictions
 from fedloge.models.norm import norm_parameters, norm_statistics
 

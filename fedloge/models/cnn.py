@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from fedloge.models.base import Backbone
+from fedloge.models.backbone import Backbone
 
 
 class Cnn(Backbone):

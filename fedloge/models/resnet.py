@@ -12,7 +12,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedloge.models.base import Backbone
+from fedloge.models.backbone import Backbone
 
 
 class BasicBlock(nn.Module):

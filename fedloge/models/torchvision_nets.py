@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fedloge.errors import ConfigError
-from fedloge.models.base import Backbone
+from fedloge.models.backbone import Backbone
 
 # torchvision takes seconds to import, and torch's compiler with it: only who uses it pays.
 

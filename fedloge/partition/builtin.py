@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedloge.errors import PartitionError
-from fedloge.partition.base import Indices, group_by_owner
 from fedloge.partition.by_user import by_user
+from fedloge.partition.partition import Indices, group_by_owner
 
 
 def dirichlet(

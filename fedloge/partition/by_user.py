@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedloge.errors import PartitionError
-from fedloge.partition.base import Indices, group_by_owner
+from fedloge.partition.partition import Indices, group_by_owner
 
 _USER, _CLASS, _IMAGE = ("user_id", "user"), ("class",), ("image_id", "image")
 

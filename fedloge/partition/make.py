@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 
 from fedloge.config import Config, Scalar, parse_options
 from fedloge.errors import ConfigError, DataError, FedlogeError, PartitionError, unknown_name
-from fedloge.partition.base import (
+from fedloge.partition.builtin import BUILTIN
+from fedloge.partition.local_tests import local_test_counts, local_test_indices
+from fedloge.partition.partition import (
     Indices,
     Partition,
     counts_by_class,
     group_by_owner,
     verify_parts,
 )
-from fedloge.partition.builtin import BUILTIN
-from fedloge.partition.localtest import local_test_counts, local_test_indices
 from fedloge.plugins import load_plugin
 from fedloge.rng import rng
 

@@ -24,7 +24,7 @@ from typing import Any
 import pytest
 import yaml
 
-from experiments import certs
+from fedloge.commands import certificates as certs
 
 ROOT = Path(__file__).parents[2]
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
-from experiments import certs
+from fedloge.commands import certificates as certs
 from fedloge.errors import InputError
 
 

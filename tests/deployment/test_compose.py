@@ -20,7 +20,7 @@ from flwr.supercore.cli.flower_superexec import _parse_args as superexec_parser
 from flwr.superlink.cli.flower_superlink import _parse_args_run_superlink as superlink_parser
 from flwr.supernode.cli.flower_supernode import _parse_args_run_supernode as supernode_parser
 
-from experiments import certs
+from fedloge.commands import certificates as certs
 
 from .conftest import ROOT, compose, words
 

@@ -15,20 +15,20 @@ from flwr.app import Message, RecordDict
 from PIL import Image
 from safetensors.torch import load_file
 
-from clients.app import app as client_app
-from experiments.engines import local
-from experiments.engines.grid import client_context, partition_of
-from experiments.engines.local import LocalGrid
-from experiments.exports import export_client
-from experiments.report import write_report
-from experiments.runs import open_run
-from fedloge import wire
+from fedloge.client.client_app import app as client_app
 from fedloge.config import Config, from_flat
+from fedloge.engines import local
+from fedloge.engines.local import LocalGrid
+from fedloge.engines.own_grid import client_context, partition_of
 from fedloge.errors import ConfigError, DataError, RunError
-from fedloge.exported import load
-from fedloge.federation import open_federation
-from fedloge.onnode import OnNodeFederation, open_site
-from server.app import app as server_app
+from fedloge.federation.federation import open_federation
+from fedloge.federation.site import OnNodeFederation, open_site
+from fedloge.messages import wire
+from fedloge.results.export import export_client
+from fedloge.results.report import write_report
+from fedloge.results.run import open_run
+from fedloge.results.trained_model import load
+from fedloge.server.server_app import app as server_app
 
 CLASSES = ("bird", "cat", "dog")
 # (client, class) -> training images; nobody holds all, and client 2 has no test images.

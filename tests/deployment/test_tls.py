@@ -12,11 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from experiments import certs
-from experiments.exports import export_client
-from experiments.runs import open_run
+from fedloge.commands import certificates as certs
 from fedloge.errors import InputError
-from fedloge.exported import load
+from fedloge.results.export import export_client
+from fedloge.results.run import open_run
+from fedloge.results.trained_model import load
 
 from .conftest import NGINX
 

@@ -11,15 +11,14 @@ import jsonschema
 import numpy as np
 import pytest
 
-import experiments
-from experiments.lineup import EQUAL_KEYS
-from experiments.sweep.execute import check_methods
-from experiments.sweep.spec import load_sweep
 from fedloge.config import Config, load
 from fedloge.data import long_tail_counts
 from fedloge.partition import make_partition
+from fedloge.results.grouping import EQUAL_KEYS
+from fedloge.sweep.execute import check_methods
+from fedloge.sweep.spec import load_sweep
 
-RECIPES = Path(experiments.__file__).parent / "recipes"
+RECIPES = Path(__file__).parents[2] / "experiments/recipes"
 FLAT = sorted([*RECIPES.glob("*.toml"), *RECIPES.glob("ablation/*.toml")])
 SWEEPS = sorted(RECIPES.glob("sweeps/*.toml"))
 EXPECTED = sorted(p for p in RECIPES.glob("expected/*.json") if p.name != "schema.json")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fedloge.errors import CheckpointError, RunError
-from server.checkpoint import Checkpoint, CheckpointStore
+from fedloge.server.checkpoint import Checkpoint, CheckpointStore
 
 
 def state(round: int) -> Checkpoint:

@@ -7,14 +7,14 @@ import harness
 import pytest
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 
-from experiments.engines.local import LocalGrid
-from fedloge import wire
+from fedloge.engines.local import LocalGrid
 from fedloge.errors import RunError
-from fedloge.federation import open_federation
-from fedloge.methods.base import Part
-from fedloge.wire import Stamp
-from server.roster import Roster
-from server.strategy import RoundStrategy
+from fedloge.federation.federation import open_federation
+from fedloge.messages import wire
+from fedloge.messages.wire import Stamp
+from fedloge.methods.method import Part
+from fedloge.server.roster import Roster
+from fedloge.server.strategy import RoundStrategy
 
 
 def strategy(runs_dir: Path, **changes: object) -> tuple[RoundStrategy, LocalGrid]:

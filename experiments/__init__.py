@@ -1,1 +1,0 @@
-"""What a person does: the command line, engines, recipes, reports."""

@@ -1,0 +1,38 @@
+"""Measure what an engine costs beside its arithmetic: `python experiments/benchmarks`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from run import bench as measure
+
+from fedloge.console import fail
+from fedloge.errors import FedlogeError
+
+
+def bench(
+    quick: Annotated[bool, typer.Option("--quick", help="Small work, few repeats.")] = False,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Measure this alone; repeatable.")
+    ] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON for a script.")] = False,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Against the last in the history; keeps this one.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="History to add to (default: bench-history.jsonl).")
+    ] = None,
+) -> None:
+    """Measure what an engine costs beside its arithmetic, side by side."""
+    measure(only or (), out, quick=quick, as_json=json_, compare=compare)
+
+
+if __name__ == "__main__":
+    sys.argv[0] = "benchmarks"
+    try:
+        typer.run(bench)
+    except FedlogeError as exc:
+        fail(str(exc), exc.exit_code)

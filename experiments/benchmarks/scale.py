@@ -1,0 +1,144 @@
+"""What a round costs as the federation grows, beside the training itself.
+
+Clients hold two small images each and train on them once, so that nearly all of a round
+is what every client costs whatever it learns: messages, state on disk, the sum.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import work
+from loops import BareLoop
+from paced import Paced
+
+from fedloge.engines import local
+from fedloge.methods.method import Part
+
+TINY = (1, 8, 8)
+CIFAR = (3, 32, 32)
+Say = Callable[[str], None]
+
+
+def scale(quick: bool, say: Say) -> list[dict[str, Any]]:
+    """One row a federation: its size, and the seconds of its start, training and evaluation.
+
+    ``train``, ``bare`` (the same steps in a bare loop) and ``evaluate`` are wall seconds of a
+    round; ``-processor`` behind the name: this process's processor seconds.
+    """
+    federations = [("clients", "cnn", TINY, n, 10) for n in (10, 100, 1000, 10_000)]
+    federations += [("clients a round", "cnn", TINY, 1000, m) for m in (1, 10, 100, 1000)]
+    models = ("cnn", "resnet8", "resnet18", "resnet34")
+    federations += [("model", model, CIFAR, 8, 8) for model in models]
+    if quick:
+        federations = [f for f in federations if f[3] <= 100 and f[1] in ("cnn", "resnet8")]
+    # Twenty rounds of all thousand clients, which say whether memory stays flat; ten of the others.
+    rows = [
+        _on_local(*federation, 2 if quick else 10 if federation[4] == 1000 else 5, say)
+        for federation in federations
+    ]
+    return rows + [_on_ray(workers, 1000, say) for workers in (() if quick else (1, 2))]
+
+
+def memory() -> float:
+    """Resident memory of this process in MiB; 0 where the system does not say."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((int(x.split()[1]) / 1024 for x in lines if x.startswith("VmRSS")), 0.0)
+
+
+def _on_local(
+    series: str,
+    model: str,
+    shape: tuple[int, int, int],
+    clients: int,
+    asked: int,
+    repeats: int,
+    say: Say,
+) -> dict[str, Any]:
+    say(f"scale: {asked} of {clients} clients, {model}")
+    data = work.data_set(2 * clients, max(10, min(10 * clients, 1000)), shape, "none")
+    bare = BareLoop(model, work.CLASSES, work.batches(data, 8, 2))
+    settings = {"model": model, "local_epochs": 1, "evaluate_every": 2}
+    many = {"num_clients": clients, "clients_per_round": asked}
+    measured: dict[str, list[float]] = {}
+    resident = []
+
+    def note(name: str, seconds: float, processor: float) -> None:
+        measured.setdefault(name, []).append(seconds)
+        measured.setdefault(f"{name}-processor", []).append(processor)
+
+    with work.federation(data, **settings, **many) as fed:
+        began = time.perf_counter()
+        with Paced(partial(local.run, fed.config)) as engine:
+            start = time.perf_counter() - began
+            engine.round()
+            for _ in range(repeats):
+                # Every other round is evaluated.
+                evaluated, with_evaluation = _processor(engine.round)
+                timing, without = _processor(engine.round)
+                note("train", timing["train-seconds"], without)
+                note("evaluate", evaluated["evaluate-seconds"], with_evaluation - without)
+                note("bare", *(asked * seconds for seconds in _step(bare)))
+                resident.append(memory())
+        parameters = sum(t.numel() for t in fed.tensors(Part.SHARED).values())
+    return {
+        "series": series,
+        "engine": "local",
+        "model": model,
+        "parameters": parameters,
+        "clients": clients,
+        "asked": asked,
+        "start": start,
+        **{name: statistics.median(values) for name, values in measured.items()},
+        "memory": resident,
+    }
+
+
+def _on_ray(workers: int, clients: int, say: Say) -> dict[str, Any]:
+    from workers import ray_rounds
+
+    say(f"scale: {clients} clients on {workers} Ray worker(s)")
+    bare = BareLoop("cnn", work.CLASSES, work.batches(work.data_set(2, 10, TINY, "none"), 8, 2))
+    began = time.perf_counter()
+    with ray_rounds("cnn", 2, clients, TINY) as rounds_on:
+        start = time.perf_counter() - began
+        rounds_on(workers)
+        seconds, steps, resident = [], [], []
+        for _ in range(20 if workers > 1 else 5):
+            seconds.append(rounds_on(workers))
+            steps.append(_step(bare)[0])
+            resident.append(memory())
+    return {
+        "series": "workers",
+        "engine": f"ray, {workers} worker(s)",
+        "model": "cnn",
+        "clients": clients,
+        "asked": clients,
+        "start": start,
+        "train": statistics.median(seconds),
+        "bare": statistics.median(steps) * clients / workers,
+        "memory": resident,
+    }
+
+
+def _processor(call: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any], float]:
+    before = time.process_time()
+    result = call()
+    return result, time.process_time() - before
+
+
+def _step(bare: BareLoop) -> tuple[float, float]:
+    """Wall and processor seconds of a step, the median of some."""
+    wall, processor = [], []
+    for _ in range(20):
+        began, worked = time.perf_counter(), time.process_time()
+        bare()
+        wall.append(time.perf_counter() - began)
+        processor.append(time.process_time() - worked)
+    return statistics.median(wall), statistics.median(processor)

@@ -1,0 +1,37 @@
+"""Local training without messages: one client after the other, or several at once."""
+
+from __future__ import annotations
+
+from fedloge.federation.federation import Federation
+from fedloge.methods.method import Part
+
+
+class LocalTraining:
+    """All clients of a federation train for a round, from the first state, on its device.
+
+    Parameters
+    ----------
+    at_once : clients trained together; 1: one by one.
+    """
+
+    def __init__(self, federation: Federation, at_once: int = 1) -> None:
+        fed, config = federation, federation.config
+        self.federation = fed
+        self._stacked = fed.stack(at_once) if at_once > 1 else None
+        self._at_once = at_once
+        first = fed.initial
+        self._shared = {n: t.to(fed.device) for n, t in first[Part.SHARED].items()}
+        self._personal = {n: t.to(fed.device) for n, t in first[Part.PERSONAL].items()}
+        self._clients = [fed.local_data(k, 1, self._shared) for k in range(config.num_clients)]
+
+    def __call__(self) -> None:
+        """Train; ends when the device has."""
+        fed = self.federation
+        for start in range(0, len(self._clients), self._at_once):
+            clients = self._clients[start : start + self._at_once]
+            if self._stacked is None:
+                fed.method.local_update(fed.load(self._shared, self._personal), clients[0])
+            else:
+                for place in range(len(clients)):
+                    self._stacked.load(place, self._shared, self._personal)
+                self._stacked.train(clients, epochs=fed.config.local_epochs)

@@ -1,0 +1,47 @@
+"""Rounds on Ray, on as many workers as are wanted at the time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import work
+from paced import Paced
+
+from fedloge.engines.ray import RayGrid
+from fedloge.server.server_app import app as server_app
+
+
+class Narrowed(RayGrid):
+    """A grid that can be told to use only the first of its workers."""
+
+    def use(self, workers: int) -> None:
+        """From the next round on."""
+        self._everybody = getattr(self, "_everybody", self._workers)
+        self._workers = self._everybody[:workers]
+
+
+@contextmanager
+def ray_rounds(
+    model: str,
+    images: int,
+    clients: int,
+    shape: tuple[int, int, int] = (3, 32, 32),
+    epochs: int = 1,
+) -> Iterator[Callable[[int], float]]:
+    """Yields a function: workers to seconds of a round's training. All clients take part, alike in size."""
+    data = work.data_set(images * clients, 40, shape)
+    settings = {"model": model, "local_epochs": epochs, "checkpoint_every": 10**6, "ray_workers": 2}
+    everybody = {"num_clients": clients, "clients_per_round": clients}
+    with work.federation(data, **settings, **everybody) as fed:
+        grid = Narrowed(fed.config)
+        try:
+            with Paced(lambda: server_app(grid, grid.server_context())) as paced:
+
+                def rounds_on(workers: int) -> float:
+                    grid.use(workers)
+                    return float(paced.round()["train-seconds"])
+
+                yield rounds_on
+        finally:
+            grid.close()

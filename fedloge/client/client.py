@@ -1,0 +1,170 @@
+"""What a client does with a message: train, or measure its personal models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fedloge.client.personal_state import PersonalState, PersonalStore
+from fedloge.errors import FedlogeError, RunError, UpdateError
+from fedloge.federation.evaluation import client_figures, predictor_confusion
+from fedloge.federation.federation import Federation
+from fedloge.learning.fast.stacked import StackedClients
+from fedloge.messages import wire
+from fedloge.messages.wire import Stamp
+from fedloge.methods.method import Part, Update
+from fedloge.rng import torch_seeded
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a client answers after training; `shared` are the network's live tensors."""
+
+    shared: dict[str, Tensor]
+    metrics: dict[str, float]
+    sums: dict[str, Tensor]
+
+
+class Client:
+    """One client of a federation, with its personal state on disk.
+
+    Parameters
+    ----------
+    index : partition id, 0 .. num-clients - 1.
+    folder : where this run's personal states lie.
+    """
+
+    def __init__(self, federation: Federation, index: int, folder: Path) -> None:
+        self.federation = federation
+        self.index = index
+        self.store = PersonalStore(folder, index)
+
+    def check(self, stamp: Stamp) -> None:
+        """Refuse a message whose run computes something else than this client would."""
+        mine = self.federation.fingerprint
+        if stamp.fingerprint != mine:
+            raise UpdateError(
+                f"client {self.index}: the server runs {stamp.fingerprint}, this client computes {mine}; "
+                "config, partition or fixed classifier differ: give both sides the same config and versions"
+            )
+
+    def train(self, stamp: Stamp, shared: Mapping[str, Tensor]) -> Trained:
+        """Train for a round; keeps the personal tensors, returns the rest."""
+        fed, seed = self.federation, self.federation.config.seed
+        personal = self.state_before(stamp)
+        net = fed.load(shared, personal.tensors)
+        data = fed.local_data(self.index, stamp.round, shared, personal.rounds_trained)
+        with torch_seeded(seed, "local-update", stamp.round, self.index):
+            update = fed.method.local_update(net, data)
+        personal_after, shared_after = fed.tensors(Part.PERSONAL), fed.tensors(Part.SHARED)
+        return self.finish(stamp, personal, personal_after, shared_after, update)
+
+    def state_before(self, stamp: Stamp) -> PersonalState:
+        """The personal state that round `stamp.round` begins with."""
+        return self.store.load(stamp, self.federation.initial[Part.PERSONAL], before=stamp.round)
+
+    def finish(
+        self,
+        stamp: Stamp,
+        before: PersonalState,
+        personal: Mapping[str, Tensor],
+        shared: dict[str, Tensor],
+        update: Update,
+    ) -> Trained:
+        """Keep the personal tensors that a round's training made; what goes to the server."""
+        for name, tensor in personal.items():
+            if not bool(tensor.isfinite().all()):
+                raise UpdateError(
+                    f"client {self.index}: personal tensor {name!r} is not finite; not stored"
+                )
+        self.store.save(stamp, personal, before.rounds_trained + 1)
+        images = self.num_train
+        metrics = {
+            wire.NUM_EXAMPLES: images,
+            "images": images * self.federation.config.local_epochs,
+            **{f"train/{name}": value for name, value in update.metrics.items()},
+        }
+        return Trained(shared, metrics, update.sums)
+
+    @property
+    def num_train(self) -> int:
+        """Training images of this client."""
+        return len(self.federation.partition.train[self.index])
+
+    def evaluate(
+        self, stamp: Stamp, shared: Mapping[str, Tensor]
+    ) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """Measure this client's personal models after round `stamp.round`; figures, and the method's sums."""
+        fed = self.federation
+        personal = self.store.load(stamp, fed.initial[Part.PERSONAL], before=stamp.round + 1)
+        net = fed.load(shared, personal.tensors).eval()
+        data = fed.local_data(self.index, stamp.round, shared, personal.rounds_trained)
+        indices = torch.from_numpy(fed.partition.test[self.index]).to(fed.device)
+        version = stamp.version if fed.backbone_is_shared else None
+        figures: dict[str, float] = {
+            wire.NUM_EXAMPLES: len(data.train),
+            "num-test": len(indices),
+            "trained-rounds": personal.rounds_trained,
+        }
+        sums = fed.method.evaluation_sums(net, data)
+        if not len(indices):
+            return figures, sums
+        with torch_seeded(fed.config.seed, "personal-models", stamp.round, self.index):
+            predictors = fed.method.personal_predictors(net, data)
+        for name, predictor in predictors.items():
+            confusion = predictor_confusion(fed.method, net, predictor, fed.bank, version, indices)
+            figures |= client_figures(name, confusion, fed.personal_groups)
+        return figures, sums
+
+
+def train_together(
+    clients: Sequence[Client], stamp: Stamp, shared: Mapping[str, Tensor], stacked: StackedClients
+) -> Iterator[tuple[Client, Trained | FedlogeError]]:
+    """Train clients of one round at once, as each of them would train alone but for rounding.
+
+    Yields each client with what `Client.train` returns, or the error that it raises; the
+    tensors are valid until the next is asked for. Clients without images are left out, for
+    `Client.train` to refuse. `RuntimeError`: the network cannot be stacked, and nothing was kept.
+    """
+    states: list[tuple[Client, PersonalState]] = []
+    for client in sorted((c for c in clients if c.num_train), key=lambda c: -c.num_train):
+        try:
+            states.append((client, client.state_before(stamp)))
+        except FedlogeError as exc:
+            yield client, exc
+    if not states:
+        return
+    data = []
+    for place, (client, state) in enumerate(states):
+        fed = client.federation
+        stacked.load(place, shared, state.tensors)
+        data.append(fed.local_data(client.index, stamp.round, shared, state.rounds_trained))
+    results = stacked.train(data, epochs=states[0][0].federation.config.local_epochs)
+    for place, ((client, state), result) in enumerate(zip(states, results, strict=True)):
+        if isinstance(result, FedlogeError):
+            yield client, result
+            continue
+        fed, tensors = client.federation, stacked.tensors(place)
+        own, sent = fed.part_of(tensors, Part.PERSONAL), fed.part_of(tensors, Part.SHARED)
+        try:
+            yield client, client.finish(stamp, state, own, sent, Update(result))
+        except FedlogeError as exc:
+            yield client, exc
+
+
+def personal_folder(node_config: Mapping, run_config: Mapping, stamp: Stamp) -> Path:
+    """Where a run's personal states lie.
+
+    On a node of its own: ``state-dir`` of the node's config, one folder a run. In a
+    simulation: inside the run's own directory.
+    """
+    if "state-dir" in node_config:
+        return Path(str(node_config["state-dir"])).expanduser() / stamp.run_id
+    runs_dir = Path(str(run_config.get("runs-dir", "runs"))).expanduser()
+    if not stamp.run_name:
+        raise RunError("the message names no run; nowhere to keep personal state")
+    return runs_dir / stamp.run_name / "heads"

@@ -1,0 +1,145 @@
+"""The Flower ClientApp: decode, work, encode."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from fedloge import config as configs
+from fedloge.client import client as work
+from fedloge.client.client import Client, Trained, personal_folder
+from fedloge.config import Config
+from fedloge.errors import FedlogeError, UpdateError, in_one_line
+from fedloge.federation.federation import Federation, open_federation
+from fedloge.federation.site import open_site
+from fedloge.messages import wire
+from fedloge.messages.wire import Stamp
+
+app = ClientApp()
+log = logging.getLogger("fedloge.run")
+_downlink = wire.Downlink()
+
+
+@app.query("whoami")
+def whoami(message: Message, context: Context) -> Message:
+    """Say which partition this node holds, and how many images; node ids are random."""
+    try:
+        federation = _federation(context)
+        index = _partition_id(context, federation.config.num_clients)
+        metrics: dict[str, int | float | list[int] | list[float]] = {
+            "partition-id": index,
+            wire.NUM_EXAMPLES: len(federation.partition.train[index]),
+        }
+        if federation.config.on_node and federation.config.share_class_counts:
+            metrics[wire.CLASS_COUNTS] = federation.partition.train_counts[index].tolist()
+        content = RecordDict({wire.METRICS: MetricRecord(metrics)})
+        content["identity"] = ConfigRecord({"fingerprint": federation.fingerprint})
+    except FedlogeError as exc:
+        content = wire.failure_content(str(exc))
+    return Message(content, reply_to=message)
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Train on this client's images; the personal tensors stay here."""
+    try:
+        client, stamp = _client(message, context)
+        content = _trained(client, stamp, client.train(stamp, _downlink.tensors(message.content)))
+    except FedlogeError as exc:
+        content = wire.failure_content(str(exc))
+    return Message(content, reply_to=message)
+
+
+def train_together(exchanges: Sequence[tuple[Message, Context]]) -> list[Message]:
+    """What `train` answers to several messages of one round, whose clients train at once.
+
+    For an engine with many clients in a process (config ``clients-at-once``). The replies come in
+    any order; whoever's is missing has to be trained alone: it has no images, or its step cannot be stacked.
+    """
+    replies: list[Message] = []
+    asked: dict[int, tuple[Client, Message]] = {}
+    for message, context in exchanges:
+        try:
+            client, stamp = _client(message, context)
+            shared = _downlink.tensors(message.content)
+            asked[client.index] = client, message
+        except FedlogeError as exc:
+            replies.append(Message(wire.failure_content(str(exc)), reply_to=message))
+    if len(asked) < 2:
+        return replies
+    clients = [client for client, _ in asked.values()]
+    federation = clients[0].federation
+    try:
+        if federation.stacked is None:
+            return replies
+        for client, done in work.train_together(clients, stamp, shared, federation.stacked):
+            if isinstance(done, FedlogeError):
+                content = wire.failure_content(str(done))
+            else:
+                content = _trained(client, stamp, done)
+            replies.append(Message(content, reply_to=asked[client.index][1]))
+    except Exception as exc:  # of whatever kind, training one by one is always a way on
+        federation.stacked = None
+        log.warning("clients-at-once: %s; one by one from here", in_one_line(exc))
+    return replies
+
+
+def _trained(client: Client, stamp: Stamp, trained: Trained) -> RecordDict:
+    width = client.federation.config.wire_dtype
+    return wire.reply_content(stamp, trained.metrics, trained.shared, trained.sums, width)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Measure this client's personal models on its own test images."""
+    try:
+        client, stamp = _client(message, context)
+        figures, sums = client.evaluate(stamp, _downlink.tensors(message.content))
+        content = wire.reply_content(stamp, figures, sums=sums)
+    except FedlogeError as exc:
+        content = wire.failure_content(str(exc))
+    return Message(content, reply_to=message)
+
+
+def _client(message: Message, context: Context) -> tuple[Client, Stamp]:
+    stamp = Stamp.from_content(message.content)
+    # These names become folders; what comes over a wire must not climb out of them.
+    for value in (stamp.run_id, stamp.run_name):
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", value):
+            raise UpdateError(
+                f"the server sent the run name {value!r}; expected letters, digits, '.', '_', '-'"
+            )
+    folder = personal_folder(context.node_config, context.run_config, stamp)
+    federation = _federation(context)
+    client = Client(federation, _partition_id(context, federation.config.num_clients), folder)
+    client.check(stamp)
+    return client, stamp
+
+
+def _federation(context: Context) -> Federation:
+    config = _config(tuple(context.run_config.items()))
+    if config.on_node:
+        own = str(context.node_config.get("data-path", ""))
+        return open_site(config, _partition_id(context, config.num_clients), own)
+    return open_federation(config)
+
+
+@lru_cache(maxsize=2)
+def _config(items: tuple[tuple[str, Any], ...]) -> Config:
+    return configs.from_flat(dict(items), "run config")
+
+
+def _partition_id(context: Context, clients: int) -> int:
+    index = context.node_config.get("partition-id")
+    if not isinstance(index, int) or not 0 <= index < clients:
+        raise UpdateError(
+            f"node config: partition-id must be a whole number from 0 to num-clients - 1 ({clients} clients), "
+            f"got {index!r}; set --node-config 'partition-id=K num-partitions={clients}'"
+        )
+    return index

@@ -1,0 +1,239 @@
+"""A client's personal tensors on disk: what never leaves the site.
+
+One folder a client, one safetensors file a version, named by the round that made
+it. A file says in its header to which run, attempt and round it belongs, and
+carries a checksum. Two mistakes are refused: a run that reads another run's state,
+and a straggler of an older round that would overwrite a newer one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import re
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from fedloge.config import digest
+from fedloge.errors import CheckpointError, RunError
+from fedloge.messages.wire import Stamp
+
+_FILE = re.compile(r"round-(\d{6})\.safetensors")
+_HEADER = {
+    "run-id",
+    "fingerprint",
+    "client",
+    "attempt",
+    "round",
+    "rounds-trained",
+    "checksum",
+}
+
+
+@dataclass(frozen=True)
+class PersonalState:
+    """A client's personal tensors as they were after a round; round 0: never trained."""
+
+    round: int
+    rounds_trained: int
+    tensors: dict[str, Tensor]
+
+
+class PersonalStore:
+    """The personal state of one client in one run.
+
+    Parameters
+    ----------
+    folder : the run's folder of personal states; made when first written.
+    client : the client's partition id.
+    """
+
+    def __init__(self, folder: Path, client: int) -> None:
+        self.client = client
+        self.folder = folder / f"client-{client:05d}"
+
+    def load(self, stamp: Stamp, initial: Mapping[str, Tensor], *, before: int) -> PersonalState:
+        """The newest state made before round `before`; `initial` if this client never trained.
+
+        Raises
+        ------
+        CheckpointError
+            The file is damaged, or belongs to another run or another model.
+        """
+        usable = (round for round in reversed(self._rounds()) if round < before)
+        for round in usable:
+            header, tensors = self._read(round)
+            self._check_run(header, stamp, round)
+            if not stamp.follows(header["attempt"], round):
+                continue  # a later attempt went on from before this round: it has not happened
+            self._check_tensors(tensors, initial, round)
+            return PersonalState(round, header["rounds-trained"], tensors)
+        return PersonalState(0, 0, dict(initial))
+
+    def save(self, stamp: Stamp, state: Mapping[str, Tensor], rounds_trained: int) -> None:
+        """Keep the state that round `stamp.round` made, atomically, and drop versions no longer needed.
+
+        Raises
+        ------
+        CheckpointError
+            A newer round of this or a later attempt is stored already.
+        RunError
+            The disk refused the write; the older versions are untouched.
+        """
+        rounds = self._rounds()
+        if rounds:
+            newest = rounds[-1]
+            header = self._header(newest)
+            self._check_run(header, stamp, newest)
+            if (header["attempt"], newest) > (stamp.attempt, stamp.round):
+                raise CheckpointError(
+                    f"client {self.client}: round {newest} of attempt {header['attempt']} is stored already; "
+                    f"a late message of round {stamp.round}, attempt {stamp.attempt} must not overwrite it"
+                )
+        self._write(stamp, state, rounds_trained)
+        self._prune(stamp, [*rounds, stamp.round])
+
+    def read_files(self) -> dict[str, bytes]:
+        """All versions as they are, by file name, to be carried to where this client works."""
+        return {self._path(round).name: self._path(round).read_bytes() for round in self._rounds()}
+
+    def write_files(self, files: Mapping[str, bytes]) -> None:
+        """Make the folder hold exactly these versions; `RunError` if the disk refuses."""
+        for name, content in files.items():
+            if not _FILE.fullmatch(name):
+                raise CheckpointError(
+                    f"client {self.client}: {name!r} is no name of a personal state"
+                )
+            path = self.folder / name
+            if not path.exists() or path.read_bytes() != content:
+                self._replace(path, content)
+        for round in self._rounds():
+            if self._path(round).name not in files:
+                self._path(round).unlink()
+
+    def _write(self, stamp: Stamp, state: Mapping[str, Tensor], rounds_trained: int) -> None:
+        tensors = {name: t.detach().cpu().contiguous() for name, t in state.items()}
+        header = {
+            "run-id": stamp.run_id,
+            "fingerprint": stamp.fingerprint,
+            "client": self.client,
+            "attempt": stamp.attempt,
+            "round": stamp.round,
+            "rounds-trained": rounds_trained,
+        }
+        header["checksum"] = _checksum(header, tensors)
+        self._replace(
+            self._path(stamp.round), save(tensors, metadata={"fedloge": json.dumps(header)})
+        )
+
+    def _replace(self, path: Path, content: bytes) -> None:
+        temporary = path.with_suffix(".tmp")
+        try:
+            try:
+                temporary.write_bytes(content)
+            except FileNotFoundError:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                temporary.write_bytes(content)
+            temporary.replace(path)
+        except OSError as exc:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise RunError(
+                f"client {self.client}: personal state cannot be written to {path} "
+                f"({exc.strerror}); free space or change the folder, then resume"
+            ) from None
+
+    def _prune(self, stamp: Stamp, rounds: list[int]) -> None:
+        needed_from = max((r for r in rounds if r <= stamp.keep_round), default=0)
+        for round in rounds:
+            # Later rounds than this one are left over from before a resume.
+            if round < needed_from or round > stamp.round:
+                self._path(round).unlink(missing_ok=True)
+
+    def _rounds(self) -> list[int]:
+        # os.scandir is what pathlib has no quicker word for; a round may ask this of thousands of clients.
+        try:
+            with os.scandir(self.folder) as entries:
+                names = [entry.name for entry in entries]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted(int(match[1]) for name in names if (match := _FILE.fullmatch(name)))
+
+    def _path(self, round: int) -> Path:
+        return self.folder / f"round-{round:06d}.safetensors"
+
+    def _header(self, round: int, content: bytes | None = None) -> dict:
+        try:
+            with io.BytesIO(content) if content is not None else self._path(round).open("rb") as f:
+                (length,) = struct.unpack("<Q", f.read(8))
+                header = json.loads(json.loads(f.read(length))["__metadata__"]["fedloge"])
+            if header.keys() != _HEADER or header["round"] != round:
+                raise ValueError
+            return header
+        except (OSError, ValueError, KeyError, TypeError, struct.error, MemoryError, OverflowError):
+            raise self._damaged(round) from None
+
+    def _read(self, round: int) -> tuple[dict, dict[str, Tensor]]:
+        try:
+            content = self._path(round).read_bytes()
+            tensors = load(content)
+        except Exception:  # safetensors has an error type of its own for every kind of damage
+            raise self._damaged(round) from None
+        header = self._header(round, content)
+        if _checksum(header, tensors) != header["checksum"]:
+            raise self._damaged(round)
+        return header, tensors
+
+    def _damaged(self, round: int) -> CheckpointError:
+        path = self._path(round)
+        size = path.stat().st_size if path.exists() else 0
+        return CheckpointError(
+            f"client {self.client}: personal state {path} is damaged ({size} bytes); "
+            "restore it from a backup, or move it away to continue from the version before it"
+        )
+
+    def _check_run(self, header: Mapping, stamp: Stamp, round: int) -> None:
+        if (header["run-id"], header["fingerprint"], header["client"]) != (
+            stamp.run_id,
+            stamp.fingerprint,
+            self.client,
+        ):
+            raise CheckpointError(
+                f"client {self.client}: {self._path(round)} belongs to client {header['client']} of run "
+                f"{header['run-id']} ({header['fingerprint']}), not to run {stamp.run_id} "
+                f"({stamp.fingerprint}); use another folder for this run"
+            )
+
+    def _check_tensors(
+        self, tensors: Mapping[str, Tensor], initial: Mapping[str, Tensor], round: int
+    ) -> None:
+        shapes = {name: (tuple(t.shape), t.dtype) for name, t in tensors.items()}
+        expected = {name: (tuple(t.shape), t.dtype) for name, t in initial.items()}
+        if shapes != expected:
+            wrong = min(
+                name
+                for name in shapes.keys() | expected.keys()
+                if shapes.get(name) != expected.get(name)
+            )
+            raise CheckpointError(
+                f"client {self.client}: {self._path(round)} holds another model's state: tensor {wrong!r} is "
+                f"{shapes.get(wrong)}, expected {expected.get(wrong)}"
+            )
+
+
+def _checksum(header: Mapping, tensors: Mapping[str, Tensor]) -> str:
+    said = json.dumps({key: header[key] for key in sorted(_HEADER - {"checksum"})})
+    flat = [part for name in sorted(tensors) for part in (name.encode(), _bytes(tensors[name]))]
+    return digest(said.encode(), *flat)
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

@@ -1,0 +1,117 @@
+"""``fedloge table`` and ``fedloge plot``: from what the user names to a table or a figure."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import cast, get_args
+
+from fedloge.console import stdout
+from fedloge.errors import InputError, unknown_name
+from fedloge.results.grouping import Section, find_row, gather, in_words, line_up
+from fedloge.results.paper_table import TestOver, When, paper_table
+from fedloge.results.table_formats import FORMATS, SUFFIXES
+
+
+def table(
+    runs: Sequence[Path],
+    sweep: Path | None,
+    *,
+    form: str,
+    out: Path | None,
+    when: str,
+    models: str,
+    test: str,
+    against: str,
+    by: Sequence[str],
+    where: Sequence[str],
+    allow_unequal: bool,
+) -> None:
+    """Make the tables and print them, or write them to `out`."""
+    form = form or (SUFFIXES.get(out.suffix, "") if out else "text")
+    if not form:
+        raise InputError(
+            f"--out {out}: its suffix names no format; use {', '.join(SUFFIXES)}, or give --format"
+        )
+    _among("--format", form, FORMATS)
+    _among("--when", when, [*get_args(When), "both"])
+    _among("--models", models, ["primary", "all"])
+    _among("--test", test, get_args(TestOver))
+    opened, own = gather(runs, sweep, where)
+    sections = line_up(opened, [*by] or own, allow_unequal=allow_unequal)
+    whens = get_args(When) if when == "both" else (when,)
+    tables = [
+        paper_table(
+            section,
+            cast("When", one),
+            all_predictors=models == "all",
+            test=cast("TestOver", test),
+            against=against,
+        )
+        for section in sections
+        for one in whens
+    ]
+    made = FORMATS[form](tables)
+    if out is None:
+        sys.stdout.write(made)
+    else:
+        _write(out, made)
+
+
+def plot(
+    runs: Sequence[Path],
+    sweep: Path | None,
+    out: Path,
+    *,
+    kind: str,
+    side: str,
+    rows: Sequence[str],
+    where: Sequence[str],
+    allow_unequal: bool,
+) -> None:
+    """Draw a figure and write it to `out`."""
+    from fedloge.results import plots
+
+    _among("--kind", kind, plots.KINDS)
+    _among("--side", side, [*plots.SIDES, "both"])
+    if out.suffix not in plots.SUFFIXES:
+        raise InputError(
+            f"--out {out}: expected a file ending in {', '.join(plots.SUFFIXES)}, got {out.suffix!r}"
+        )
+    opened, by = gather(runs, sweep, where)
+    section = _only(line_up(opened, by, allow_unequal=allow_unequal))
+    shown = [find_row(section.rows, name) for name in rows] or section.rows
+    said = plots.draw(kind, shown, plots.SIDES if side == "both" else (side,), out)
+    stdout().print(f"{out}: {said}", soft_wrap=True, markup=False)
+
+
+def _only(sections: Sequence[Section]) -> Section:
+    if len(sections) > 1:
+        settings = "; ".join(in_words(section.setting) for section in sections)
+        raise InputError(
+            f"a plot shows one setting, these are {len(sections)} ({settings}); "
+            f"choose with --where, for example --where {_example(sections[0])}"
+        )
+    return sections[0]
+
+
+def _example(section: Section) -> str:
+    key, value = next(iter(section.setting.items()))
+    return f"{key}={value}"
+
+
+def _among(option: str, value: str, known: Iterable[str]) -> None:
+    if value not in known:
+        raise InputError(f"{option}: {unknown_name('value', value, known)}")
+
+
+def _write(path: Path, content: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content, encoding="utf-8")
+    except OSError as exc:
+        raise InputError(
+            f"{path}: cannot be written ({exc.strerror}); give another --out"
+        ) from None
+    stdout().print(str(path), soft_wrap=True, markup=False)

@@ -1,0 +1,29 @@
+"""The local engine: both apps in this process, model and data resident."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from flwr.app import Message
+
+from fedloge.config import Config
+from fedloge.engines.own_grid import OwnGrid, answers, at_once
+from fedloge.server.server_app import app as server_app
+
+
+class LocalGrid(OwnGrid):
+    """Answers messages by calling the ClientApp, one after the other or some at once."""
+
+    def carry(self, messages: list[Message], timeout: float | None) -> Iterator[Message]:
+        """Replies as clients finish; the time limit is not enforced within one process."""
+        batches = at_once(self.config, messages)
+        replies = (reply for batch in batches for reply in answers(self.config, batch))
+        for done, reply in enumerate(replies, start=1):
+            self.note(reply, done, len(messages))
+            yield reply
+
+
+def run(config: Config) -> None:
+    """Run a federation in this process."""
+    grid = LocalGrid(config)
+    server_app(grid, grid.server_context())

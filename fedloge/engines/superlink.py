@@ -1,0 +1,205 @@
+"""The superlink engine: hand a run to a SuperLink that is up, follow it, and say how it ended.
+
+Submits what ``flwr run`` would from the source folder, but from the installed
+package, so that no source folder is needed. Flower's own command line does the
+talking; its ``--stream`` ends well even when the run did not, so how a run ended
+is asked of ``flwr ls``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from fedloge import config as configs
+from fedloge.config import Config
+from fedloge.console import stderr
+from fedloge.errors import ConfigError, RunDirError, RunError
+from fedloge.server.log_lines import PREFIX
+
+# What runs on the server and at the clients; the command line stays here.
+_ROOMS = ("fedloge", "clients", "server")
+_UNREACHABLE_SECONDS = 120.0
+
+
+def run(config: Config, superlink: str) -> Path:
+    """Run a federation on a SuperLink; the run's folder, as the server knows it.
+
+    Parameters
+    ----------
+    superlink : name of a connection in Flower's own config ($FLWR_HOME/config.toml).
+
+    Raises
+    ------
+    ConfigError
+        No connection named.
+    RunDirError
+        A run of this name lies here already.
+    RunError
+        The SuperLink refused the run or could not be reached, or the run failed or was stopped.
+    """
+    if not superlink:
+        raise ConfigError(
+            "--engine superlink needs --superlink NAME: a connection in Flower's config.toml, for example "
+            '[superlink.NAME] with address = "HOST:PORT" and root-certificates = "/path/to/ca.crt"'
+        )
+    named = config if config.name else config.replace(name=_made_up_name(config))
+    folder = Path(named.runs_dir) / named.name
+    if folder.exists() and not named.resume:
+        raise RunDirError(
+            f"{folder} exists already; continue it with 'fedloge resume {folder}', or choose another name"
+        )
+    submitted = _submit(named, superlink)
+    stderr().print(
+        f"run {named.name} is run {submitted} of SuperLink {superlink!r}", soft_wrap=True
+    )
+    try:
+        status = _follow(submitted, superlink)
+    except KeyboardInterrupt:
+        raise RunError(
+            f"run {submitted} goes on; follow it with 'flwr log {submitted} {superlink}', "
+            f"end it with 'flwr stop {submitted} {superlink}'"
+        ) from None
+    if status.state != "finished:completed":
+        raise RunError(f"run {submitted} on {superlink!r}: {status.state}: {status.details}")
+    return folder
+
+
+@dataclass(frozen=True)
+class _Status:
+    state: str
+    details: str
+
+
+def _made_up_name(config: Config) -> str:
+    method = config.method.rpartition(":")[2].rpartition(".")[2].lower()
+    return f"{method}-{config.dataset}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+
+
+def _submit(config: Config, superlink: str) -> str:
+    with tempfile.TemporaryDirectory(prefix="fedloge-") as name:
+        app = Path(name) / "app"
+        _write_app(app)
+        overrides = Path(name) / "run.toml"
+        overrides.write_text(tomli_w.dumps(config.flat()))
+        answer = _ask("run", str(app), superlink, "--run-config", str(overrides))
+    return str(answer["run-id"])
+
+
+def _write_app(folder: Path) -> None:
+    """The bundle Flower sends: the packages as installed here, and the config's keys."""
+    for room in _ROOMS:
+        spec = find_spec(room)
+        if spec is None or spec.origin is None:
+            raise RunError(f"package {room!r} is not installed as files; install fedloge again")
+        shutil.copytree(
+            Path(spec.origin).parent, folder / room, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    app = {
+        "publisher": "fedloge",
+        "components": {
+            "serverapp": "fedloge.server.server_app:app",
+            "clientapp": "fedloge.client.client_app:app",
+        },
+        "config": configs.load(None).flat(),
+    }
+    project = {
+        "name": "fedloge",
+        "version": version("fedloge"),
+        "description": "Federated learning on long-tailed classes",
+        "license": "Apache-2.0",
+    }
+    (folder / "pyproject.toml").write_text(
+        tomli_w.dumps({"project": project, "tool": {"flwr": {"app": app}}})
+    )
+
+
+def _follow(run_id: str, superlink: str) -> _Status:
+    """Print the run's lines until it has ended; a broken stream is taken up again."""
+    shown, answered = 0, time.monotonic()
+    while True:
+        for number, line in enumerate(_lines(run_id, superlink)):
+            if number >= shown:
+                stderr().print(line, soft_wrap=True, markup=False)
+                shown = number + 1
+        try:
+            status = _status(run_id, superlink)
+            answered = time.monotonic()
+        except RunError:
+            if time.monotonic() - answered > _UNREACHABLE_SECONDS:
+                raise
+        else:
+            if status.state.startswith("finished"):
+                return status
+        time.sleep(1.0)
+
+
+def _lines(run_id: str, superlink: str) -> Iterator[str]:
+    stream = subprocess.Popen(
+        [_flwr(), "log", run_id, superlink, "--stream"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        env=_environment(),
+    )
+    try:
+        for line in stream.stdout or ():
+            if line.startswith(PREFIX):
+                yield line.removeprefix(PREFIX).rstrip()
+    finally:
+        stream.terminate()
+        stream.wait()
+
+
+def _status(run_id: str, superlink: str) -> _Status:
+    (row,) = _ask("ls", superlink, "--run-id", run_id)["runs"]
+    return _Status(row["status"], row["status-details"])
+
+
+def _ask(*arguments: str) -> dict[str, Any]:
+    """One call of Flower's command line; its answer, or its refusal as `RunError`."""
+    done = subprocess.run(
+        [_flwr(), *arguments, "--format", "json"],
+        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        env=_environment(),
+        check=False,
+    )
+    try:
+        answer = json.loads(done.stdout)
+    except ValueError:
+        answer = {}
+    if done.returncode or not answer.get("success"):
+        reason = answer.get("error-message") or done.stderr or done.stdout
+        raise RunError(f"flwr {arguments[0]}: {' '.join(str(reason).split())}")
+    return answer
+
+
+def _flwr() -> str:
+    beside = Path(sys.executable).with_name("flwr")
+    found = str(beside) if beside.exists() else shutil.which("flwr")
+    if found is None:
+        raise RunError("Flower's command 'flwr' is not installed; pip install flwr")
+    return found
+
+
+def _environment() -> dict[str, str]:
+    quiet = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
+    # Unbuffered, or lines would come in blocks of kilobytes.
+    return {**quiet, **os.environ, "PYTHONUNBUFFERED": "1"}

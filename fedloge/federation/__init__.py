@@ -1,0 +1,1 @@
+"""What both sides derive from a config: data, partition, network, fingerprint."""

@@ -1,0 +1,147 @@
+"""A federation whose images lie with the clients already: nothing is simulated, nothing is split.
+
+Every client opens its own folder and the server one of its own, if it has any test
+images; who holds which images is known to nobody else. So the fingerprint leaves the
+partition out, and training counts are known only where the clients tell them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+
+from fedloge.config import Config, digest
+from fedloge.data.images import DataSet, Images
+from fedloge.data.sources import load_own_images
+from fedloge.errors import DataError
+from fedloge.federation.federation import Federation
+from fedloge.learning.metrics import ShotGroups
+from fedloge.partition import Partition
+
+SERVER = -1
+
+
+class OnNodeFederation(Federation):
+    """A federation as one of its sites sees it.
+
+    Parameters
+    ----------
+    site : the client's partition id, or `SERVER`.
+    folder : the site's images, ``train/<class>/*`` and ``test/<class>/*``; the server's are only
+        tested on, and it may have none.
+    """
+
+    def __init__(self, config: Config, site: int, folder: Path | None) -> None:
+        super().__init__(config)
+        self.site = site
+        self.folder = folder
+        self._num_train = 0
+        self._told: Int64[np.ndarray, "clients classes"] | None = None
+
+    def tell(self, images: Mapping[int, int], counts: Mapping[int, tuple[int, ...]]) -> None:
+        """Let the server know what the clients said: images in all and, where told, of each class."""
+        for derived in ("partition", "train_counts", "groups"):
+            self.__dict__.pop(derived, None)
+        self._num_train = sum(images.values())
+        if self.config.share_class_counts:
+            self._told = np.array([counts[k] for k in sorted(counts)], dtype=np.int64)
+
+    @cached_property
+    def data(self) -> DataSet:
+        """This site's images; none where it has no folder."""
+        if self.folder is None:
+            return self._nothing()
+        data = load_own_images(self.config, self.folder)
+        if self.site != SERVER and not len(data.train):
+            raise DataError(
+                f"client {self.site}: {self.folder} holds no images in train; put some there, "
+                "as train/<class>/<image>"
+            )
+        return data
+
+    @cached_property
+    def train(self) -> Images:
+        """This client's training images; the server has none."""
+        train = self.data.train
+        return (train if self.site != SERVER else train.take(torch.empty(0))).to(self.device)
+
+    @cached_property
+    def partition(self) -> Partition:
+        """This client's images at its own place; what the others hold is not known."""
+        clients, classes = self.config.num_clients, self.data.num_classes
+        nobody: np.ndarray = np.empty(0, dtype=np.int64)
+        train, test = [nobody] * clients, [nobody] * clients
+        train_counts = np.zeros((clients, classes), dtype=np.int64)
+        test_counts = train_counts.copy()
+        if self._told is not None:
+            train_counts = self._told
+        if self.site != SERVER:
+            train[self.site] = np.arange(len(self.data.train))
+            test[self.site] = np.arange(len(self.data.test))
+            for counts, images in (
+                (train_counts, self.data.train),
+                (test_counts, self.data.test),
+            ):
+                counts[self.site] = np.bincount(images.labels.numpy(), minlength=classes)
+        return Partition(tuple(train), tuple(test), train_counts, test_counts)
+
+    @property
+    def num_train(self) -> int:
+        """Training images of all clients, as far as they are known here."""
+        return self._num_train or len(self.train)
+
+    @cached_property
+    def groups(self) -> ShotGroups:
+        """From the counts the clients told; without them every class counts as many."""
+        if self._told is None:
+            return ShotGroups(torch.zeros(self.data.num_classes, dtype=torch.int64))
+        return super().groups
+
+    @property
+    def personal_groups(self) -> None:
+        """A client knows its own counts only, and groups are of all."""
+        return None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What the run computes, as far as all sites can agree: config and fixed classifier."""
+        names = json.dumps([self.config.fingerprint(), "on-node", self.prototypes_digest])
+        return digest(names.encode())
+
+    def _nothing(self) -> DataSet:
+        size = self.config.image_size
+        none = Images(
+            torch.empty(0, 3, size, size, dtype=torch.uint8), torch.empty(0, dtype=torch.int64)
+        )
+        middle = (0.5,) * 3
+        classes = self.config.class_names
+        return DataSet(self.config.dataset, none, none, classes, middle, middle, "none")
+
+
+def open_site(config: Config, site: int = SERVER, own: str = "") -> OnNodeFederation:
+    """The federation as one site sees it, kept in this process.
+
+    Parameters
+    ----------
+    site : a client's partition id, or `SERVER`.
+    own : ``data-path`` of the node's own config. Without it, as in a simulation, client K's
+        images are in ``client-K`` under the config's `data_path`, beside the server's ``test``.
+    """
+    torch.set_num_threads(config.threads)
+    return _open_site(config, site, own, os.getpid())
+
+
+@lru_cache(maxsize=16)
+def _open_site(config: Config, site: int, own: str, _process: int) -> OnNodeFederation:
+    base = Path(config.data_path).expanduser()
+    folder: Path | None = Path(own) if own else base / f"client-{site}"
+    if site == SERVER:
+        folder = base if config.data_path and (base / "test").is_dir() else None
+    return OnNodeFederation(config, site, folder)

@@ -1,0 +1,1 @@
+"""Local training: losses, the loop, a client's data in a round, and measurement."""

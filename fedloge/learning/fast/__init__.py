@@ -1,0 +1,1 @@
+"""Faster local training for GPUs; never run on one yet."""

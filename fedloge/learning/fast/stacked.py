@@ -1,0 +1,230 @@
+"""Several clients trained at once: their networks as one, each tensor with a leading client axis.
+
+A step of a small network leaves most of a GPU idle. Stacked, the clients' convolutions are one
+grouped convolution, their products one batched product, their SGD one fused step; every client
+sees the batches, and takes the steps, that it would take alone, and differs by rounding only.
+
+Nobody is padded. Full batches go together while at least two clients have one left; what remains
+of an epoch, ragged last batches and the largest client's rest, is trained by the plain step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from fedloge.errors import UpdateError
+from fedloge.learning.fast.graphs import StepGraphs, TrainStep, cuda_graph
+from fedloge.learning.loop import Sgd, Step, mean_losses, precision, replays, step_of
+
+if TYPE_CHECKING:
+    from fedloge.methods.method import LocalData, Losses, Network
+
+N = TypeVar("N", bound="Network")
+
+
+class StackedClients(Generic[N]):
+    """Places for several clients' networks, trained together.
+
+    Parameters
+    ----------
+    net : the network that each place holds the tensors of; its own are overwritten.
+    parameters : those of its parameters that training moves.
+    loss : the loss terms of a batch; must read nothing of the client but its config.
+    places : clients trained at once, 2 or more.
+    """
+
+    def __init__(
+        self,
+        net: N,
+        parameters: Sequence[nn.Parameter],
+        loss: Callable[[N, Tensor, Tensor, LocalData], Losses],
+        places: int,
+    ) -> None:
+        self.net, self.loss, self.places = net, loss, places
+        self._parameters = list(parameters)
+        self._own = {
+            name: tensor.detach()
+            for name, tensor in [*net.named_parameters(), *net.named_buffers()]
+        }
+        self._tensors = {name: torch.stack([tensor] * places) for name, tensor in self._own.items()}
+        names = {id(parameter): name for name, parameter in net.named_parameters()}
+        moving = [names[id(parameter)] for parameter in self._parameters]
+        self._velocities = {name: torch.zeros_like(self._tensors[name]) for name in moving}
+        self._together: dict[int, tuple[StackedStep[N], TrainStep]] = {}
+
+    def load(self, place: int, *groups: Mapping[str, Tensor]) -> None:
+        """Copy a client's tensors into a place, by name."""
+        for tensors in groups:
+            for name, tensor in tensors.items():
+                self._tensors[name][place].copy_(tensor)
+
+    def tensors(self, place: int) -> dict[str, Tensor]:
+        """The live tensors of a place, by name."""
+        return {name: stack[place] for name, stack in self._tensors.items()}
+
+    def train(
+        self, clients: Sequence[LocalData], *, epochs: int
+    ) -> list[dict[str, float] | UpdateError]:
+        """Train the clients in the first places, as `fedloge.learning.loop.sgd` trains each of them.
+
+        Parameters
+        ----------
+        clients : the clients by place, the largest first: those with a full batch left are then
+            always the first places.
+
+        Returns
+        -------
+        For each client what `sgd` returns, or the error that it raises for this client alone.
+        """
+        sizes = [len(client.train) for client in clients]
+        if sizes != sorted(sizes, reverse=True) or not 0 < len(clients) <= self.places:
+            raise ValueError(
+                f"expected 1 to {self.places} clients, the largest first, got {sizes} images"
+            )
+        if not sizes[-1] or epochs < 1:
+            raise ValueError(f"expected images and epochs, got {sizes} images, {epochs} epochs")
+        size = clients[0].config.batch_size
+        full = [images // size for images in sizes]
+        second = full[1] if len(full) > 1 else 0
+        batches = [client.batches(epochs) for client in clients]
+        for velocity in self._velocities.values():
+            velocity.zero_()
+        self.net.train()
+        total = _Total(len(clients))
+        for _ in range(epochs):
+            for tick in range(second):
+                count = sum(batches_left > tick for batches_left in full)
+                step, train = self._step(count, clients[0])
+                batch = [next(own) for own in batches[:count]]
+                found = train(
+                    torch.stack([images for images, _ in batch]),
+                    torch.stack([labels for _, labels in batch]),
+                )
+                total.add(slice(count), step.terms, found)
+            for place, client in enumerate(clients):
+                left = -(-sizes[place] // size) - min(full[place], second)
+                if left:
+                    with self._alone(place, client) as (plain, train):
+                        for images, labels in islice(batches[place], left):
+                            found = train(images, labels)
+                            total.add(place, plain.terms, found)
+        return total.means(clients, [epochs * -(-images // size) for images in sizes])
+
+    def _step(self, count: int, client: LocalData) -> tuple[StackedStep[N], TrainStep]:
+        if count not in self._together:
+            tensors = {name: stack[:count] for name, stack in self._tensors.items()}
+            velocities = {name: stack[:count] for name, stack in self._velocities.items()}
+            step = StackedStep(self.net, self.loss, client, tensors, velocities)
+            train: TrainStep = step
+            if replays(client):
+                train = StepGraphs(step, [*tensors.values(), *velocities.values()], cuda_graph)
+            self._together[count] = step, train
+        return self._together[count]
+
+    @contextlib.contextmanager
+    def _alone(self, place: int, client: LocalData) -> Iterator[tuple[Step[N], TrainStep]]:
+        """The plain step of the network, which has this place's tensors and velocities meanwhile."""
+        step, train = step_of(
+            self.net, self._parameters, self.loss, client, purpose="train", constant=True
+        )
+        velocities = dict(zip(self._velocities, step.optimiser.rest(), strict=False))
+        pairs = [(self._own[name], stack[place]) for name, stack in self._tensors.items()]
+        pairs += [(v, self._velocities[name][place]) for name, v in velocities.items()]
+        for plain, stacked in pairs:
+            plain.copy_(stacked)
+        yield step, train
+        for plain, stacked in pairs:
+            stacked.copy_(plain)
+
+
+class StackedStep(Generic[N]):
+    """One step of SGD for several clients, each on a batch of its own.
+
+    Parameters
+    ----------
+    tensors : the networks' tensors by name, with a leading client axis; moved in place.
+    velocities : of those that training moves.
+    """
+
+    def __init__(
+        self,
+        net: N,
+        loss: Callable[[N, Tensor, Tensor, LocalData], Losses],
+        client: LocalData,
+        tensors: Mapping[str, Tensor],
+        velocities: Mapping[str, Tensor],
+    ) -> None:
+        self.terms: tuple[str, ...] = ()
+        # A parameter made of a view moves the memory that the view shows.
+        moving = {name: nn.Parameter(tensors[name]) for name in velocities}
+        self._optimiser = Sgd.of(client.config, moving.values(), velocities.values())
+        self._tensors = {f"net.{name}": t for name, t in {**tensors, **moving}.items()}
+        self._loss = _Loss(net, loss, client)
+        self._precision = precision(client)
+
+    def __call__(
+        self,
+        images: Float[Tensor, "clients batch channels height width"],
+        labels: Int[Tensor, "clients batch"],
+    ) -> Float[Tensor, "clients terms"]:
+        """Forward, backward, step; each client's loss terms, in the order of `terms`."""
+        self._optimiser.zero_grad()
+        with self._precision:
+            terms = torch.vmap(self._losses)(self._tensors, images, labels)
+        # No client's loss depends on another's tensors, so the sum has each one's own gradient.
+        terms.sum().backward()
+        self._optimiser.step()
+        return terms.detach()
+
+    def _losses(self, tensors: dict[str, Tensor], images: Tensor, labels: Tensor) -> Tensor:
+        losses: Losses = functional_call(self._loss, tensors, (images, labels))
+        self.terms = tuple(losses)
+        return torch.stack(list(losses.values()))
+
+
+class _Loss(nn.Module):
+    """A loss as a module around its network, so that the network's tensors can be replaced in a call."""
+
+    def __init__(
+        self, net: N, loss: Callable[[N, Tensor, Tensor, LocalData], Losses], client: LocalData
+    ) -> None:
+        super().__init__()
+        self.net, self._of, self._client = net, loss, client
+
+    def forward(self, images: Tensor, labels: Tensor) -> Losses:
+        """The loss terms."""
+        return self._of(self.net, images, labels, self._client)
+
+
+class _Total:
+    """Sums of loss terms, a row a client."""
+
+    def __init__(self, clients: int) -> None:
+        self._sums = torch.zeros(clients, 0)
+        self._terms: tuple[str, ...] = ()
+
+    def add(self, places: int | slice, terms: tuple[str, ...], found: Tensor) -> None:
+        if not self._terms:
+            self._terms = terms
+            self._sums = found.new_zeros(len(self._sums), len(terms))
+        self._sums[places] += found
+
+    def means(
+        self, clients: Sequence[LocalData], steps: Sequence[int]
+    ) -> list[dict[str, float] | UpdateError]:
+        rows = (self._sums / self._sums.new_tensor(steps)[:, None]).tolist()
+        results: list[dict[str, float] | UpdateError] = []
+        for client, row in zip(clients, rows, strict=True):
+            try:
+                results.append(mean_losses(client, self._terms, row))
+            except UpdateError as exc:
+                results.append(exc)
+        return results

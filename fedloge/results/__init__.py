@@ -1,0 +1,1 @@
+"""Runs read, grouped and compared; tables, figures and the page."""

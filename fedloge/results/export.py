@@ -1,0 +1,117 @@
+"""Taking a trained model out of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fedloge.client.personal_state import PersonalStore
+from fedloge.errors import InputError, unknown_name
+from fedloge.federation.federation import Federation, open_federation
+from fedloge.federation.site import open_site
+from fedloge.messages.wire import Stamp
+from fedloge.methods.method import Part, Predictor
+from fedloge.results import trained_model as exported
+from fedloge.results.run import Run
+from fedloge.rng import torch_seeded
+from fedloge.server.checkpoint import Checkpoint, CheckpointStore
+from fedloge.server.run_record import RunRecord
+
+
+def export_global(run: Run, out: Path, predictor: str = "") -> dict[str, Any]:
+    """Write the global model of a run's newest checkpoint; `predictor` as the metrics name it."""
+    if run.config.norm_sharing != "all":
+        raise InputError(
+            f"export: with norm-sharing {run.config.norm_sharing!r} norm layers stay with the clients and no "
+            "global network exists; export a client's with --client K"
+        )
+    federation, checkpoint = _opened(run)
+    net = federation.load(checkpoint.shared, federation.initial[Part.PERSONAL]).eval()
+    found = federation.method.global_predictors(net)
+    name = predictor or federation.method.primary_global or ""
+    return _write(
+        run, out, federation, checkpoint, _pick(found, name, "global"), {"model": f"global/{name}"}
+    )
+
+
+def export_client(
+    run: Run,
+    client: int,
+    out: Path,
+    predictor: str = "",
+    state_dir: Path | None = None,
+    data_path: str = "",
+) -> dict[str, Any]:
+    """Write client `client`'s personal model.
+
+    Parameters
+    ----------
+    state_dir : at a site of a deployment, the ``state-dir`` of its node; without it the personal
+        states are the run's own.
+    data_path : at a site that holds its own images, the ``data-path`` of its node.
+    """
+    if client >= run.config.num_clients:
+        raise InputError(
+            f"export: client {client} asked for, the run has 0 to {run.config.num_clients - 1}"
+        )
+    heads = run.path / "heads" if state_dir is None else state_dir / run.info["run-id"]
+    if not heads.is_dir():
+        raise InputError(
+            f"export: {heads} is not there; the personal models of a deployment lie at their sites: "
+            "copy the run's folder to the site and name its state folder with --state-dir"
+        )
+    federation, checkpoint = _opened(run)
+    if run.config.on_node:
+        federation = open_site(run.config, client, data_path)
+    record = RunRecord(run.path, run.info["run-id"])
+    bases = record.bases(at_least=checkpoint.attempt)[: checkpoint.attempt]
+    round = checkpoint.round
+    stamp = Stamp(record.run_id, record.name, run.info["fingerprint"], bases, round, round)
+    store = PersonalStore(heads, client)
+    personal = store.load(stamp, federation.initial[Part.PERSONAL], before=round + 1)
+    net = federation.load(checkpoint.shared, personal.tensors).eval()
+    data = federation.local_data(client, round, checkpoint.shared, personal.rounds_trained)
+    with torch_seeded(federation.config.seed, "personal-models", round, client):
+        found = federation.method.personal_predictors(net, data)
+    name = predictor or federation.method.primary_personal or ""
+    origin = {
+        "model": f"personal/{name}",
+        "client": client,
+        "rounds-trained": personal.rounds_trained,
+    }
+    return _write(run, out, federation, checkpoint, _pick(found, name, "personal"), origin)
+
+
+def _opened(run: Run) -> tuple[Federation, Checkpoint]:
+    store = CheckpointStore(run.path / "checkpoint", run.info["run-id"], run.info["fingerprint"])
+    return open_federation(run.config), store.load()
+
+
+def _pick(found: dict[str, Predictor], name: str, kind: str) -> Predictor:
+    if not found:
+        raise InputError(f"export: this method has no {kind} model")
+    if name not in found:
+        raise InputError(f"export: {unknown_name(f'{kind} model', name, found)}")
+    return found[name]
+
+
+def _write(
+    run: Run,
+    out: Path,
+    federation: Federation,
+    checkpoint: Checkpoint,
+    predictor: Predictor,
+    origin: dict[str, Any],
+) -> dict[str, Any]:
+    data = {
+        "classes": list(federation.data.classes),
+        "image-shape": list(federation.data.image_shape),
+        "mean": list(federation.data.mean),
+        "std": list(federation.data.std),
+    }
+    origin |= {
+        "run-id": run.info["run-id"],
+        "fingerprint": run.info["fingerprint"],
+        "round": checkpoint.round,
+    }
+    return exported.save(out, federation.config, data, federation.net, predictor, origin)

@@ -1,0 +1,158 @@
+"""A trained model on its own: weights as safetensors, a manifest, and a `load` of two lines.
+
+>>> model = load("exported/")                       # doctest: +SKIP
+>>> logits = model(images)                          # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, UInt8
+from safetensors.torch import load as from_bytes
+from safetensors.torch import save as to_bytes
+from torch import Tensor, nn
+
+from fedloge import config as configs
+from fedloge.config import Config, digest
+from fedloge.data.augment import normalise
+from fedloge.errors import DataError, InputError, RunError
+from fedloge.geometry.prototypes import prototypes
+from fedloge.methods import make_method
+from fedloge.methods.method import Method, Network, Predictor, Task
+from fedloge.models import Backbone, build_backbone
+from fedloge.models.head import LinearHead
+
+FORMAT = 1
+WEIGHTS, MANIFEST = "weights.safetensors", "manifest.json"
+
+
+class ExportedModel(nn.Module):
+    """Images to logits: normalisation, the method's features, one linear head.
+
+    Attributes
+    ----------
+    classes : names of the classes, in the order of the logits.
+    manifest : where the model comes from.
+    """
+
+    def __init__(
+        self, method: Method, net: Network, predictor: Predictor, manifest: dict[str, Any]
+    ) -> None:
+        super().__init__()
+        self.net = net.to(memory_format=torch.channels_last)
+        self.manifest = manifest
+        self.classes: list[str] = manifest["classes"]
+        self._method, self._predictor = method, predictor
+        self.requires_grad_(False).eval()
+
+    def forward(
+        self, images: UInt8[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch classes"]:
+        """Logits of uint8 images of the size it was trained on."""
+        # The memory layout of training and measurement: another one may round otherwise.
+        x = normalise(images, self.manifest["mean"], self.manifest["std"]).contiguous(
+            memory_format=torch.channels_last
+        )
+        features = getattr(self._method, self._predictor.extractor)(self.net, x)
+        return self._predictor.head.logits(features)
+
+
+def save(
+    folder: Path,
+    config: Config,
+    data: Mapping[str, Any],
+    net: Network,
+    predictor: Predictor,
+    origin: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Write a model into a new folder; returns the manifest.
+
+    Parameters
+    ----------
+    data : ``classes``, ``image-shape``, ``mean`` and ``std`` of the data set.
+    origin : which model it is and from which run, for the manifest.
+    """
+    if folder.exists():
+        raise InputError(f"{folder} exists already; export to a new folder")
+    head = {
+        "head.weight": predictor.head.weight,
+        "head.bias": predictor.head.bias,
+        "head.mask": predictor.head.mask,
+    }
+    tensors = {f"net.{name}": t for name, t in net.state_dict().items()}
+    tensors |= {name: t for name, t in head.items() if t is not None}
+    manifest = {
+        "format": FORMAT,
+        **origin,
+        **data,
+        "extractor": predictor.extractor,
+        "config": config.flat(),
+    }
+    # Clones: a head is often the network's own, and safetensors refuses memory named twice.
+    weights = to_bytes({k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()})
+    manifest["weights"] = digest(weights)
+    try:
+        folder.mkdir(parents=True)
+        (folder / WEIGHTS).write_bytes(weights)
+        (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    except OSError as exc:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise RunError(
+            f"{folder} cannot be written ({exc.strerror}); free space or choose another folder"
+        ) from None
+    return manifest
+
+
+def load(folder: str | Path) -> ExportedModel:
+    """The exported model, on the CPU, in evaluation mode.
+
+    Raises
+    ------
+    DataError
+        The folder holds no exported model, or a damaged one.
+    """
+    folder = Path(folder)
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+        written, expected = manifest["format"], manifest["weights"]
+        weights = (folder / WEIGHTS).read_bytes()
+    except (OSError, ValueError, KeyError, TypeError) as exc:
+        raise DataError(
+            f"{folder} holds no exported model ({type(exc).__name__}: {exc}); make one with 'fedloge export'"
+        ) from None
+    if written != FORMAT:
+        raise DataError(
+            f"{folder / MANIFEST} has format {written!r}, this version reads {FORMAT}; upgrade fedloge"
+        )
+    if digest(weights) != expected:
+        raise DataError(
+            f"{folder / WEIGHTS} is damaged: {len(weights)} bytes that do not match its manifest; "
+            "export the model again"
+        )
+    tensors = from_bytes(weights)
+    config = configs.from_flat(manifest["config"], str(folder / MANIFEST))
+    classes = len(manifest["classes"])
+
+    def fixed(dim: int) -> Any:
+        kind = "sparse-etf" if config.prototypes == "none" else config.prototypes
+        return prototypes(
+            classes, dim, kind, sparsity=config.sparsity, gamma=config.gamma, seed=config.seed
+        )
+
+    def backbone() -> Backbone:
+        shape = tuple(manifest["image-shape"])
+        return build_backbone(config.model, shape, config.norm, seed=config.seed)
+
+    method = make_method(Task(config, classes, backbone, fixed))
+    net = method.build()
+    net.load_state_dict(
+        {k.removeprefix("net."): v for k, v in tensors.items() if k.startswith("net.")}
+    )
+    head = LinearHead(tensors["head.weight"], tensors.get("head.bias"), tensors.get("head.mask"))
+    return ExportedModel(method, net, Predictor(head, manifest["extractor"]), manifest)

@@ -1,0 +1,77 @@
+"""Measuring a round: the global models here, the personal figures from the clients' answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedloge.federation.evaluation import predictor_confusion
+from fedloge.federation.federation import Federation
+from fedloge.learning.metrics import across_clients, per_class_accuracy, summary
+from fedloge.messages.wire import NUM_EXAMPLES, Stamp
+from fedloge.methods.method import Part
+
+
+def global_figures(
+    federation: Federation, stamp: Stamp, shared: Mapping[str, Tensor], sums: dict[str, Tensor]
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Each global model on the balanced test set: figures for the round, and per class.
+
+    `sums` are what the method's clients sent for the measurement.
+    """
+    fed = federation
+    # Where norm layers stay with the clients, no global network exists to measure; where all
+    # images lie with the clients, the server may have none to measure it on.
+    if fed.method.norm_sharing != "all" or not len(fed.test):
+        return {}, {}
+    net = fed.load(shared, fed.initial[Part.PERSONAL]).eval()
+    everything = torch.arange(len(fed.test), device=fed.device)
+    version = stamp.version if fed.backbone_is_shared else None
+    figures: dict[str, float] = {}
+    by_class: dict[str, Any] = {}
+    predictors = fed.method.global_predictors(net) | fed.method.calibrated_predictors(net, sums)
+    for name, predictor in predictors.items():
+        confusion = predictor_confusion(
+            fed.method, net, predictor, fed.bank, version, everything
+        ).cpu()
+        figures |= {
+            f"global/{name}/{key}": value for key, value in summary(confusion, fed.groups).items()
+        }
+        by_class[f"global/{name}/accuracy"] = [
+            None if value != value else value for value in per_class_accuracy(confusion).tolist()
+        ]
+    for name, norms in fed.method.head_norms(net).items():
+        by_class[f"norms/{name}"] = norms.tolist()
+    return figures, by_class
+
+
+def personal_figures(replies: Mapping[int, Mapping[str, float | int]]) -> dict[str, float]:
+    """Over clients: mean, deviation and worst decile of accuracy; means of the rest."""
+    names = sorted({key for row in replies.values() for key in row if key.startswith("personal/")})
+    figures: dict[str, float] = {}
+    for name in names:
+        values = [float(row[name]) for row in replies.values() if name in row]
+        model, _, figure = name.rpartition("/")
+        if figure == "accuracy":
+            figures |= {f"{model}/{key}": value for key, value in across_clients(values).items()}
+        else:
+            figures[name] = sum(values) / len(values)
+    return figures
+
+
+def client_rows(
+    round: int, replies: Mapping[int, Mapping[str, float | int]]
+) -> list[dict[str, Any]]:
+    """One line a client for the record."""
+    return [
+        {
+            "round": round,
+            "client": client,
+            "num-train": row[NUM_EXAMPLES],
+            **{key: value for key, value in sorted(row.items()) if key != NUM_EXAMPLES},
+        }
+        for client, row in replies.items()
+    ]

@@ -1,0 +1,281 @@
+"""A run's directory: what was run, and what came of it, in files a person and a script can read.
+
+`metrics.jsonl`, `clients.jsonl` and `classes.jsonl` hold only what the same config
+and seed reproduce; wall-clock times are in `timing.jsonl`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+import torch
+from safetensors.torch import save
+
+from fedloge import config as configs
+from fedloge.atomic_files import append_lines, disk_error, write_atomically
+from fedloge.config import OPERATIONAL, Config
+from fedloge.errors import RunDirError
+from fedloge.federation.federation import Federation
+from fedloge.methods.method import Part
+
+FORMAT = 1
+_ROUND_FILES = ("metrics", "timing", "clients", "classes", "failures")
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """The files of one run."""
+
+    folder: Path
+    run_id: str
+
+    @property
+    def name(self) -> str:
+        """The directory's name."""
+        return self.folder.name
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the checkpoints lie."""
+        return self.folder / "checkpoint"
+
+    def bases(self, at_least: int = 0) -> tuple[int, ...]:
+        """The rounds from which the attempts so far began.
+
+        Raises
+        ------
+        RunDirError
+            Fewer than `at_least` are on record: the file is damaged.
+        """
+        path = self.folder / "attempts.jsonl"
+        try:
+            lines = path.read_text("utf-8").splitlines() if path.exists() else []
+            bases = tuple(int(json.loads(line)["base-round"]) for line in lines)
+        except (ValueError, KeyError, TypeError):
+            bases = ()
+        if len(bases) < at_least:
+            raise RunDirError(
+                f"{path} is missing or damaged: expected {at_least} attempts or more, got {len(bases)}; "
+                "restore it from a backup"
+            )
+        return bases
+
+    def begin_attempt(self, base_round: int, at_least: int) -> tuple[int, ...]:
+        """Count this start of the run, from round `base_round`; all bases, this one last."""
+        bases = (*self.bases(at_least), base_round)
+        path = self.folder / "attempts.jsonl"
+        before = path.read_text("utf-8") if path.exists() else ""
+        row = {
+            "attempt": len(bases),
+            "base-round": base_round,
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        # Written whole: a line torn by a kill would hide an attempt from the count.
+        write_atomically(path, (before + json.dumps(row) + "\n").encode())
+        return bases
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes out while the block runs; `RunDirError` if one is at work in here."""
+        if os.name != "posix":
+            yield
+            return
+        import fcntl
+
+        # The system lets go of it when the process ends, however it ends.
+        with (self.folder / "run.lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunDirError(
+                    f"{self.folder} is being run by another process; wait for it to end, or end it"
+                ) from None
+            except OSError:  # a file system without locks
+                pass
+            yield
+
+    def has_rounds(self) -> bool:
+        """Whether the record of any round has been begun."""
+        path = self.folder / "metrics.jsonl"
+        return path.exists() and path.stat().st_size > 0
+
+    def rewrite_config(self, config: Config, federation: Federation) -> None:
+        """Keep the keys that a resumed run may change, such as rounds."""
+        content = _config_file(config.replace(resume=False, from_round=-1), federation, self)
+        write_atomically(self.folder / "config.toml", content)
+
+    def append(self, rows: dict[str, list[dict[str, Any]]]) -> None:
+        """Add a round's lines, file by file (see `_ROUND_FILES`)."""
+        for name in _ROUND_FILES:
+            if rows.get(name):
+                append_lines(self.folder / f"{name}.jsonl", rows[name])
+
+    def rewind(self, round: int) -> None:
+        """Drop the lines of rounds after `round`, and a line torn by a kill."""
+        for name in _ROUND_FILES:
+            path = self.folder / f"{name}.jsonl"
+            if path.exists():
+                kept = [
+                    line
+                    for line in path.read_text("utf-8", errors="replace").splitlines()
+                    if _round_of(line) <= round
+                ]
+                write_atomically(path, "".join(line + "\n" for line in kept).encode())
+
+
+def create(config: Config, federation: Federation) -> RunRecord:
+    """Make a run's directory whole, or not at all.
+
+    Raises
+    ------
+    RunDirError
+        A run of this name exists.
+    RunError
+        The disk refused.
+    """
+    # Absolute, so that a log read elsewhere says where the run lies.
+    root = Path(config.runs_dir).expanduser().resolve()
+    name = config.name or _free_name(root, config)
+    folder, temporary = root / name, root / f".{name}.tmp"
+    if folder.exists():
+        raise RunDirError(
+            f"{folder} exists already; continue it with 'fedloge resume {folder}', or choose another name"
+        )
+    run_id = f"{name[:60]}-{uuid.uuid4().hex[:8]}"
+    record = RunRecord(folder, run_id)
+    # Whatever is wrong with the config shows here, before anything is written.
+    files = _opening_files(config.replace(name=name, resume=False), federation, record)
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        for file, content in files.items():
+            (temporary / file).write_bytes(content)
+        temporary.rename(folder)
+    except OSError as exc:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise disk_error(folder, exc) from None
+    return record
+
+
+def reopen(config: Config, federation: Federation) -> RunRecord:
+    """The record of a run that is to be continued; `RunDirError` if it was run with another config."""
+    folder = Path(config.runs_dir).expanduser().resolve() / config.name
+    try:
+        info = json.loads((folder / "run.json").read_bytes())
+        before = configs.load(folder / "config.toml")
+        run_id, fingerprint = str(info["run-id"]), str(info["fingerprint"])
+        started_with = str(info["config-fingerprint"])
+    except FileNotFoundError:
+        raise RunDirError(f"{folder} is no run directory; give the path of one to resume") from None
+    except (ValueError, OSError, KeyError, TypeError) as exc:
+        raise RunDirError(
+            f"{folder}/run.json is damaged ({exc}); restore it from a backup"
+        ) from None
+    if before.fingerprint() != started_with:
+        raise RunDirError(
+            f"{folder}/config.toml has been edited: its keys give {before.fingerprint()}, the run was started "
+            f"with {started_with}; undo the edit, or start a new run with it"
+        )
+    differing = [
+        f"{key} was {old!r}, now {config.flat()[key]!r}"
+        for key, old in before.flat().items()
+        if key not in OPERATIONAL and config.flat()[key] != old
+    ]
+    if differing:
+        raise RunDirError(f"{folder} was started with another config: {'; '.join(differing)}")
+    if fingerprint != federation.fingerprint:
+        raise RunDirError(
+            f"{folder}: partition or fixed classifier is not the one it was started with "
+            f"({fingerprint}, now {federation.fingerprint}): the data or a library has changed; "
+            "resume where the run was started"
+        )
+    return RunRecord(folder, run_id)
+
+
+def _opening_files(config: Config, fed: Federation, record: RunRecord) -> dict[str, bytes]:
+    fixed = fed.fixed
+    info = {
+        "format": FORMAT,
+        "run-id": record.run_id,
+        "name": record.name,
+        "fingerprint": fed.fingerprint,
+        "config-fingerprint": fed.config.fingerprint(),
+        "partition": fed.partition.digest(),
+        "prototypes": fed.prototypes_digest,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "method": fed.method.name,
+        "parts": {name: str(part) for name, part in fed.method.parts.items()},
+        "classes": list(fed.data.classes),
+        "train-counts": fed.train_counts.tolist(),
+        "test-counts": torch.bincount(
+            fed.test.labels.cpu(), minlength=fed.data.num_classes
+        ).tolist(),
+        "groups": fed.groups.group_of.tolist(),
+        "num-train": fed.num_train,
+        "primary": {"global": fed.method.primary_global, "personal": fed.method.primary_personal},
+        "versions": {
+            "fedloge": version("fedloge"),
+            "torch": torch.__version__,
+            "flwr": version("flwr"),
+            "python": platform.python_version(),
+        },
+        "parameters": sum(t.numel() for t in fed.tensors(Part.SHARED).values()),
+        "prototype-info": fixed
+        and {
+            "kind": fixed.kind,
+            "sparsity": fixed.sparsity,
+            "gamma": fixed.gamma,
+            "reason": fixed.reason,
+            **fixed.quality(),
+        },
+    }
+    split = {
+        "train_counts": torch.from_numpy(fed.partition.train_counts),
+        "local_test_counts": torch.from_numpy(fed.partition.local_test_counts),
+    }
+    files = {
+        "config.toml": _config_file(config, fed, record),
+        "run.json": json.dumps(info, indent=1).encode(),
+        "split.safetensors": save(split),
+    }
+    if fixed:
+        files["prototypes.safetensors"] = save({"prototypes": fixed.matrix.contiguous()})
+    return files
+
+
+def _config_file(config: Config, fed: Federation, record: RunRecord) -> bytes:
+    heading = f"# run {record.run_id}\n# fingerprint of config, partition and fixed classifier: {fed.fingerprint}\n"
+    return (heading + tomli_w.dumps(config.flat())).encode()
+
+
+def _free_name(root: Path, config: Config) -> str:
+    method = (
+        re.sub(r"[^A-Za-z0-9]+", "-", config.method.rpartition(":")[2].rpartition(".")[2])
+        .strip("-")
+        .lower()
+    )
+    stem = f"{method or 'run'}-{config.dataset}"
+    number = 1
+    while (root / f"{stem}-{number}").exists():
+        number += 1
+    return f"{stem}-{number}"
+
+
+def _round_of(line: str) -> float:
+    try:
+        return int(json.loads(line)["round"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")

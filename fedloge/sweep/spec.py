@@ -1,0 +1,227 @@
+"""What a sweep file says: every run of it, with its name and its whole configuration.
+
+A sweep file has up to four parts::
+
+    name = "loss"                    # the folder of its runs; default: the file's name
+
+    [base]                           # config keys of all runs
+    recipe = "../cifar10-lt.toml"    # read first, from beside this file; may be left out
+    rounds = 40
+
+    [grid]                           # every combination of these
+    imbalance-factor = [0.02, 0.01]
+    seed = [0, 1, 2]
+
+    [[method]]                       # each of these with every combination
+    method = "fedprox"
+    method-options = ["mu = 0.1", "mu = 1.0"]   # a list adds to the grid, for this method
+    label = "FedProx"                # what tables call it; may be left out
+
+A method's own keys stand over the grid's, the grid's over the base's: a method with
+``seed = [0]`` runs with that seed alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedloge.config import Config, Scalar, digest, from_flat, keys, load, parse_overrides
+from fedloge.errors import ConfigError, unknown_name
+from fedloge.results.grouping import METHOD_KEYS
+
+_PARTS = ("name", "base", "grid", "method")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+# What decides where a run goes is the sweep's to say.
+_RESERVED = ("name", "runs-dir", "resume", "from-round")
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a sweep.
+
+    Attributes
+    ----------
+    name : the run's folder; the same whenever the sweep is read.
+    label : what tables call its row; empty: its method and settings.
+    config : whole, with name and runs-dir.
+    """
+
+    name: str
+    label: str
+    config: Config
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep as it is to be run.
+
+    Attributes
+    ----------
+    folder : holds the runs.
+    by : the keys of the grid that are settings, not the methods' own: a table each.
+    runs : in the order of the file.
+    """
+
+    name: str
+    folder: Path
+    by: tuple[str, ...]
+    runs: list[PlannedRun]
+
+
+def load_sweep(path: Path, overrides: Iterable[str] = (), runs_dir: str = "") -> Sweep:
+    """Read a sweep file; `overrides` (``key=value``) stand over its base.
+
+    Raises
+    ------
+    ConfigError
+        The file is missing or no TOML, a part, key or value is wrong, or two runs would be
+        the same.
+    """
+    content = _read(path)
+    for part in content:
+        if part not in _PARTS:
+            raise ConfigError(f"{path}: {unknown_name('part', part, _PARTS)}")
+    name = content.get("name", path.stem)
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"{path}: name: expected letters, digits, '.', '_' and '-', got {name!r}; "
+            "it becomes a folder"
+        )
+    grid = _grid(path, content.get("grid", {}))
+    methods = _methods(path, content.get("method", [{}]), grid)
+    given = parse_overrides(overrides)
+    for key in given:
+        if key in _RESERVED:
+            raise ConfigError(f"--set {key}: a sweep says this itself; leave it out")
+        if key in grid or any(key in method for method in methods):
+            raise ConfigError(f"--set {key}: {path} varies it; change it there")
+    base = _base(path, content.get("base", {})) | given
+    root = Path(runs_dir or str(base.pop("runs-dir", "runs"))).expanduser().resolve()
+    runs = []
+    for method in methods:
+        label = str(method.pop("label", ""))
+        choices = {key: values for key, values in grid.items() if key not in method}
+        choices |= {key: _values(path, key, value) for key, value in method.items()}
+        varied = [k for k in choices if len(choices[k]) > 1 or k in grid or k == "seed"]
+        for chosen in itertools.product(*choices.values()):
+            keyed = dict(zip(choices, chosen, strict=True))
+            flat = {**base, **keyed}
+            run_name = _run_name(label, flat, {key: keyed[key] for key in varied})
+            flat |= {"name": run_name, "runs-dir": str(root / name)}
+            runs.append(PlannedRun(run_name, label, from_flat(flat, f"{path}, {run_name}")))
+    _check_distinct(path, runs)
+    by = tuple(key for key in grid if key not in (*METHOD_KEYS, "seed"))
+    return Sweep(name, root / name, by, runs)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as f:
+            return tomllib.load(f)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such sweep; give the path of a TOML file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{path}: not valid TOML ({exc})") from None
+    except OSError as exc:
+        raise ConfigError(f"{path}: cannot be read ({exc.strerror})") from None
+
+
+def _base(path: Path, given: Any) -> dict[str, Scalar]:
+    if not isinstance(given, dict):
+        raise ConfigError(f"{path}: base: expected a table of config keys, got {given!r}")
+    own = dict(given)
+    recipe = own.pop("recipe", None)
+    if recipe is not None and not isinstance(recipe, str):
+        raise ConfigError(f"{path}: base: recipe: expected a path, got {recipe!r}")
+    for key in own:
+        _check_key(path, "base", key)
+    flat: dict[str, Scalar] = {}
+    if recipe:
+        # Whole, so that a recipe that says little still means what it says on its own.
+        flat = load(path.parent / recipe).flat()
+    flat |= own
+    return {k: v for k, v in flat.items() if k not in _RESERVED or k == "runs-dir"}
+
+
+def _grid(path: Path, given: Any) -> dict[str, list[Scalar]]:
+    if not isinstance(given, dict):
+        raise ConfigError(f"{path}: grid: expected a table of lists, got {given!r}")
+    grid = {}
+    for key, values in given.items():
+        _check_key(path, "grid", key)
+        if not isinstance(values, list):
+            raise ConfigError(f"{path}: grid: {key}: expected a list of values, got {values!r}")
+        grid[key] = _values(path, key, values)
+    return grid
+
+
+def _methods(path: Path, given: Any, grid: Mapping[str, Any]) -> list[dict[str, Any]]:
+    if not isinstance(given, list) or not all(isinstance(table, dict) for table in given):
+        raise ConfigError(f"{path}: method: expected [[method]] tables, got {given!r}")
+    for table in given:
+        for key in table:
+            if key != "label":
+                _check_key(path, "method", key)
+        if table and "method" not in table and "method" not in grid:
+            raise ConfigError(f"{path}: a [[method]] table names no method; add method = NAME")
+        if table and "method" in grid:
+            raise ConfigError(f"{path}: methods stand in the grid and in [[method]]; choose one")
+    return [dict(table) for table in given]
+
+
+def _values(path: Path, key: str, value: Any) -> list[Scalar]:
+    values = value if isinstance(value, list) else [value]
+    if not values:
+        raise ConfigError(f"{path}: {key}: the list is empty; give it values or leave it out")
+    for one in values:
+        if not isinstance(one, (str, int, float, bool)):
+            raise ConfigError(f"{path}: {key}: expected single values, got {one!r}")
+        if values.count(one) > 1:
+            raise ConfigError(f"{path}: {key}: {one!r} stands there twice; leave one out")
+    return values
+
+
+def _check_key(path: Path, part: str, key: str) -> None:
+    if key in _RESERVED and not (part == "base" and key == "runs-dir"):
+        raise ConfigError(f"{path}: {part}: {key}: a sweep says this itself; leave it out")
+    if key not in keys():
+        raise ConfigError(f"{path}: {part}: {unknown_name('key', key, keys())}")
+
+
+def _run_name(label: str, flat: Mapping[str, Scalar], varied: Mapping[str, Scalar]) -> str:
+    """The method and what varies, seed last, as a folder's name."""
+    method = str(flat.get("method", Config().method)).rpartition(":")[2].rpartition(".")[2]
+    parts = [_slug(label or method) or "run"]
+    parts += [
+        _slug(f"{key}{value}") if not str(key).endswith("options") else _slug(str(value))
+        for key, value in varied.items()
+        if key not in ("method", "seed")
+    ]
+    parts += [f"seed{varied['seed']}"] if "seed" in varied else []
+    name = "-".join(part for part in parts if part)
+    return name if len(name) <= 100 else f"{name[:83]}-{digest(name.encode())}"
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.").lower()
+
+
+def _check_distinct(path: Path, runs: list[PlannedRun]) -> None:
+    names: set[str] = set()
+    configs: dict[str, str] = {}
+    for run in runs:
+        if run.name in names:
+            raise ConfigError(
+                f"{path}: two runs would be called {run.name!r}; give the [[method]] tables a "
+                "label each"
+            )
+        names.add(run.name)
+        same = configs.setdefault(run.config.fingerprint(), run.name)
+        if same != run.name:
+            raise ConfigError(f"{path}: {same!r} and {run.name!r} are the same run; drop one")

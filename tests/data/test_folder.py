@@ -1,0 +1,401 @@
+from __future__ import annotations
+
+import io
+import logging
+import lzma
+import os
+import re
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fedloge.config import from_flat
+from fedloge.data import DataSet, load_dataset
+from fedloge.data import folder as folder_module
+from fedloge.errors import DataError
+from fedloge.folders import cache_folder
+
+SHARED = Path(__file__).parents[3] / "shared" / "data" / "cifar10-lt.tar.xz"
+
+
+def load(path: Path, cache: Path, **values: object) -> DataSet:
+    return load_dataset(
+        from_flat(
+            {
+                "dataset": "image-folder",
+                "data-path": str(path),
+                "cache-dir": str(cache),
+                **{key.replace("_", "-"): value for key, value in values.items()},
+            }
+        )
+    )
+
+
+def png(colour: tuple[int, int, int], size: tuple[int, int] = (4, 3)) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", size, colour).save(out, "PNG")
+    return out.getvalue()
+
+
+def files() -> dict[str, bytes]:
+    """Two classes, 3 + 2 training and 2 + 1 test images; an image's red says which it is."""
+    return {
+        "train/cat/a.png": png((10, 1, 1)),
+        "train/cat/b.png": png((11, 1, 1)),
+        "train/cat/c.png": png((12, 1, 1)),
+        "train/dog/a.png": png((20, 1, 1)),
+        "train/dog/b.png": png((21, 1, 1)),
+        "test/cat/a.png": png((30, 1, 1)),
+        "test/cat/b.png": png((31, 1, 1)),
+        "test/dog/a.png": png((40, 1, 1)),
+    }
+
+
+def write_folder(root: Path, content: dict[str, bytes]) -> Path:
+    for name, data in content.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data)
+    return root
+
+
+def write_archive(path: Path, content: dict[str, bytes]) -> Path:
+    mode = {".tar": "w", ".xz": "w:xz", ".gz": "w:gz", ".bz2": "w:bz2"}[path.suffix]
+    with tarfile.open(path, mode) as tar:
+        for name, data in content.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return path
+
+
+def reds(pixels: torch.Tensor) -> list[int]:
+    assert (pixels[:, 0] == pixels[:, :1, 0, 0, None]).all()
+    return pixels[:, 0, 0, 0].tolist()
+
+
+def check_content(data: DataSet) -> None:
+    assert data.classes == ("cat", "dog")
+    assert data.image_shape == (3, 3, 4)
+    assert reds(data.train.pixels) == [10, 11, 12, 20, 21]
+    assert data.train.labels.tolist() == [0, 0, 0, 1, 1]
+    assert reds(data.test.pixels) == [30, 31, 40]
+    assert data.test.labels.tolist() == [0, 0, 1]
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_folder(tmp_path) -> None:
+    root = write_folder(tmp_path / "set", files())
+    (root / "train" / ".hidden").mkdir()
+    (root / "train" / "cat" / ".DS_Store").write_bytes(b"junk")
+    (root / "README.txt").write_text("passed over")
+    for _ in range(2):
+        data = load(root, tmp_path / "cache")
+        check_content(data)
+        # Mean red: (10 + 11 + 12 + 20 + 21) / 5; the other channels are constant.
+        assert data.mean == pytest.approx((14.8 / 255, 1 / 255, 1 / 255), abs=1e-15)
+        assert data.std == pytest.approx((np.std([10, 11, 12, 20, 21]) / 255, 1, 1), abs=1e-15)
+        assert data.augment == "crop-flip"
+
+
+def test_a_folder_one_level_down(tmp_path) -> None:
+    write_folder(tmp_path / "set" / "inner", files())
+    check_content(load(tmp_path / "set", tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".tar.gz", ".tar.bz2", ".tar.xz"])
+@pytest.mark.parametrize("prefix", ["", "inner/", "./inner/"])
+def test_an_archive(tmp_path, suffix, prefix) -> None:
+    content = {prefix + name: data for name, data in files().items()}
+    archive = write_archive(tmp_path / f"set{suffix}", content)
+    check_content(load(archive, tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_the_order_inside_an_archive_does_not_matter(tmp_path, writable) -> None:
+    content = dict(reversed(files().items()))
+    archive = write_archive(tmp_path / "set.tar", content)
+    cache = tmp_path / "cache"
+    if not writable:
+        cache.write_text("a file where the cache should be")
+    check_content(load(archive, cache))
+
+
+def test_what_an_archive_says_outside_itself_is_passed_over(tmp_path) -> None:
+    content = {
+        "../train/cat/z.png": png((99, 1, 1)),
+        "train/../train/cat/z.png": png((99, 1, 1)),
+        "/train/cat/z.png": png((99, 1, 1)),
+        "notes/readme.txt": b"",
+        **files(),
+    }
+    archive = write_archive(tmp_path / "set.tar", content)
+    with tarfile.open(archive, "a") as tar:
+        link = tarfile.TarInfo("train/cat/link.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/hostname"
+        tar.addfile(link)
+    check_content(load(archive, tmp_path / "cache"))
+
+
+def test_any_mode_and_suffix_is_decoded_to_rgb(tmp_path) -> None:
+    content = files()
+    grey, jpeg = io.BytesIO(), io.BytesIO()
+    Image.new("L", (4, 3), 10).save(grey, "PNG")
+    Image.new("RGB", (4, 3), (11, 11, 11)).save(jpeg, "JPEG", quality=100)
+    content["train/cat/a.png"] = grey.getvalue()
+    content["train/cat/b.png"] = jpeg.getvalue()  # not what its suffix says
+    data = load(write_folder(tmp_path / "set", content), tmp_path / "cache")
+    assert data.train.pixels[0].unique().tolist() == [10]
+    assert data.train.pixels[1].unique().tolist() == [11]
+
+
+def test_resizing(tmp_path) -> None:
+    content = files()
+    content["train/cat/b.png"] = png((11, 1, 1), size=(9, 9))
+    root = write_folder(tmp_path / "set", content)
+    data = load(root, tmp_path / "cache", image_size=6)
+    assert data.image_shape == (3, 6, 6)
+    assert reds(data.train.pixels) == [10, 11, 12, 20, 21]
+    with pytest.raises(
+        DataError, match=r"train/cat/a.png is 4x3 but train/cat/b.png is 9x9; set image-size"
+    ):
+        load(root, tmp_path / "cache")
+
+
+def without(*names: str) -> dict[str, bytes]:
+    return {name: data for name, data in files().items() if not name.startswith(names)}
+
+
+@pytest.mark.parametrize("kind", ["folder", "archive"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (without("test/"), "test"),
+        (without("train/dog"), "class 'dog' is in test but not in train"),
+        (without("test/cat"), "class 'cat' is in train but not in test"),
+        (
+            {**files(), "train/dog/b.png": b"junk"},
+            "train/dog/b.png cannot be decoded (not an image",
+        ),
+        ({**files(), "train/dog/b.png": png((1, 1, 1))[:40]}, "train/dog/b.png cannot be decoded"),
+        ({**files(), "train/dog/sub/b.png": png((1, 1, 1))}, "train/dog/sub"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_line(tmp_path, kind, content, message) -> None:
+    write = write_folder if kind == "folder" else write_archive
+    path = write(tmp_path / ("set" if kind == "folder" else "set.tar"), content)
+    with pytest.raises(DataError, match=re.escape(message)) as error:
+        load(path, tmp_path / "cache")
+    assert "\n" not in str(error.value)
+    assert str(path) in str(error.value) or "sub" in message
+    assert not list((tmp_path / "cache").glob("*")), "a failed decode leaves nothing behind"
+
+
+def test_an_empty_class_is_named(tmp_path) -> None:
+    root = write_folder(tmp_path / "set", files())
+    for split in ("train", "test"):
+        (root / split / "eel").mkdir()
+    archive = tmp_path / "set.tar"
+    with tarfile.open(archive, "w") as tar:
+        tar.add(root, "set")
+    for path in (root, archive):
+        with pytest.raises(DataError, match="train/eel holds no images"):
+            load(path, tmp_path / "cache")
+
+
+def test_no_such_path_or_archive(tmp_path) -> None:
+    with pytest.raises(DataError, match=r"nowhere': no such folder or archive; expected train/"):
+        load(tmp_path / "nowhere", tmp_path / "cache")
+    (tmp_path / "set.zip").write_bytes(b"PK" + bytes(2000))
+    with pytest.raises(DataError, match="unsupported file; expected a folder, or a tar archive"):
+        load(tmp_path / "set.zip", tmp_path / "cache")
+    with pytest.raises(DataError, match="'image-folder' needs data-path"):
+        load_dataset(from_flat({"dataset": "image-folder"}))
+    two = {f"{p}/{name}": data for p in "ab" for name, data in files().items()}
+    with pytest.raises(DataError, match="2 folders in it hold train and test"):
+        load(write_folder(tmp_path / "two", two), tmp_path / "cache")
+    with pytest.raises(DataError, match="both 'a' and 'b' hold train or test"):
+        load(write_archive(tmp_path / "two.tar", two), tmp_path / "cache")
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".tar.gz", ".tar.bz2", ".tar.xz"])
+def test_a_truncated_archive_is_never_taken_for_a_whole_one(tmp_path, suffix) -> None:
+    whole = write_archive(tmp_path / f"set{suffix}", files())
+    content = whole.read_bytes()
+    # Of a plain tar, the zeros at its end are no content: 2 blocks of them say that it is one.
+    size = 8 * 1024 if suffix == ".tar" else len(content)
+    for share in (0.2, 0.5, 0.9):
+        whole.write_bytes(content[: int(size * share)])
+        with pytest.raises(DataError, match=r"cannot be read to its end .* cut short\?"):
+            load(whole, tmp_path / "cache")
+
+
+def test_a_tar_cut_between_two_files_is_not_whole(tmp_path) -> None:
+    archive = write_archive(tmp_path / "set.tar", files())
+    # A header and a block of pixels a file; what is left has every class in it.
+    archive.write_bytes(archive.read_bytes()[: 8 * 1024])
+    with pytest.raises(DataError, match="cannot be read to its end"):
+        load(archive, tmp_path / "cache")
+
+
+def test_a_damaged_archive_is_noticed(tmp_path) -> None:
+    archive = write_archive(tmp_path / "set.tar", files())
+    content = bytearray(archive.read_bytes())
+    content[4 * 1024 + 5] ^= 255  # inside the name of the fifth file: its header's sum is wrong
+    archive.write_bytes(content)
+    with pytest.raises(DataError, match="cannot be read to its end"):
+        load(archive, tmp_path / "cache")
+    damaged = bytearray(lzma.compress(bytes(range(256)) * 100))
+    damaged[len(damaged) // 2] ^= 255
+    (tmp_path / "set.tar.xz").write_bytes(damaged)
+    with pytest.raises(DataError, match=r"set\.tar\.xz"):
+        load(tmp_path / "set.tar.xz", tmp_path / "cache")
+
+
+def decodes(monkeypatch) -> list[str]:
+    seen: list[str] = []
+    decode = folder_module._decode
+
+    def counted(file, image_size, path):
+        seen.append(str(file))
+        return decode(file, image_size, path)
+
+    monkeypatch.setattr(folder_module, "_decode", counted)
+    return seen
+
+
+def test_decoded_once_until_the_source_changes(tmp_path, monkeypatch) -> None:
+    seen = decodes(monkeypatch)
+    cache = tmp_path / "cache"
+    root = write_folder(tmp_path / "set", files())
+    archive = write_archive(tmp_path / "set.tar", files())
+    for path in (root, archive):
+        seen.clear()
+        load(path, cache)
+        load(path, cache)
+        assert len(seen) == 8
+        load(path, cache, image_size=2)
+        assert len(seen) == 16
+    os.utime(archive, ns=(1, 1))
+    load(archive, cache)
+    assert len(seen) == 24
+    (root / "train" / "dog" / "b.png").unlink()
+    assert len(load(root, cache).train) == 4
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "train.u8", "test.u8"])
+def test_a_damaged_entry_is_made_anew(tmp_path, name) -> None:
+    root = write_folder(tmp_path / "set", files())
+    load(root, tmp_path / "cache")
+    (entry,) = (tmp_path / "cache").iterdir()
+    for damage in (lambda f: f.unlink(), lambda f: f.write_bytes(f.read_bytes()[:-7])):
+        damage(entry / name)
+        check_content(load(root, tmp_path / "cache"))
+        assert list((tmp_path / "cache").iterdir()) == [entry]
+
+
+def test_an_interrupted_decode_leaves_no_entry(tmp_path, monkeypatch) -> None:
+    root = write_folder(tmp_path / "set", files())
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folder_module, "write_manifest", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            load(root, tmp_path / "cache")
+    assert not list((tmp_path / "cache").iterdir())
+    check_content(load(root, tmp_path / "cache"))
+
+
+def test_changing_the_tensors_does_not_change_the_cache(tmp_path) -> None:
+    root = write_folder(tmp_path / "set", files())
+    load(root, tmp_path / "cache").train.pixels.zero_()
+    load(root, tmp_path / "cache").train.pixels.zero_()
+    check_content(load(root, tmp_path / "cache"))
+
+
+def test_without_a_cache_images_stay_in_memory(tmp_path, caplog) -> None:
+    root = write_folder(tmp_path / "set", files())
+    (tmp_path / "cache").write_text("a file where the cache should be")
+    with caplog.at_level(logging.WARNING):
+        check_content(load(root, tmp_path / "cache"))
+    (record,) = caplog.records
+    assert "decoded images cannot be kept in" in record.getMessage()
+
+
+def test_a_disk_that_fills_up_is_no_error(tmp_path, monkeypatch, caplog) -> None:
+    root = write_folder(tmp_path / "set", files())
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(folder_module, "write_manifest", full)
+    check_content(load(root, tmp_path / "cache"))
+    assert "No space left on device" in caplog.text
+    assert not list((tmp_path / "cache").iterdir())
+
+
+CLIENT = """
+import sys
+from pathlib import Path
+from fedloge.data.folder import load_image_folder
+print("ready", flush=True)
+sys.stdin.readline()
+decoded = load_image_folder(Path(sys.argv[1]), 0, Path(sys.argv[2]))
+print(decoded.pixels["train"][:, 0, 0, 0].tolist(), flush=True)
+"""
+
+
+def test_processes_that_decode_at_once_agree(tmp_path) -> None:
+    content = {
+        f"{split}/{label}/{i:03}.png": png((i, 1, 1), (32, 32))
+        for split in ("train", "test")
+        for label in ("cat", "dog")
+        for i in range(150)
+    }
+    archive = write_archive(tmp_path / "set.tar", content)
+    command = [sys.executable, "-c", CLIENT, str(archive), str(tmp_path / "cache")]
+    clients = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    for client in clients:
+        assert client.stdout.readline() == "ready\n"
+    for client in clients:
+        client.stdin.write("go\n")
+        client.stdin.flush()
+    for client in clients:
+        assert client.communicate(timeout=60)[0] == f"{[*range(150), *range(150)]}\n"
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_where_the_cache_is(monkeypatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    monkeypatch.delenv("FEDLOGE_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert cache_folder() == Path("/home/someone/.cache/fedloge")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
+    assert cache_folder() == Path("/xdg/fedloge")
+    monkeypatch.setenv("FEDLOGE_CACHE", "/own")
+    assert cache_folder() == Path("/own")
+    assert cache_folder("~/said") == Path("/home/someone/said")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SHARED.exists(), reason=f"{SHARED.name} is not here")
+def test_the_real_cifar10_lt(tmp_path) -> None:
+    data = load(SHARED, tmp_path / "cache")
+    sizes = [5000, 3237, 2096, 1357, 878, 568, 368, 238, 154, 100]
+    assert torch.bincount(data.train.labels).tolist() == sizes
+    assert torch.bincount(data.test.labels).tolist() == [1000] * 10
+    assert data.image_shape == (3, 32, 32)
+    assert data.classes[0] == "airplane"
+    pixels = data.train.pixels.double() / 255
+    assert data.mean == pytest.approx(pixels.mean((0, 2, 3)).tolist(), abs=1e-12)
+    assert data.std == pytest.approx(pixels.std((0, 2, 3), correction=0).tolist(), abs=1e-12)

@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedloge.config import Config, from_flat
+from fedloge.errors import PluginError
+from fedloge.launch import start as launch
+from fedloge.launch.progress import LOGGER
+from fedloge.launch.trackers import find_trackers, tracked
+
+WRITER = """
+import json
+
+class Writer:
+    def __init__(self, folder, config):
+        self.file = (folder / "tracked.jsonl").open("a")
+        self.note(event="made", method=config["method"], name=config["name"])
+
+    def note(self, **line):
+        self.file.write(json.dumps(line) + "\\n")
+        self.file.flush()
+
+    def log(self, round, figures):
+        self.note(event="log", round=round, figures=dict(figures))
+
+    def close(self):
+        self.note(event="close")
+
+class Unmade(Writer):
+    def __init__(self, folder, config):
+        raise RuntimeError("no account")
+
+class Fragile(Writer):
+    def log(self, round, figures):
+        super().log(round, figures)
+        raise OSError("network is down")
+"""
+
+
+def config(tmp_path: Path, **changes: Any) -> Config:
+    return from_flat(
+        {
+            "runs-dir": str(tmp_path / "runs"),
+            "name": "one",
+            "rounds": 3,
+            "num-clients": 4,
+            "clients-per-round": 2,
+            "local-epochs": 1,
+            "batch-size": 64,
+            "imbalance-factor": 0.1,
+            "dirichlet-alpha": 5.0,
+            "evaluate-every": 2,
+            "device": "cpu",
+            **changes,
+        }
+    )
+
+
+def recorded(folder: Path, name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def trackers(tmp_path: Path) -> str:
+    path = tmp_path / "trackers.py"
+    path.write_text(WRITER)
+    return str(path)
+
+
+def test_a_tracker_of_ones_own_gets_every_figure(tmp_path: Path, trackers: str) -> None:
+    given = config(tmp_path)
+    launch.start(given, "local", as_json=True, track=[f"{trackers}:Writer"])
+    folder = tmp_path / "runs" / "one"
+    events = recorded(folder, "tracked")
+    assert [event["event"] for event in events] == ["made", "log", "log", "log", "close"]
+    assert (events[0]["method"], events[0]["name"]) == ("fedloge", "one")
+    timing = recorded(folder, "timing")
+    for event, row, timed in zip(events[1:4], recorded(folder, "metrics"), timing, strict=True):
+        assert event["round"] == row.pop("round")
+        assert event["figures"].items() >= row.items()
+        assert event["figures"]["time/bytes-up"] == timed["bytes-up"] > 0
+    assert "global/realigned/all" in events[2]["figures"]
+    assert "global/realigned/all" not in events[1]["figures"]
+
+
+def test_a_tracker_that_fails_is_dropped_and_the_run_goes_on(
+    tmp_path: Path, trackers: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [f"{trackers}:Fragile", f"{trackers}:Writer"]
+    launch.start(config(tmp_path), "local", as_json=True, track=names)
+    events = [e["event"] for e in recorded(tmp_path / "runs" / "one", "tracked")]
+    assert events.count("log") == 1 + 3 and events.count("close") == 1
+    assert (
+        "Fragile' failed and is dropped: OSError: network is down"
+        in capsys.readouterr().err.replace("\n", "")
+    )
+    assert recorded(tmp_path / "runs" / "one", "metrics")[-1]["round"] == 3
+
+
+def test_a_tracker_that_cannot_be_had_is_an_error(tmp_path: Path, trackers: str) -> None:
+    with pytest.raises(PluginError, match="did you mean 'tensorboard'"):
+        find_trackers(["tensorbord"])
+    with pytest.raises(PluginError, match="unknown name in"):
+        find_trackers([f"{trackers}:Wrter"])
+    with pytest.raises(
+        PluginError, match="could not be started: RuntimeError: no account; the run is kept"
+    ):
+        launch.start(config(tmp_path), "local", as_json=True, track=[f"{trackers}:Unmade"])
+    assert not logging.getLogger(LOGGER).handlers  # nothing is left listening
+
+
+def test_figures_that_are_not_finite_are_left_out(tmp_path: Path, trackers: str) -> None:
+    log = logging.getLogger(LOGGER)
+    before = log.level
+    log.setLevel(logging.INFO)
+    try:
+        with tracked([f"{trackers}:Writer"], config(tmp_path)):
+            say(log, "start", folder=str(tmp_path))
+            row = {"round": 1, "global/raw/all": float("nan"), "train/loss": 2.0, "note": "text"}
+            say(log, "round", row=row, timing={"round": 1, "seconds": 0.5})
+    finally:
+        log.setLevel(before)
+    (logged,) = [e for e in recorded(tmp_path, "tracked") if e["event"] == "log"]
+    assert logged == {
+        "event": "log",
+        "round": 1,
+        "figures": {"train/loss": 2.0, "time/seconds": 0.5},
+    }
+
+
+def say(log: logging.Logger, event: str, **details: Any) -> None:
+    log.info(event, extra={"event": event, "details": details})
+
+
+def test_tensorboard_reads_what_was_written(tmp_path: Path) -> None:
+    reader = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator",
+        reason="tensorboard is not installed",
+    )
+    launch.start(config(tmp_path), "local", as_json=True, track=["tensorboard"])
+    # The run goes on: TensorBoard shows one curve, not the rounds twice.
+    again = config(tmp_path, rounds=4, resume=True)
+    again = again.replace(from_round=2)
+    launch.start(again, "local", as_json=True, track=["tensorboard"])
+    folder = tmp_path / "runs" / "one"
+    events = reader.EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    rows = recorded(folder, "metrics")
+    assert [row["round"] for row in rows] == [1, 2, 3, 4]
+    logged = [(e.step, e.value) for e in events.Scalars("train/loss")]
+    assert [step for step, _ in logged] == [1, 2, 3, 4]
+    assert [value for _, value in logged] == pytest.approx([row["train/loss"] for row in rows])
+    assert [e.step for e in events.Scalars("global/realigned/all")] == [2, 4]
+    text = events.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert "| method | fedloge |" in text

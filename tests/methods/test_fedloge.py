@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd import grad
+
+from fedloge import config as configs
+from fedloge.methods.head_tuning import tuned_head
+
+RECIPES = Path(__file__).parents[2] / "experiments/recipes/ablation"
+
+
+def test_each_loss_moves_its_own_part(federation: Callable[..., Any]) -> None:
+    fed = federation("fedloge")
+    net, data = fed.net, fed.local_data(0, 1, {})
+    x, y = next(iter(data.plain_batches()))
+    losses = fed.method.loss(net, x, y, data)
+    parts = {
+        "fixed": list(net.backbone.parameters()),
+        "global": list(net.global_head.parameters()),
+        "local": list(net.local_head.parameters()),
+    }
+    for loss in parts:
+        for part, parameters in parts.items():
+            slopes = grad(losses[loss], parameters, retain_graph=True, allow_unused=True)
+            assert [g is not None for g in slopes] == [loss == part] * len(parameters)
+    assert not net.classifier.weight.requires_grad
+
+
+def test_the_fixed_classifier_is_the_configured_one(federation: Callable[..., Any]) -> None:
+    zeros = {}
+    for kind in ("etf", "sparse-etf"):
+        weight = federation("fedloge", prototypes=kind, gamma=0.5).net.classifier.weight
+        torch.testing.assert_close(weight.norm(dim=1), torch.full((10,), 0.5))
+        zeros[kind] = (weight == 0).float().mean().item()
+    assert zeros["etf"] == 0 and zeros["sparse-etf"] == pytest.approx(0.6, abs=0.01)
+
+
+def test_without_prototypes_the_backbone_is_fedavgs_bit_for_bit(
+    run_once: Callable[..., Path], trained: Callable[[Path], dict[str, Tensor]]
+) -> None:
+    run = run_once("fedloge", prototypes="none")
+    mine, theirs = trained(run), trained(run_once("fedavg"))
+    renamed = {name.replace("head.", "classifier."): t for name, t in theirs.items()}
+    assert len(renamed) == len(theirs) and renamed.keys() < mine.keys()
+    assert all(torch.equal(t, mine[name]) for name, t in renamed.items())
+    assert '"global/trained/all"' in (run / "metrics.jsonl").read_text()
+
+
+@pytest.mark.parametrize("kind", ["norm", "sum"])
+def test_local_realignment_by_hand(federation: Callable[..., Any], kind: str) -> None:
+    fed = federation("fedloge", personal_realignment=kind, num_clients=20)
+    client = next(k for k in range(20) if (fed.partition.train_counts[k] == 0).any())
+    data = fed.local_data(client, 1, {}, rounds_trained=1)
+    head = fed.method.personal_predictors(fed.net, data)["realigned"].head
+    psi, phi = fed.net.global_head.weight.detach(), fed.net.local_head
+    h = torch.randn(5, 128, generator=torch.Generator().manual_seed(0))
+    logits = h @ psi.T * phi.weight.detach().norm(dim=1)
+    if kind == "sum":
+        logits = logits + phi(h).detach()
+    logits[:, data.counts == 0] = -torch.inf
+    torch.testing.assert_close(head.logits(h), logits)
+
+
+def test_a_client_that_never_trained_predicts_with_the_global_head(
+    federation: Callable[..., Any],
+) -> None:
+    fed = federation("fedloge")
+    models = fed.method.personal_predictors(fed.net, fed.local_data(0, 1, {}))
+    psi = fed.net.global_head.weight.detach()
+    assert torch.equal(models["raw"].head.weight, psi)
+    torch.testing.assert_close(models["realigned"].head.weight, psi / psi.norm(dim=1)[:, None])
+
+
+def test_the_three_losses_are_fixed_and_tau_norm_is_there_to_compare(
+    federation: Callable[..., Any], refuses_config: Any
+) -> None:
+    refuses_config("fedloge", local_loss="balanced-softmax")
+    fed = federation("fedloge", post_hoc="tau-norm = 0.5")
+    psi = fed.net.global_head.weight.detach()
+    found = fed.method.global_predictors(fed.net)
+    assert found.keys() == {"fixed", "raw", "tau-norm", "realigned"}
+    expected = psi / psi.norm(dim=1)[:, None].sqrt()
+    torch.testing.assert_close(found["tau-norm"].head.weight, expected)
+
+
+def test_the_ablation_recipes_differ_in_the_classifier_alone() -> None:
+    recipes = {path.stem: configs.load(path) for path in sorted(RECIPES.glob("*.toml"))}
+    kinds = {name: recipe.prototypes for name, recipe in recipes.items()}
+    assert kinds == {"etf": "etf", "none": "none", "sse-c": "sparse-etf"}
+    assert len({recipe.replace(prototypes="etf") for recipe in recipes.values()}) == 1
+
+
+def test_tuned_personal_models_are_measured_besides_when_asked(
+    federation: Callable[..., Any],
+) -> None:
+    fed = federation("fedloge", method_options="tune-epochs = 2")
+    data = fed.local_data(0, 1, {}, rounds_trained=1)
+    before = fed.net.local_head.weight.detach().clone()
+    models = fed.method.personal_predictors(fed.net, data)
+    assert models.keys() == {"raw", "realigned", "tuned", "tuned-realigned"}
+    tuned = tuned_head(fed.method, fed.net, fed.net.local_head, data, epochs=2)
+    assert torch.equal(models["tuned"].head.weight, tuned.weight)
+    assert not torch.equal(tuned.weight, before)
+    psi = fed.net.global_head.weight.detach()
+    expected = psi * tuned.weight.norm(dim=1)[:, None]
+    torch.testing.assert_close(models["tuned-realigned"].head.weight, expected)
+    # The client's own head, which the next round goes on from, is not the tuned one.
+    assert torch.equal(fed.net.local_head.weight, before)

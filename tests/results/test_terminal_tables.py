@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import doctest
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console, RenderableType
+
+from fedloge.results import terminal_tables as tables
+from fedloge.results.run import open_run
+
+Make = Callable[..., Path]
+
+
+def printed(renderable: RenderableType) -> str:
+    console = Console(width=80, color_system=None)
+    with console.capture() as capture:
+        console.print(renderable)
+    text = capture.get()
+    assert max(map(len, text.splitlines())) <= 80
+    return text
+
+
+def set_figures(folder: Path, *lines: dict[str, float]) -> None:
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def cells(text: str, start: str) -> list[str]:
+    """The words of the first line that starts so."""
+    return next(line for line in text.splitlines() if line.strip().startswith(start)).split()
+
+
+def test_doctests() -> None:
+    assert doctest.testmod(tables).failed == 0
+
+
+def test_show_prints_the_figures(make_run: Make) -> None:
+    folder = make_run(rounds=10)
+    set_figures(
+        folder,
+        {"round": 5, "global/realigned/all": 0.40, "personal/realigned/mean": 0.6},
+        {
+            "round": 10,
+            "global/realigned/all": 0.4233,
+            "global/realigned/few": 0.2,
+            "personal/realigned/mean": 0.72854,
+            "personal/realigned/worst-decile": 0.5,
+        },
+    )
+    text = printed(tables.show(open_run(folder)))
+    assert "fedloge on digits, 6 clients, all 10 rounds done" in text
+    lines = [line.split() for line in text.splitlines()]
+    # columns: all, many, medium, few
+    assert ["realigned", "*", "round", "10", "42.3", "–", "–", "20.0"] in lines
+    assert ["mean", "of", "2", "41.2", "–", "–", "–"] in lines
+    # columns: mean, std, worst 10%, macro-F1, many, medium, few
+    assert ["realigned", "*", "round", "10", "72.9", "–", "50.0", "–", "–", "–", "–"] in lines
+    assert ["mean", "of", "2", "66.4", "–", "–", "–", "–", "–", "–"] in lines
+
+
+def test_show_fits_a_full_run_and_keeps_the_order(make_run: Make) -> None:
+    text = printed(tables.show(open_run(make_run("a-run-with-a-rather-long-name-" * 3))))
+    # the global table has all three predictors, then the personal one has two
+    order = [
+        line.split()[0] for line in text.splitlines() if " round " in line and "mean" not in line
+    ]
+    assert [word for word in order if word in ("fixed", "raw", "realigned")] == [
+        "fixed",
+        "raw",
+        "realigned",
+        "raw",
+        "realigned",
+    ]
+
+
+def test_show_without_a_global_model(make_run: Make) -> None:
+    run = open_run(
+        make_run(
+            method="fedper",
+            predictors={"global": (), "personal": ("raw",)},
+            primary={"global": None, "personal": "raw"},
+            prototypes=False,
+        )
+    )
+    text = printed(tables.show(run))
+    assert "Global model" not in text and "Personal models" in text
+    assert tables.figure_rows(run, "global") == []
+    assert [(row.predictor, row.primary) for row in tables.figure_rows(run, "personal")] == [
+        ("raw", True)
+    ]
+
+
+def test_show_says_what_is_missing(make_run: Make) -> None:
+    folder = make_run(rounds=20, done=3, failures=[{"round": 1, "client": 2, "reason": "nan"}])
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"round": 4')
+    text = printed(tables.show(open_run(folder)))
+    assert "The run is not complete: 3 of 20 rounds done." in text
+    assert "No round has been evaluated yet" in text
+    assert "The last line of metrics.jsonl was torn off" in text
+    assert "1 failure on 1 client." in text
+
+
+def test_markup_in_names_is_printed_as_it_is(make_run: Make) -> None:
+    runs = [open_run(make_run("a")), open_run(make_run("b"))]
+    runs[0].info["name"] = runs[0].info["method"] = "[b]x[/b]"
+    assert "[b]x[/b]" in printed(tables.compare(runs))
+    assert "[b]x[/b]" in printed(tables.show(runs[0]))
+
+
+def test_compare_like_for_like(make_run: Make) -> None:
+    loge = make_run("loge")
+    avg = make_run(
+        "avg",
+        method="fedavg",
+        predictors={"global": ("raw",), "personal": ("raw", "tuned")},
+        primary={"global": "raw", "personal": "tuned"},
+        prototypes=False,
+    )
+    set_figures(loge, {"round": 20, "global/realigned/all": 0.5, "personal/realigned/mean": 0.7})
+    set_figures(avg, {"round": 20, "global/raw/all": 0.4, "personal/tuned/mean": 0.6})
+    runs = [open_run(loge), open_run(avg)]
+    comparison = tables.compare_runs(runs)
+    assert comparison.differing == {"method": ["fedloge", "fedavg"]}
+    assert comparison.sentence == "The runs differ in method (fedloge | fedavg)."
+    assert comparison.warnings == []
+    text = printed(tables.compare(runs))
+    assert cells(text, "loge") == ["loge", "fedloge", "20", "50.0", "50.0", "70.0", "70.0", "–"]
+    assert cells(text, "avg") == ["avg", "fedavg", "20", "40.0", "40.0", "60.0", "60.0", "–"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"rounds": 25}, "rounds (20 | 25)"),
+        ({"local_epochs": 2}, "local-epochs (5 | 2)"),
+        ({"clients_per_round": 3}, "clients-per-round (6 | 3)"),
+        ({"dataset": "cifar10"}, "dataset (digits | cifar10)"),
+        ({"evaluate_every": 2}, "evaluate-every (5 | 2)"),
+        ({"seed": 7}, "seed (0 | 7)"),
+        ({"done": 15}, "rounds done (20 | 15)"),
+    ],
+)
+def test_unequal_budget_or_data_is_not_compared_without_a_word(
+    make_run: Make, change: dict[str, object], said: str
+) -> None:
+    runs = [open_run(make_run("a")), open_run(make_run("b", **change))]
+    (warning,) = tables.compare_runs(runs).warnings
+    assert warning.startswith("Not like for like") and said in warning
+    assert "Not like for like" in printed(tables.compare(runs))
+
+
+def test_unequal_partition_alone_is_said(make_run: Make) -> None:
+    runs = [open_run(make_run("a")), open_run(make_run("b"))]
+    runs[1].info["partition"] = "f" * 16
+    assert "the partition" in tables.compare_runs(runs).warnings[0]
+
+
+def test_where_it_ran_does_not_weigh(make_run: Make) -> None:
+    runs = [open_run(make_run("a")), open_run(make_run("b", device="cpu"))]
+    comparison = tables.compare_runs(runs)
+    assert comparison.warnings == []
+    assert comparison.sentence == (
+        "The runs have equal configurations and fingerprints. "
+        "Without weight for the figures: device."
+    )
+
+
+def test_runs_of_one_name_are_told_apart_by_their_paths(make_run: Make) -> None:
+    runs = [open_run(make_run("a")), open_run(make_run("b")), open_run(make_run("c"))]
+    runs[1].info["name"] = "a"
+    assert tables.labels(runs) == [str(runs[0].path), str(runs[1].path), "c"]

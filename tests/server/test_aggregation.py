@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from flwr.app import Message, RecordDict
+from safetensors.torch import load_file
+
+from fedloge.config import Config
+from fedloge.engines import local
+from fedloge.engines.own_grid import take_identity
+from fedloge.errors import ConfigError, UpdateError
+from fedloge.messages import wire
+from fedloge.server.aggregation import combination
+
+TEMPLATE = {"w": torch.zeros(3)}
+STAMP = wire.Stamp("r", "r", "f", (0,), 1, 0)
+
+
+def reply(values: list[float], weight: int = 1) -> Message:
+    take_identity()
+    question = Message(RecordDict(), dst_node_id=5, message_type="train")
+    question.metadata.__dict__["_message_id"] = "1"
+    content = wire.reply_content(STAMP, {wire.NUM_EXAMPLES: weight}, {"w": torch.tensor(values)})
+    return Message(content, reply_to=question)
+
+
+def combined(
+    config: Config, updates: dict[int, list[float]], weights: dict[int, int] | None = None
+) -> list[float]:
+    weights = weights or dict.fromkeys(updates, 1)
+    rule = combination(config, TEMPLATE, sum(weights.values()), partial_sums=False)
+    for client, values in updates.items():
+        rule.add(client, reply(values, weights[client]), weights[client])
+    return wire.decode(rule.result(1))["w"].tolist()
+
+
+HONEST = {0: [1.0, 2.0, 3.0], 1: [1.5, 2.5, 3.5], 2: [2.0, 3.0, 4.0]}
+LIAR = {3: [1000.0, -1000.0, 1000.0]}
+
+
+def test_the_mean_follows_the_weights() -> None:
+    assert combined(Config(), {0: [0.0] * 3, 1: [4.0] * 3}, {0: 3, 1: 1}) == [1.0] * 3
+
+
+def test_the_median_ignores_a_liar() -> None:
+    assert combined(Config(aggregation="median"), HONEST) == [1.5, 2.5, 3.5]
+    found = combined(Config(aggregation="median"), HONEST | LIAR)
+    assert all(low <= x <= high for x, low, high in zip(found, (1, 2, 3), (2, 3, 4), strict=True))
+
+
+def test_the_trimmed_mean_drops_both_ends() -> None:
+    config = Config(aggregation="trimmed-mean", byzantine_clients=1, clients_per_round=4)
+    assert combined(config, HONEST | LIAR) == [1.75, 2.25, 3.75]
+
+
+def test_krum_picks_one_honest_update() -> None:
+    config = Config(aggregation="krum", byzantine_clients=1, clients_per_round=4)
+    assert combined(config, HONEST | LIAR) in HONEST.values()
+
+
+@pytest.mark.parametrize("rule", ["mean", "median", "trimmed-mean", "krum"])
+def test_an_update_that_is_not_finite_is_refused_by_every_rule(rule: str) -> None:
+    chosen = combination(Config(aggregation=rule), TEMPLATE, 1, partial_sums=False)
+    with pytest.raises(UpdateError, match="not finite"):
+        chosen.add(0, reply([float("nan"), 0.0, 0.0]), 1)
+
+
+def test_a_client_may_not_send_a_partial_sum() -> None:
+    answer = reply([1.0, 1.0, 1.0])
+    total = combination(Config(), TEMPLATE, 1, partial_sums=False)
+    from fedloge.messages.averaging import WeightedSum
+
+    wire.sum_on_worker(answer.content, WeightedSum(TEMPLATE, 1), TEMPLATE, 1)
+    with pytest.raises(UpdateError, match="partial sum"):
+        total.add(0, answer, 1)
+
+
+def test_too_many_liars_are_refused() -> None:
+    with pytest.raises(ConfigError, match="less than half"):
+        Config().replace(aggregation="krum", byzantine_clients=4)
+
+
+def test_a_robust_run_through_the_real_round(tmp_path: Path) -> None:
+    base = Config(num_clients=5, clients_per_round=5, rounds=2, local_epochs=1, dirichlet_alpha=5.0)
+    config = base.replace(aggregation="median", runs_dir=str(tmp_path), name="a", evaluate_every=2)
+    local.run(config)
+    local.run(config.replace(name="b"))
+    a, b = (load_file(tmp_path / name / "checkpoint/round-000002.safetensors") for name in "ab")
+    assert all(a[key].equal(b[key]) for key in a)
