@@ -1,4 +1,4 @@
-"""Methods and partitioners from outside: by entry point, dotted name or file."""
+"""Plug-ins that a config names, by entry point, dotted name or file: methods, partitioners, models, ..."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
-from fedloge.config import digest
+from fedloge.digest import digest
 from fedloge.errors import PluginError, unknown_name
 
 
@@ -25,7 +25,7 @@ def load_plugin(spec: str, group: str, builtin: Mapping[str, Any], what: str) ->
         ``package.module.Name``; or ``path/to/file.py:Name``. Looked up in this order.
     group : entry point group, such as ``"fedloge.methods"``.
     builtin : the built-in ones by name.
-    what : ``"method"`` or ``"partitioner"``, for the message.
+    what : what is sought, ``"method"`` or ``"partitioner"``, for the message.
 
     Raises
     ------
@@ -52,6 +52,11 @@ def load_plugin(spec: str, group: str, builtin: Mapping[str, Any], what: str) ->
             message = unknown_name(what, spec, {*builtin, *found.names})
             raise PluginError(f"{message}; or give package.module:Name or path/to/file.py:Name")
     return _member(who, _module(who, source), name)
+
+
+def names_a_plugin(spec: str, group: str) -> bool:
+    """Whether `spec` names something of the user's own: a file, a dotted name or an entry point."""
+    return "." in spec or ":" in spec or spec in entry_points(group=group).names
 
 
 def _member(who: str, module: ModuleType, name: str) -> Any:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from fedloge.engines import local
 from fedloge.geometry.prototypes import prototypes
-from fedloge.messages import wire
+from fedloge import messages as wire
 from fedloge.messages.averaging import WeightedSum, check_update
 from fedloge.models import build_backbone
 from fedloge.partition import make_partition

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fedloge.data.augment import normalise
+from fedloge.data.image_preparation import normalise
 from fedloge.data.images import DataSet
 from fedloge.methods.method import EVALUATION_BATCH
 from fedloge.models import build_backbone

@@ -20,7 +20,7 @@ from fedloge.engines import local
 from fedloge.federation.evaluation import FeatureBank
 from fedloge.federation.federation import Federation
 from fedloge.learning.loop import Sgd
-from fedloge.messages import wire
+from fedloge import messages as wire
 from fedloge.messages.averaging import WeightedSum
 from fedloge.methods.fedloge import FedLoGe
 from fedloge.methods.method import LocalData

@@ -14,8 +14,7 @@ from fedloge.errors import FedlogeError, RunError, UpdateError
 from fedloge.federation.evaluation import client_figures, predictor_confusion
 from fedloge.federation.federation import Federation
 from fedloge.learning.fast.stacked import StackedClients
-from fedloge.messages import wire
-from fedloge.messages.wire import Stamp
+from fedloge.messages import NUM_EXAMPLES, Stamp
 from fedloge.methods.method import Part, Update
 from fedloge.rng import torch_seeded
 
@@ -57,7 +56,7 @@ class Client:
         fed, seed = self.federation, self.federation.config.seed
         personal = self.state_before(stamp)
         net = fed.load(shared, personal.tensors)
-        data = fed.local_data(self.index, stamp.round, shared, personal.rounds_trained)
+        data = fed.client_data(self.index, stamp.round, shared, personal.rounds_trained)
         with torch_seeded(seed, "local-update", stamp.round, self.index):
             update = fed.method.local_update(net, data)
         personal_after, shared_after = fed.tensors(Part.PERSONAL), fed.tensors(Part.SHARED)
@@ -84,7 +83,7 @@ class Client:
         self.store.save(stamp, personal, before.rounds_trained + 1)
         images = self.num_train
         metrics = {
-            wire.NUM_EXAMPLES: images,
+            NUM_EXAMPLES: images,
             "images": images * self.federation.config.local_epochs,
             **{f"train/{name}": value for name, value in update.metrics.items()},
         }
@@ -102,15 +101,19 @@ class Client:
         fed = self.federation
         personal = self.store.load(stamp, fed.initial[Part.PERSONAL], before=stamp.round + 1)
         net = fed.load(shared, personal.tensors).eval()
-        data = fed.local_data(self.index, stamp.round, shared, personal.rounds_trained)
+        data = fed.client_data(self.index, stamp.round, shared, personal.rounds_trained)
         indices = torch.from_numpy(fed.partition.test[self.index]).to(fed.device)
         version = stamp.version if fed.backbone_is_shared else None
         figures: dict[str, float] = {
-            wire.NUM_EXAMPLES: len(data.train),
+            NUM_EXAMPLES: len(data.train),
             "num-test": len(indices),
             "trained-rounds": personal.rounds_trained,
         }
-        sums = fed.method.evaluation_sums(net, data)
+        sums = {
+            f"{probe.name}/{name}": tensor
+            for probe in fed.probes
+            for name, tensor in probe.collect(net, data).items()
+        }
         if not len(indices):
             return figures, sums
         with torch_seeded(fed.config.seed, "personal-models", stamp.round, self.index):
@@ -142,7 +145,7 @@ def train_together(
     for place, (client, state) in enumerate(states):
         fed = client.federation
         stacked.load(place, shared, state.tensors)
-        data.append(fed.local_data(client.index, stamp.round, shared, state.rounds_trained))
+        data.append(fed.client_data(client.index, stamp.round, shared, state.rounds_trained))
     results = stacked.train(data, epochs=states[0][0].federation.config.local_epochs)
     for place, ((client, state), result) in enumerate(zip(states, results, strict=True)):
         if isinstance(result, FedlogeError):

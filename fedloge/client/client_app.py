@@ -16,14 +16,21 @@ from fedloge.client import client as work
 from fedloge.client.client import Client, Trained, personal_folder
 from fedloge.config import Config
 from fedloge.errors import FedlogeError, UpdateError, in_one_line
-from fedloge.federation.federation import Federation, open_federation
-from fedloge.federation.site import open_site
-from fedloge.messages import wire
-from fedloge.messages.wire import Stamp
+from fedloge.federation import Federation, open_federation, open_site
+from fedloge.messages import (
+    ARRAYS,
+    CLASS_COUNTS,
+    METRICS,
+    NUM_EXAMPLES,
+    Downlink,
+    Stamp,
+    failure_content,
+    reply_content,
+)
 
 app = ClientApp()
-log = logging.getLogger("fedloge.run")
-_downlink = wire.Downlink()
+log = logging.getLogger(__name__)
+_downlink = Downlink()
 
 
 @app.query("whoami")
@@ -34,14 +41,14 @@ def whoami(message: Message, context: Context) -> Message:
         index = _partition_id(context, federation.config.num_clients)
         metrics: dict[str, int | float | list[int] | list[float]] = {
             "partition-id": index,
-            wire.NUM_EXAMPLES: len(federation.partition.train[index]),
+            NUM_EXAMPLES: len(federation.partition.train[index]),
         }
-        if federation.config.on_node and federation.config.share_class_counts:
-            metrics[wire.CLASS_COUNTS] = federation.partition.train_counts[index].tolist()
-        content = RecordDict({wire.METRICS: MetricRecord(metrics)})
+        if federation.config.shares_class_counts:
+            metrics[CLASS_COUNTS] = federation.partition.train_counts[index].tolist()
+        content = RecordDict({METRICS: MetricRecord(metrics)})
         content["identity"] = ConfigRecord({"fingerprint": federation.fingerprint})
     except FedlogeError as exc:
-        content = wire.failure_content(str(exc))
+        content = failure_content(str(exc))
     return Message(content, reply_to=message)
 
 
@@ -50,9 +57,11 @@ def train(message: Message, context: Context) -> Message:
     """Train on this client's images; the personal tensors stay here."""
     try:
         client, stamp = _client(message, context)
-        content = _trained(client, stamp, client.train(stamp, _downlink.tensors(message.content)))
+        content = _trained(
+            client, stamp, client.train(stamp, _downlink.tensors(message.content, ARRAYS))
+        )
     except FedlogeError as exc:
-        content = wire.failure_content(str(exc))
+        content = failure_content(str(exc))
     return Message(content, reply_to=message)
 
 
@@ -67,10 +76,10 @@ def train_together(exchanges: Sequence[tuple[Message, Context]]) -> list[Message
     for message, context in exchanges:
         try:
             client, stamp = _client(message, context)
-            shared = _downlink.tensors(message.content)
+            shared = _downlink.tensors(message.content, ARRAYS)
             asked[client.index] = client, message
         except FedlogeError as exc:
-            replies.append(Message(wire.failure_content(str(exc)), reply_to=message))
+            replies.append(Message(failure_content(str(exc)), reply_to=message))
     if len(asked) < 2:
         return replies
     clients = [client for client, _ in asked.values()]
@@ -79,20 +88,20 @@ def train_together(exchanges: Sequence[tuple[Message, Context]]) -> list[Message
         if federation.stacked is None:
             return replies
         for client, done in work.train_together(clients, stamp, shared, federation.stacked):
-            if isinstance(done, FedlogeError):
-                content = wire.failure_content(str(done))
-            else:
-                content = _trained(client, stamp, done)
+            content = (
+                failure_content(str(done))
+                if isinstance(done, FedlogeError)
+                else _trained(client, stamp, done)
+            )
             replies.append(Message(content, reply_to=asked[client.index][1]))
     except Exception as exc:  # of whatever kind, training one by one is always a way on
-        federation.stacked = None
-        log.warning("clients-at-once: %s; one by one from here", in_one_line(exc))
+        federation.stop_stacking(in_one_line(exc))
     return replies
 
 
 def _trained(client: Client, stamp: Stamp, trained: Trained) -> RecordDict:
     width = client.federation.config.wire_dtype
-    return wire.reply_content(stamp, trained.metrics, trained.shared, trained.sums, width)
+    return reply_content(stamp, trained.metrics, trained.shared, trained.sums, width)
 
 
 @app.evaluate()
@@ -100,10 +109,10 @@ def evaluate(message: Message, context: Context) -> Message:
     """Measure this client's personal models on its own test images."""
     try:
         client, stamp = _client(message, context)
-        figures, sums = client.evaluate(stamp, _downlink.tensors(message.content))
-        content = wire.reply_content(stamp, figures, sums=sums)
+        figures, sums = client.evaluate(stamp, _downlink.tensors(message.content, ARRAYS))
+        content = reply_content(stamp, figures, sums=sums)
     except FedlogeError as exc:
-        content = wire.failure_content(str(exc))
+        content = failure_content(str(exc))
     return Message(content, reply_to=message)
 
 

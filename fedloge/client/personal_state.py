@@ -22,9 +22,9 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from fedloge.config import digest
+from fedloge.digest import digest
 from fedloge.errors import CheckpointError, RunError
-from fedloge.messages.wire import Stamp
+from fedloge.messages import Stamp
 
 _FILE = re.compile(r"round-(\d{6})\.safetensors")
 _HEADER = {

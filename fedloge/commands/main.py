@@ -292,7 +292,7 @@ def partition(recipe: Recipe = None, set_: Set = None, json_: Json = False) -> N
     """Split the data over the clients and show what each would hold."""
     from fedloge import config as configs
     from fedloge.commands import listings
-    from fedloge.federation.federation import open_federation
+    from fedloge.federation import open_federation
 
     federation = open_federation(configs.load(recipe, set_ or []))
     split = federation.partition

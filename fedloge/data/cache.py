@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 SPLITS = ("train", "test")
 
 # Part of every manifest: raise it when what stands in an entry changes.
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,14 @@ class Decoded:
     ----------
     classes : names, ascending.
     counts : for ``train`` and ``test``, the images of each class.
+    files : for ``train`` and ``test``, each image's path within the set, in the images' order.
     pixels : for ``train`` and ``test``, (images, channels, height, width), 0..255.
     mean, std : of each channel of the training pixels, in units of [0, 1] pixels.
     """
 
     classes: tuple[str, ...]
     counts: Mapping[str, tuple[int, ...]]
+    files: Mapping[str, tuple[str, ...]]
     pixels: Mapping[str, UInt8[np.ndarray, "images channels height width"]]
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -57,7 +59,8 @@ def open_entry(folder: Path) -> Decoded | None:
         if any(len(pixels[split]) != sum(counts[split]) for split in SPLITS):
             return None
         mean, std = tuple(manifest["mean"]), tuple(manifest["std"])
-        return Decoded(tuple(manifest["classes"]), counts, pixels, mean, std)
+        files = {split: tuple(manifest["files"][split]) for split in SPLITS}
+        return Decoded(tuple(manifest["classes"]), counts, files, pixels, mean, std)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -76,6 +79,7 @@ def write_manifest(folder: Path, decoded: Decoded) -> None:
         "format": _FORMAT,
         "classes": decoded.classes,
         "counts": decoded.counts,
+        "files": decoded.files,
         "shape": decoded.pixels["train"].shape[1:],
         "mean": decoded.mean,
         "std": decoded.std,

@@ -22,7 +22,6 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from fedloge.config import digest
 from fedloge.data.cache import (
     SPLITS,
     Decoded,
@@ -32,7 +31,8 @@ from fedloge.data.cache import (
     staged,
     write_manifest,
 )
-from fedloge.data.images import channel_statistics
+from fedloge.data.image_preparation import channel_statistics
+from fedloge.digest import digest
 from fedloge.errors import DataError, unknown_name
 
 log = logging.getLogger(__name__)
@@ -375,6 +375,10 @@ def _describe(
     return Decoded(
         classes=tuple(classes),
         counts={split: tuple(counted[split][c] for c in classes) for split in SPLITS},
+        files={
+            split: tuple("/".join((split, *name)) for name in sorted(names[split]))
+            for split in SPLITS
+        },
         pixels=pixels,
         mean=mean,
         std=std,

@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 
 from fedloge.config import Config
 from fedloge.data.cache import Decoded
+from fedloge.data.examples import DataSet, Examples
 from fedloge.data.folder import load_image_folder
-from fedloge.data.images import DataSet, Images, channel_statistics
-from fedloge.errors import ConfigError, DataError, unknown_name
+from fedloge.data.image_preparation import Augmentation, ImagePreparation, channel_statistics
+from fedloge.errors import ConfigError, DataError, PluginError
 from fedloge.folders import cache_folder
+from fedloge.plugins import load_plugin
 
 if TYPE_CHECKING:
     from torchvision.datasets import CIFAR10
@@ -31,21 +33,34 @@ if TYPE_CHECKING:
 def load_dataset(config: Config) -> DataSet:
     """The whole source named by ``dataset``, before any long tail is cut from it.
 
-    Its `augment` is the config's, or, for ``auto``, what suits the source.
+    ``dataset`` may also name a function of the user's own, by entry point, ``package.module:name``
+    or ``path/to/file.py:name``: it takes the config and returns a `DataSet`. Images are augmented
+    as the config says, or, for ``auto``, as suits the source.
 
     Raises
     ------
+    PluginError
+        No such source, or it cannot be imported.
     ConfigError
-        No such source.
+        ``augment`` or ``image-size`` is set for a source that does not read it.
     DataError
         It is not where it should be, or not as it should be.
     """
-    if config.dataset not in SOURCES:
-        raise ConfigError(unknown_name("dataset", config.dataset, SOURCES))
-    data = SOURCES[config.dataset](config)
+    source = load_plugin(config.dataset, "fedloge.datasets", SOURCES, "dataset")
+    data = source(config)
+    if not isinstance(data, DataSet):
+        raise PluginError(
+            f"dataset {config.dataset!r}: expected a fedloge.data.DataSet, got {type(data).__name__}"
+        )
     if config.augment == "auto":
         return data
-    return dataclasses.replace(data, augment=config.augment)
+    if not isinstance(data.preparation, ImagePreparation):
+        raise ConfigError(
+            f"augment: {config.augment!r} is for images, and dataset {config.dataset!r} has none; "
+            "leave it at auto"
+        )
+    preparation = dataclasses.replace(data.preparation, augmentation=config.augment)
+    return dataclasses.replace(data, preparation=preparation)
 
 
 def _digits(config: Config) -> DataSet:
@@ -61,12 +76,12 @@ def _digits(config: Config) -> DataSet:
     mean, std = channel_statistics(pixels[train])
     return DataSet(
         name="digits",
-        train=Images(torch.from_numpy(pixels[train]), torch.from_numpy(labels[train])),
-        test=Images(torch.from_numpy(pixels[test]), torch.from_numpy(labels[test])),
+        train=Examples(torch.from_numpy(pixels[train]), torch.from_numpy(labels[train])),
+        test=Examples(torch.from_numpy(pixels[test]), torch.from_numpy(labels[test])),
         classes=tuple(str(c) for c in range(10)),
-        mean=mean,
-        std=std,
-        augment="crop",
+        preparation=ImagePreparation(mean, std, "crop"),
+        train_origins=[f"digits/{row}" for row in train],
+        test_origins=[f"digits/{row}" for row in test],
     )
 
 
@@ -108,17 +123,20 @@ def _cifar(
     folder = Path(config.data_path).expanduser() if config.data_path else None
     if folder and (folder.is_file() or (folder / "train").is_dir()):
         # The same images kept as an image folder, or as an archive of one.
-        return dataclasses.replace(_image_folder(config), name=config.dataset, mean=mean, std=std)
+        preparation = ImagePreparation(mean, std, "crop-flip")
+        return dataclasses.replace(
+            _image_folder(config), name=config.dataset, preparation=preparation
+        )
     folder = folder or cache_folder(config.cache_dir) / "cifar"
     train, test = _cifar_split(source, folder, True), _cifar_split(source, folder, False)
     return DataSet(
         name=config.dataset,
-        train=_cifar_images(train),
-        test=_cifar_images(test),
+        train=_cifar_examples(train),
+        test=_cifar_examples(test),
         classes=tuple(train.classes),
-        mean=mean,
-        std=std,
-        augment="crop-flip",
+        preparation=ImagePreparation(mean, std, "crop-flip"),
+        train_origins=[f"train/{row}" for row in range(len(train.targets))],
+        test_origins=[f"test/{row}" for row in range(len(test.targets))],
     )
 
 
@@ -136,9 +154,9 @@ def _cifar_split(source: type[CIFAR10], folder: Path, train: bool) -> CIFAR10:
         ) from None
 
 
-def _cifar_images(split: CIFAR10) -> Images:
+def _cifar_examples(split: CIFAR10) -> Examples:
     pixels = np.ascontiguousarray(split.data.transpose(0, 3, 1, 2))
-    return Images(torch.from_numpy(pixels), torch.tensor(split.targets, dtype=torch.int64))
+    return Examples(torch.from_numpy(pixels), torch.tensor(split.targets, dtype=torch.int64))
 
 
 def _image_folder(config: Config) -> DataSet:
@@ -151,25 +169,35 @@ def _image_folder(config: Config) -> DataSet:
     decoded = load_image_folder(
         Path(config.data_path).expanduser(), config.image_size, cache_folder(config.cache_dir)
     )
+    return _decoded_set("image-folder", decoded, decoded.mean, decoded.std, "crop-flip")
+
+
+def _decoded_set(
+    name: str,
+    decoded: Decoded,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    augmentation: Augmentation,
+) -> DataSet:
     return DataSet(
-        name="image-folder",
-        train=_decoded_images(decoded, "train"),
-        test=_decoded_images(decoded, "test"),
+        name=name,
+        train=_decoded_examples(decoded, "train"),
+        test=_decoded_examples(decoded, "test"),
         classes=decoded.classes,
-        mean=decoded.mean,
-        std=decoded.std,
-        augment="crop-flip",
+        preparation=ImagePreparation(mean, std, augmentation),
+        train_origins=decoded.files["train"],
+        test_origins=decoded.files["test"],
     )
 
 
-def _decoded_images(decoded: Decoded, split: str) -> Images:
+def _decoded_examples(decoded: Decoded, split: str) -> Examples:
     counts = torch.tensor(decoded.counts[split])
     labels = torch.arange(len(decoded.classes)).repeat_interleave(counts)
-    return Images(torch.from_numpy(decoded.pixels[split]), labels)
+    return Examples(torch.from_numpy(decoded.pixels[split]), labels)
 
 
 def load_own_images(config: Config, folder: Path) -> DataSet:
-    """One site's images, ``train/<class>/*`` and ``test/<class>/*``, of the config's `classes`.
+    """One site's images, ``train/<class>/*`` and ``test/<class>/*``, of the classes that the config names.
 
     Classes and splits may be missing. Pixels are normalised with 0.5 and 0.5: statistics of
     its own would make each site's inputs another thing, and common ones would have to be sent.
@@ -182,15 +210,9 @@ def load_own_images(config: Config, folder: Path) -> DataSet:
     decoded = load_image_folder(
         folder.expanduser(), config.image_size, cache_folder(config.cache_dir), config.class_names
     )
-    return DataSet(
-        name=config.dataset,
-        train=_decoded_images(decoded, "train"),
-        test=_decoded_images(decoded, "test"),
-        classes=decoded.classes,
-        mean=(0.5,) * 3,
-        std=(0.5,) * 3,
-        augment="crop-flip" if config.augment == "auto" else config.augment,
-    )
+    augmentation: Augmentation = "crop-flip" if config.augment == "auto" else config.augment
+    middle = (0.5,) * 3
+    return _decoded_set(config.dataset, decoded, middle, middle, augmentation)
 
 
 SOURCES: Mapping[str, Callable[[Config], DataSet]] = {

@@ -18,11 +18,11 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
+from fedloge import messages as wire
 from fedloge.client.client_app import app as client_app
 from fedloge.client.client_app import train_together
 from fedloge.config import Config, Scalar
 from fedloge.errors import in_one_line
-from fedloge.messages import wire
 
 log = logging.getLogger("fedloge.run")
 SERVER_NODE = 1
@@ -56,7 +56,7 @@ class OwnGrid(Grid):
             node_id=SERVER_NODE,
             node_config={},
             state=RecordDict(),
-            run_config=dict(self.config.flat()),
+            run_config=dict(self.config.for_flower()),
         )
 
     @abstractmethod
@@ -131,7 +131,7 @@ def partition_of(message: Message) -> int:
 
 @lru_cache(maxsize=2)
 def _flat(config: Config) -> dict[str, Scalar]:
-    return config.flat()
+    return config.for_flower()
 
 
 def client_context(config: Config, partition_id: int) -> Context:

@@ -29,9 +29,10 @@ import torch
 from flwr.app import ArrayRecord, Message, Metadata, RecordDict
 
 import fedloge
+from fedloge import messages as wire
 from fedloge.client.personal_state import PersonalStore
 from fedloge.config import Config
-from fedloge.data.images import DataSet
+from fedloge.data.examples import DataSet
 from fedloge.engines.own_grid import (
     OwnGrid,
     answers,
@@ -42,8 +43,7 @@ from fedloge.engines.own_grid import (
     training_images,
 )
 from fedloge.errors import ConfigError, FedlogeError, RunError
-from fedloge.federation.federation import open_federation
-from fedloge.messages import wire
+from fedloge.federation import open_federation
 from fedloge.messages.averaging import WeightedSum
 from fedloge.server.server_app import app as server_app
 

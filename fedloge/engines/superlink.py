@@ -95,7 +95,7 @@ def _submit(config: Config, superlink: str) -> str:
         app = Path(name) / "app"
         _write_app(app)
         overrides = Path(name) / "run.toml"
-        overrides.write_text(tomli_w.dumps(config.flat()))
+        overrides.write_text(tomli_w.dumps(config.for_flower()))
         answer = _ask("run", str(app), superlink, "--run-config", str(overrides))
     return str(answer["run-id"])
 
@@ -115,7 +115,7 @@ def _write_app(folder: Path) -> None:
             "serverapp": "fedloge.server.server_app:app",
             "clientapp": "fedloge.client.client_app:app",
         },
-        "config": configs.load(None).flat(),
+        "config": configs.load(None).for_flower(),
     }
     project = {
         "name": "fedloge",

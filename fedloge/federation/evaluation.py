@@ -1,15 +1,13 @@
-"""Measuring models: each image through a backbone once, every head on its features."""
+"""Measuring predictors on the test examples."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
-from fedloge.data.images import Images
+from fedloge.federation.feature_bank import FeatureBank
 from fedloge.learning.metrics import (
     ShotGroups,
     accuracy,
@@ -17,55 +15,7 @@ from fedloge.learning.metrics import (
     group_accuracy,
     macro_f1,
 )
-from fedloge.methods.method import EVALUATION_BATCH, Method, Network, Predictor
-
-Extract = Callable[[Tensor], Tensor]
-
-
-class FeatureBank:
-    """Features of a fixed set of images under the newest shared backbone, each computed once.
-
-    Images go through in fixed batches, whoever asks and for whichever of them, so
-    that an image's features have the same bits in every process and engine.
-    """
-
-    def __init__(self, images: Images, prepare: Callable[[Tensor], Tensor]) -> None:
-        self.images = images
-        self._prepare = prepare
-        self._version = ""
-        self._chunks: dict[int, Tensor] = {}
-
-    def features(
-        self, version: str, extract: Extract, indices: Int[Tensor, " n"]
-    ) -> Float[Tensor, "n features"]:
-        """Features of the images at `indices` under the backbone of `version` (run, attempt, round)."""
-        if version != self._version:
-            self._version, self._chunks = version, {}
-        for chunk in torch.unique(indices // EVALUATION_BATCH).tolist():
-            if chunk not in self._chunks:
-                self._chunks[chunk] = self._compute(chunk, extract)
-        if not len(indices):
-            return torch.empty(0, 0)
-        width = next(iter(self._chunks.values())).shape[1]
-        out = torch.empty(len(indices), width, device=self.images.pixels.device)
-        of_chunk = indices // EVALUATION_BATCH
-        for chunk in torch.unique(of_chunk).tolist():
-            here = of_chunk == chunk
-            out[here] = self._chunks[chunk][indices[here] - chunk * EVALUATION_BATCH]
-        return out
-
-    def fresh(self, extract: Extract, indices: Int[Tensor, " n"]) -> Float[Tensor, "n features"]:
-        """Features under a backbone of the client's own: computed now, not kept."""
-        parts = [
-            self._prepare(self.images.pixels[part]) for part in indices.split(EVALUATION_BATCH)
-        ]
-        with torch.no_grad():
-            return torch.cat([extract(x) for x in parts])
-
-    def _compute(self, chunk: int, extract: Extract) -> Tensor:
-        part = slice(chunk * EVALUATION_BATCH, (chunk + 1) * EVALUATION_BATCH)
-        with torch.no_grad():
-            return extract(self._prepare(self.images.pixels[part])).float()
+from fedloge.methods.method import Method, Network, Predictor
 
 
 def predictor_confusion(
@@ -76,7 +26,7 @@ def predictor_confusion(
     version: str | None,
     indices: Int[Tensor, " n"],
 ) -> Int[Tensor, "classes classes"]:
-    """Confusion matrix (rows: true classes) of one predictor on the bank's images at `indices`.
+    """Confusion matrix (rows: true classes) of one predictor on the bank's examples at `indices`.
 
     `version` None: the backbone is this client's own, so its features are not shared.
     """
@@ -86,14 +36,14 @@ def predictor_confusion(
     else:
         features = bank.fresh(extract, indices)
     return confusion_matrix(
-        predictor.head.predict(features), bank.images.labels[indices], method.task.num_classes
+        predictor.head.predict(features), bank.examples.classes[indices], method.task.num_classes
     )
 
 
 def client_figures(
     name: str, confusion: Int[Tensor, "classes classes"], groups: ShotGroups | None
 ) -> dict[str, float]:
-    """What one client reports of one personal model; groups without a test image are left out."""
+    """What one client reports of one personal model; groups without a test example are left out."""
     figures = {
         "accuracy": accuracy(confusion),
         "macro-f1": macro_f1(confusion),

@@ -7,102 +7,83 @@ that shares its process with clients, find the data decoded and the network buil
 from __future__ import annotations
 
 import json
-import os
+import logging
 from collections.abc import Mapping
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from fedloge.config import Config, digest
-from fedloge.data.images import DataSet, Images
+from fedloge.config import Config
+from fedloge.data.examples import DataSet, Examples
 from fedloge.data.longtail import long_tail_indices
 from fedloge.data.sources import load_dataset
-from fedloge.errors import ConfigError
-from fedloge.federation.evaluation import FeatureBank
-from fedloge.federation.memory import keep_freed_memory
-from fedloge.geometry.prototypes import Prototypes, prototypes
+from fedloge.digest import digest
+from fedloge.errors import ConfigError, PluginError
+from fedloge.federation.device import resolve_device, set_precision
+from fedloge.federation.feature_bank import FeatureBank
+from fedloge.geometry.prototypes import Prototypes
+from fedloge.learning.client_data import ClientData
+from fedloge.learning.fast.graphs import StepRecorder, cuda_graph
 from fedloge.learning.fast.stacked import StackedClients
-from fedloge.learning.loop import warn_once
 from fedloge.learning.metrics import ShotGroups, shot_groups
+from fedloge.learning.probes import Probe, ProbeTask
 from fedloge.methods import make_method
-from fedloge.methods.method import LocalData, Method, Network, Part, Task
-from fedloge.models import Backbone, build_backbone
-from fedloge.models.norm import norm_parameters, norm_statistics
+from fedloge.methods.method import Method, Task
+from fedloge.models import Backbone, FixedHead, Network, Part, build_backbone, parts_of_tensors
 from fedloge.partition import Partition, make_partition
+from fedloge.plugins import load_plugin
 
-
-def resolve_device(name: str) -> torch.device:
-    """`auto` is the first GPU where there is one; `ConfigError` for a device that is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ConfigError(f"device: expected auto, cpu, cuda or cuda:N, got {name!r}") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(
-            f"device: {name!r} asked for, but {torch.cuda.device_count()} CUDA devices are visible; use device=cpu"
-        )
-    return device
-
-
-def set_precision(device: torch.device, precision: str) -> None:
-    """Let a GPU's products of float32 be TF32's, or not; left to torch, convolutions would be.
-
-    Raises `ConfigError` for tf32 on another device.
-    """
-    narrow = precision == "tf32"
-    if narrow and device.type != "cuda":
-        raise ConfigError(
-            f"precision: 'tf32' is for GPUs, but this run is on {device}; use float32 or bf16"
-        )
-    if device.type == "cuda":
-        torch.set_float32_matmul_precision("high" if narrow else "highest")
-        torch.backends.cudnn.allow_tf32 = narrow
+log = logging.getLogger(__name__)
 
 
 class Federation:
-    """A configured federation as one process sees it."""
+    """A configured federation as one process sees it.
 
-    def __init__(self, config: Config) -> None:
+    Parameters
+    ----------
+    data : the data set, where it is loaded already; None: from the config, when first needed.
+    """
+
+    def __init__(self, config: Config, data: DataSet | None = None) -> None:
         self.config = config
         self.device = resolve_device(config.device)
         set_precision(self.device, config.precision)
-        self._fixed: Prototypes | None = None
+        self._loaded = data
+        self._one_by_one = False
 
     @cached_property
     def data(self) -> DataSet:
         """The data set before the long tail."""
-        return load_dataset(self.config)
+        return self._loaded or load_dataset(self.config)
 
     @cached_property
-    def train(self) -> Images:
-        """The long-tailed training images, on the device."""
+    def train(self) -> Examples:
+        """The long-tailed training examples, on the device."""
         kept = long_tail_indices(
-            self.data.train.labels.numpy(), self.config.imbalance_factor, self.config.long_tail
+            self.data.train.classes.numpy(), self.config.imbalance_factor, self.config.long_tail
         )
         return self.data.train.take(torch.from_numpy(kept)).to(self.device)
 
     @cached_property
-    def test(self) -> Images:
-        """The balanced test images, on the device."""
+    def test(self) -> Examples:
+        """The balanced test examples, on the device."""
         return self.data.test.to(self.device)
 
     @cached_property
     def partition(self) -> Partition:
-        """Which client holds which training and test images."""
+        """Which client holds which training and test examples."""
         return make_partition(
             self.config,
-            self.train.labels.cpu().numpy(),
-            self.test.labels.cpu().numpy(),
+            self.train.classes.cpu().numpy(),
+            self.test.classes.cpu().numpy(),
             self.data.num_classes,
         )
 
-    @cached_property
+    @property
     def train_counts(self) -> Int[Tensor, " classes"]:
-        """Training images of each class over all clients."""
+        """Training examples of each class over all clients."""
         return torch.from_numpy(self.partition.train_counts.sum(axis=0))
 
     @cached_property
@@ -117,34 +98,17 @@ class Federation:
 
     @property
     def num_train(self) -> int:
-        """Training images of all clients."""
+        """Training examples of all clients."""
         return len(self.train)
 
     @cached_property
     def method(self) -> Method:
         """The configured method."""
+        return make_method(Task(self.config, self.data.num_classes, self._backbone))
 
-        def backbone() -> Backbone:
-            c = self.config
-            return build_backbone(c.model, self.data.image_shape, c.norm, seed=c.seed)
-
-        return make_method(
-            Task(self.config, self.data.num_classes, backbone, self.fixed_classifier)
-        )
-
-    def fixed_classifier(self, dim: int) -> Prototypes:
-        """The configured fixed classifier for features of width `dim`."""
+    def _backbone(self) -> Backbone:
         c = self.config
-        kind = "sparse-etf" if c.prototypes == "none" else c.prototypes
-        self._fixed = prototypes(
-            self.data.num_classes, dim, kind, sparsity=c.sparsity, gamma=c.gamma, seed=c.seed
-        )
-        return self._fixed
-
-    @property
-    def fixed(self) -> Prototypes | None:
-        """The fixed classifier of the network; None for a method without one."""
-        return self._fixed if self.prototypes_digest else None
+        return build_backbone(c.model, self.data.input_shape, c.norm, c.model_options, seed=c.seed)
 
     @cached_property
     def net(self) -> Network:
@@ -153,40 +117,46 @@ class Federation:
         self._check_trainable(net)
         return net
 
-    @cached_property
-    def stacked(self) -> StackedClients | None:
-        """Places for the clients that train at once; None: they train one by one."""
-        if self.config.clients_at_once < 2:
-            return None
-        method = self.method
-        plain = type(method).local_update is Method.local_update
-        if not (plain and method.constant_loss):
-            warn_once(
-                self.net,
-                "clients-at-once: this method's step differs from client to client; one by one",
-            )
-            return None
-        return self.stack(min(self.config.clients_at_once, self.config.clients_per_round))
+    @property
+    def fixed(self) -> Prototypes | None:
+        """The fixed classifier of the network; None for a method without one."""
+        heads = [m for m in self.net.children() if isinstance(m, FixedHead)]
+        return heads[0].prototypes if heads else None
 
-    def stack(self, places: int) -> StackedClients:
-        """Places for so many clients, each with the network's present tensors."""
-        method = self.method
-        return StackedClients(self.net, method.trainable(self.net), method.loss, places)
+    @cached_property
+    def probes(self) -> list[Probe]:
+        """What is measured over clients: the method's own probes, and those that the config names.
+
+        Raises `PluginError` for one that is unknown or no probe, or if two have one name.
+        """
+        task = ProbeTask(self.config, self.data.num_classes, self.method.features)
+        probes = self.method.probes()
+        for spec in filter(None, (part.strip() for part in self.config.probes.split(","))):
+            found = load_plugin(spec, "fedloge.probes", {}, "probe")
+            if not (isinstance(found, type) and issubclass(found, Probe)):
+                raise PluginError(
+                    f"probe {spec!r}: expected a subclass of fedloge.learning.probes.Probe, got {found!r}"
+                )
+            probes.append(found(task))
+        names = [probe.name for probe in probes]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise PluginError(f"probes: {min(twice)!r} is the name of two; rename one")
+        return probes
 
     @cached_property
     def parts(self) -> dict[str, Part]:
         """Each tensor of the network by name, and where it lives."""
-        parts: dict[str, Part] = {}
-        for child, part in self.method.parts.items():
-            module = self.net.get_submodule(child)
-            names = list(module.state_dict())
-            local: set[str] = set()
-            if part is Part.SHARED and self.method.norm_sharing != "all":
-                local |= norm_statistics(module)
-                if self.method.norm_sharing == "none":
-                    local |= norm_parameters(module)
-            parts |= {f"{child}.{n}": Part.PERSONAL if n in local else part for n in names}
-        return parts
+        return parts_of_tensors(self.net, self.method.parts, self.config.norm_sharing)
+
+    @cached_property
+    def has_global_network(self) -> bool:
+        """Whether the shared tensors make a network; not if some of a shared part stay with clients."""
+        shared = {child for child, part in self.method.parts.items() if part is Part.SHARED}
+        return all(
+            part is not Part.PERSONAL
+            for name, part in self.parts.items()
+            if name.partition(".")[0] in shared
+        )
 
     @cached_property
     def backbone_is_shared(self) -> bool:
@@ -197,7 +167,7 @@ class Federation:
 
     @cached_property
     def _homes(self) -> dict[str, tuple[dict, str]]:
-        # Where each tensor of the state dict hangs: a state dict made anew for every message
+        # Where each tensor of the state dict stands: a state dict made anew for every message
         # would be a good part of a small client's time.
         homes = {}
         for name in self.parts:
@@ -234,30 +204,54 @@ class Federation:
 
     @cached_property
     def bank(self) -> FeatureBank:
-        """Features of the balanced test images."""
-        return FeatureBank(self.test, self.local_data(-1, 0, {}).prepare)
+        """Features of the balanced test examples."""
+        return FeatureBank(self.test, self.data.preparation.prepare)
 
-    def local_data(
+    @cached_property
+    def recorder(self) -> StepRecorder | None:
+        """Records the network's training steps, where the config and the device allow; else None."""
+        on_gpu = self.config.fast and self.device.type == "cuda"
+        return StepRecorder(cuda_graph) if on_gpu else None
+
+    @property
+    def stacked(self) -> StackedClients | None:
+        """Places for the clients that train at once; None: they train one by one."""
+        return None if self._one_by_one else self._stacked
+
+    @cached_property
+    def _stacked(self) -> StackedClients | None:
+        if not self.config.fast or self.config.clients_at_once < 2:
+            return None
+        if not self.method.uniform_step:
+            log.warning("fast: this method's step differs from client to client; one by one")
+            return None
+        return self.stack(min(self.config.clients_at_once, self.config.clients_per_round))
+
+    def stop_stacking(self, reason: str) -> None:
+        """Train clients one by one from here, whatever the config says."""
+        self._one_by_one = True
+        log.warning("fast: clients cannot train at once (%s); one by one from here", reason)
+
+    def stack(self, places: int) -> StackedClients:
+        """Places for so many clients, each with the network's present tensors."""
+        method = self.method
+        return StackedClients(self.net, method.trainable(self.net), method.loss, places)
+
+    def client_data(
         self, client: int, round: int, received: Mapping[str, Tensor], rounds_trained: int = 0
-    ) -> LocalData:
-        """Client `client` (a partition id; -1: nobody's, no images) in one round."""
-        if client >= 0:
-            indices = torch.from_numpy(self.partition.train[client]).to(self.device)
-            counts = torch.from_numpy(self.partition.train_counts[client]).to(self.device)
-        else:
-            indices = torch.empty(0, dtype=torch.int64, device=self.device)
-            counts = torch.zeros(self.data.num_classes, dtype=torch.int64, device=self.device)
-        return LocalData(
+    ) -> ClientData:
+        """Client `client` (a partition id) in one round."""
+        indices = torch.from_numpy(self.partition.train[client]).to(self.device)
+        return ClientData(
             client=client,
             round=round,
             config=self.config,
             train=self.train.take(indices),
-            counts=counts,
-            mean=self.data.mean,
-            std=self.data.std,
-            augmentation=self.data.augment,
+            counts=torch.from_numpy(self.partition.train_counts[client]).to(self.device),
+            preparation=self.data.preparation,
             received=received,
             rounds_trained=rounds_trained,
+            recorder=self.recorder,
         )
 
     @cached_property
@@ -277,39 +271,16 @@ class Federation:
     def _check_trainable(self, net: Network) -> None:
         # A batch of one image whose map has shrunk to 1x1 leaves batch norm nothing to
         # normalise; better said here than by a client that holds one image too many.
-        shape = (1, *self.data.image_shape)
         net.train()
         saved = {name: t.clone() for name, t in net.state_dict().items()}
         try:
             with torch.no_grad():
-                self.method.features(net, torch.zeros(shape, device=self.device))
-        except (ValueError, RuntimeError) as exc:
+                self.method.features(net, self.data.blank_inputs(1).to(self.device))
+        except (ValueError, RuntimeError, IndexError) as exc:
+            shape = "x".join(map(str, self.data.input_shape))
             raise ConfigError(
-                f"model: {self.config.model!r} cannot train on images of {shape[2]}x{shape[3]} "
+                f"model: {self.config.model!r} cannot train on inputs of {shape} "
                 f"({str(exc).splitlines()[0]}); use norm=group, a smaller model or a larger image-size"
             ) from None
         finally:
             net.load_state_dict(saved)
-
-
-@lru_cache(maxsize=2)
-def _open(config: Config, _process: int) -> Federation:
-    keep_freed_memory()
-    return Federation(config)
-
-
-def open_federation(config: Config, data: DataSet | None = None) -> Federation:
-    """The federation of a config, kept in this process; `data` spares it the loading.
-
-    Where the images lie on the nodes, it is the server's view (`fedloge.federation.site`).
-    """
-    if config.on_node:
-        from fedloge.federation.site import open_site
-
-        return open_site(config)
-    torch.set_num_threads(config.threads)
-    # The process id keeps a forked worker from sharing its parent's network.
-    federation = _open(config, os.getpid())
-    if data is not None:
-        federation.__dict__.setdefault("data", data)
-    return federation

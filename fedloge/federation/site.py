@@ -8,18 +8,19 @@ partition out, and training counts are known only where the clients tell them.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Int64
 
-from fedloge.config import Config, digest
-from fedloge.data.images import DataSet, Images
+from fedloge.config import Config
+from fedloge.data.examples import DataSet, Examples
+from fedloge.data.image_preparation import ImagePreparation
 from fedloge.data.sources import load_own_images
+from fedloge.digest import digest
 from fedloge.errors import DataError
 from fedloge.federation.federation import Federation
 from fedloge.learning.metrics import ShotGroups
@@ -47,10 +48,10 @@ class OnNodeFederation(Federation):
 
     def tell(self, images: Mapping[int, int], counts: Mapping[int, tuple[int, ...]]) -> None:
         """Let the server know what the clients said: images in all and, where told, of each class."""
-        for derived in ("partition", "train_counts", "groups"):
+        for derived in ("partition", "groups"):
             self.__dict__.pop(derived, None)
         self._num_train = sum(images.values())
-        if self.config.share_class_counts:
+        if self.config.shares_class_counts:
             self._told = np.array([counts[k] for k in sorted(counts)], dtype=np.int64)
 
     @cached_property
@@ -67,7 +68,7 @@ class OnNodeFederation(Federation):
         return data
 
     @cached_property
-    def train(self) -> Images:
+    def train(self) -> Examples:
         """This client's training images; the server has none."""
         train = self.data.train
         return (train if self.site != SERVER else train.take(torch.empty(0))).to(self.device)
@@ -85,11 +86,11 @@ class OnNodeFederation(Federation):
         if self.site != SERVER:
             train[self.site] = np.arange(len(self.data.train))
             test[self.site] = np.arange(len(self.data.test))
-            for counts, images in (
+            for counts, examples in (
                 (train_counts, self.data.train),
                 (test_counts, self.data.test),
             ):
-                counts[self.site] = np.bincount(images.labels.numpy(), minlength=classes)
+                counts[self.site] = np.bincount(examples.labels.numpy(), minlength=classes)
         return Partition(tuple(train), tuple(test), train_counts, test_counts)
 
     @property
@@ -117,31 +118,10 @@ class OnNodeFederation(Federation):
 
     def _nothing(self) -> DataSet:
         size = self.config.image_size
-        none = Images(
+        none = Examples(
             torch.empty(0, 3, size, size, dtype=torch.uint8), torch.empty(0, dtype=torch.int64)
         )
         middle = (0.5,) * 3
         classes = self.config.class_names
-        return DataSet(self.config.dataset, none, none, classes, middle, middle, "none")
-
-
-def open_site(config: Config, site: int = SERVER, own: str = "") -> OnNodeFederation:
-    """The federation as one site sees it, kept in this process.
-
-    Parameters
-    ----------
-    site : a client's partition id, or `SERVER`.
-    own : ``data-path`` of the node's own config. Without it, as in a simulation, client K's
-        images are in ``client-K`` under the config's `data_path`, beside the server's ``test``.
-    """
-    torch.set_num_threads(config.threads)
-    return _open_site(config, site, own, os.getpid())
-
-
-@lru_cache(maxsize=16)
-def _open_site(config: Config, site: int, own: str, _process: int) -> OnNodeFederation:
-    base = Path(config.data_path).expanduser()
-    folder: Path | None = Path(own) if own else base / f"client-{site}"
-    if site == SERVER:
-        folder = base if config.data_path and (base / "test").is_dir() else None
-    return OnNodeFederation(config, site, folder)
+        preparation = ImagePreparation(middle, middle, "none")
+        return DataSet(self.config.dataset, none, none, classes, preparation)

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from fedloge.config import digest
+from fedloge.digest import digest
 from fedloge.errors import GeometryError, unknown_name
 from fedloge.folders import cache_folder
 from fedloge.geometry.simplex import check_arguments, simplex_etf

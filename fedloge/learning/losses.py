@@ -1,25 +1,26 @@
 """Local losses for long-tailed classes: functions of logits, labels and training counts.
 
 Every loss is a mean over the batch and lives on the device of its arguments. `counts` are the
-training images of each class on the client that trains. Where a loss takes the logarithm or
+training examples of each class on the client that trains. Where a loss takes the logarithm or
 a negative power of a count, a class with none is taken out of the softmax: it receives no
 gradient, and it may not be a label.
 """
 
 from __future__ import annotations
 
-import inspect
-import math
-from collections.abc import Callable
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Mapping
+from functools import cache, partial
+from typing import Annotated, Any
 
+import pydantic
 import torch
 from jaxtyping import Float, Int
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
 from fedloge.errors import ConfigError, unknown_name
+from fedloge.options import NotNegative, Options, Positive, checked_options, keyword_options
 
 LocalLoss = Callable[[Tensor, Tensor], Tensor]
 
@@ -47,7 +48,7 @@ def logit_adjusted(
     logits: Float[Tensor, "samples classes"],
     labels: Int[Tensor, " samples"],
     counts: Int[Tensor, " classes"],
-    tau: float = 1.0,
+    tau: NotNegative = 1.0,
 ) -> Float[Tensor, ""]:
     """Cross-entropy of logits + tau log(n_c / N).
 
@@ -62,7 +63,7 @@ def fedlc(
     logits: Float[Tensor, "samples classes"],
     labels: Int[Tensor, " samples"],
     counts: Int[Tensor, " classes"],
-    tau: float = 1.0,
+    tau: NotNegative = 1.0,
 ) -> Float[Tensor, ""]:
     """Cross-entropy of logits - tau n_c^(-1/4), so that rare classes need a wider margin.
 
@@ -78,8 +79,8 @@ def ldam(
     logits: Float[Tensor, "samples classes"],
     labels: Int[Tensor, " samples"],
     counts: Int[Tensor, " classes"],
-    max_margin: float = 0.5,
-    scale: float = 30.0,
+    max_margin: NotNegative = 0.5,
+    scale: Positive = 30.0,
     weights: Float[Tensor, " classes"] | None = None,
 ) -> Float[Tensor, ""]:
     """Cross-entropy of scale * logits after the true class's logit lost a margin ~ n_y^(-1/4).
@@ -107,7 +108,8 @@ def drw_weights(counts: Int[Tensor, " classes"], beta: float = 0.9999) -> Float[
     Cui et al. 2019, "Class-Balanced Loss Based on Effective Number of Samples", which LDAM
     switches on late in training. 0 <= `beta` < 1; 0 gives all alike. Absent classes get 0.
     """
-    _check_range("drw weights", "beta", beta, below=1.0)
+    if not 0 <= beta < 1:
+        raise ConfigError(f"drw-beta must be a number >= 0 and < 1, got {beta!r}")
     present = counts > 0
     effective = 1 - torch.pow(torch.tensor(beta, dtype=torch.float64), counts)
     weights = torch.where(present, 1 / effective, 0.0)
@@ -115,7 +117,9 @@ def drw_weights(counts: Int[Tensor, " classes"], beta: float = 0.9999) -> Float[
 
 
 def focal(
-    logits: Float[Tensor, "samples classes"], labels: Int[Tensor, " samples"], gamma: float = 2.0
+    logits: Float[Tensor, "samples classes"],
+    labels: Int[Tensor, " samples"],
+    gamma: NotNegative = 2.0,
 ) -> Float[Tensor, ""]:
     """-(1 - p_y)^gamma log p_y, which turns away from what is learned already.
 
@@ -132,8 +136,8 @@ def ratio_loss(
     logits: Float[Tensor, "samples classes"],
     labels: Int[Tensor, " samples"],
     counts: Int[Tensor, " classes"],
-    alpha: float = 1.0,
-    beta: float = 0.1,
+    alpha: NotNegative = 1.0,
+    beta: NotNegative = 0.1,
 ) -> Float[Tensor, ""]:
     """(alpha + beta R_y) times cross-entropy, R_c the mean count of the other classes over n_c.
 
@@ -160,15 +164,31 @@ _LOSSES: dict[str, Callable[..., Tensor]] = {
 }
 
 
-def local_loss(name: str, counts: Int[Tensor, " classes"], **options: Any) -> LocalLoss:
-    """A loss by name, bound to one client's counts: (logits, labels) to a scalar.
+WITHOUT_COUNTS = ("cross-entropy", "focal")
+"""Losses that read nothing of the client, so that a step is the same for all."""
+
+LOSSES = tuple(_LOSSES)
+"""Their names."""
+
+
+def local_loss(
+    name: str,
+    counts: Int[Tensor, " classes"],
+    options: Mapping[str, Any] | None = None,
+    *,
+    round: int = 1,
+) -> LocalLoss:
+    """A loss by name, bound to one client's counts in one round: (logits, labels) to a scalar.
 
     Parameters
     ----------
-    name : cross-entropy, balanced-softmax, logit-adjusted, fedlc, ldam, focal or ratio.
-    counts : training images of each class, at least one of them above 0, on the device of the
+    name : one of `LOSSES`.
+    counts : training examples of each class, at least one of them above 0, on the device of the
         logits to come.
-    options : the loss's own parameters, snake_case or kebab-case.
+    options : the loss's own parameters, kebab-case. Besides, ``ldam`` takes ``drw-from``, the
+        round from which classes are re-weighted (Cao et al. 2019 defer that to the end of
+        training; absent: never), and ``drw-beta`` (0.9999).
+    round : the round that is trained.
 
     Raises
     ------
@@ -177,28 +197,24 @@ def local_loss(name: str, counts: Int[Tensor, " classes"], **options: Any) -> Lo
     """
     if name not in _LOSSES:
         raise ConfigError(unknown_name("loss", name, _LOSSES))
-    parameters = inspect.signature(_LOSSES[name]).parameters
-    known = [p for p in parameters if p not in ("logits", "labels", "counts")]
-    bound: dict[str, Any] = {}
-    for key, value in options.items():
-        key = key.replace("-", "_")
-        if key not in known:
-            raise ConfigError(f"loss {name!r}: {unknown_name('option', key, known)}")
-        if key != "weights":
-            _check_range(f"loss {name!r}", key, value)
-            value = float(value)
-        bound[key] = value
-    if bound.get("scale") == 0:
-        raise ConfigError(f"loss {name!r}: scale must be greater than 0, got 0")
-    if "counts" in parameters:
+    checked = checked_options(_options(name), options or {}, f"loss-options of {name!r}")
+    bound = dict(checked)
+    first, beta = bound.pop("drw_from", None), bound.pop("drw_beta", 0.0)
+    if first is not None and round >= first:
+        bound["weights"] = drw_weights(counts, beta)
+    if name not in WITHOUT_COUNTS:
         bound["counts"] = counts
     return partial(_LOSSES[name], **bound)
 
 
-def _check_range(where: str, key: str, value: object, below: float = math.inf) -> None:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not 0 <= value < below:  # type: ignore[operator]
-        top = "" if below == math.inf else f" and < {below:g}"
-        raise ConfigError(
-            f"{where}: {key.replace('_', '-')} must be a number >= 0{top}, got {value!r}"
-        )
+@cache
+def _options(name: str) -> type[Options]:
+    arguments = ("logits", "labels", "counts", "weights")
+    options = keyword_options(_LOSSES[name], positional=True, without=arguments)
+    if name != "ldam":
+        return options
+    deferred: dict[str, Any] = {
+        "drw_from": (Annotated[int, Field(ge=1)] | None, None),
+        "drw_beta": (Annotated[float, Field(ge=0, lt=1)], 0.9999),
+    }
+    return pydantic.create_model("LdamOptions", __base__=options, **deferred)

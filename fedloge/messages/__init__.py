@@ -1,1 +1,63 @@
-"""Tensors and Flower's records, the protocol of a run, and the exact average."""
+"""Tensors and Flower's records, the protocol of a run, and the exact average.
+
+The first room that knows Flower.
+"""
+
+from fedloge.messages.averaging import ExactSum, WeightedSum, check_update
+from fedloge.messages.partial_sums import PARTIAL, add_update, attach_partial, sum_on_worker
+from fedloge.messages.protocol import (
+    ARRAYS,
+    CLASS_COUNTS,
+    FAILURE,
+    METRICS,
+    NUM_EXAMPLES,
+    PLAN,
+    STAMP,
+    SUMS,
+    Plan,
+    Stamp,
+    failure_content,
+    failure_reason,
+    metrics_of,
+    only_update,
+    reply_content,
+)
+from fedloge.messages.records import (
+    Downlink,
+    decode,
+    encode,
+    num_bytes,
+    received_tensors,
+    record_of,
+)
+
+__all__ = [
+    "ARRAYS",
+    "CLASS_COUNTS",
+    "FAILURE",
+    "METRICS",
+    "NUM_EXAMPLES",
+    "PARTIAL",
+    "PLAN",
+    "STAMP",
+    "SUMS",
+    "Downlink",
+    "ExactSum",
+    "Plan",
+    "Stamp",
+    "WeightedSum",
+    "add_update",
+    "attach_partial",
+    "check_update",
+    "decode",
+    "encode",
+    "failure_content",
+    "failure_reason",
+    "metrics_of",
+    "num_bytes",
+    "only_update",
+    "received_tensors",
+    "record_of",
+    "reply_content",
+    "sum_on_worker",
+]

@@ -132,11 +132,6 @@ class ExactSum:
             parts = ((value - whole) * 2.0**_FRACTION_BITS).round().to(torch.int64)
             self._carry(name, whole.to(torch.int64), parts)
 
-    def merge(self, other: ExactSum) -> None:
-        """Add another partial sum."""
-        for name in self._dtypes:
-            self._carry(name, other._whole[name], other._parts[name])
-
     def total(self) -> dict[str, Tensor]:
         """The sums, in each tensor's own dtype."""
         return {

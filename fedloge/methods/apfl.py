@@ -18,10 +18,10 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from fedloge.methods.ditto import TwinNetwork
-from fedloge.methods.method import LocalData, Losses, MethodOptions, Part, Predictor, Scalar, Update
-from fedloge.methods.single_head import SharedHead
-from fedloge.models.head import LinearHead
+from fedloge.methods.method import ClientData, Losses, Part, Update
+from fedloge.methods.own_model import OwnModel, TwinNetwork
+from fedloge.methods.single_head import SharedHeadOptions
+from fedloge.models.head import LinearHead, Predictor, Scalar
 
 
 class APFLNetwork(TwinNetwork):
@@ -30,19 +30,14 @@ class APFLNetwork(TwinNetwork):
     alpha: Scalar
 
 
-class APFL(SharedHead[APFLNetwork]):
+class APFL(OwnModel[APFLNetwork]):
     """FedAvg, and a personal mixture of two models with a learned weight."""
 
     name = "apfl"
-    parts: ClassVar = {
-        **SharedHead.parts,
-        "own_backbone": Part.PERSONAL,
-        "own_head": Part.PERSONAL,
-        "alpha": Part.PERSONAL,
-    }
+    parts: ClassVar = {**OwnModel.parts, "alpha": Part.PERSONAL}
     primary_personal = "raw"
 
-    class Options(MethodOptions):
+    class Options(SharedHeadOptions):
         """`alpha`: the own model's share to begin with, 0 to 1; `adaptive`: whether it is learned."""
 
         alpha: float = Field(0.5, ge=0, le=1)
@@ -52,29 +47,24 @@ class APFL(SharedHead[APFLNetwork]):
 
     def build(self) -> APFLNetwork:
         """Two models that start alike, and alpha."""
-        shared, own = self.fresh_model(), self.fresh_model()
+        net = super().build()
         alpha = Scalar(self.options.alpha).requires_grad_(self.options.adaptive)
-        return APFLNetwork(
-            backbone=shared.backbone,
-            head=shared.head,
-            own_backbone=own.backbone,
-            own_head=own.head,
-            alpha=alpha,
-        )
+        net.add_module("alpha", alpha)
+        return net
 
-    def loss(self, net: APFLNetwork, images: Tensor, labels: Tensor, client: LocalData) -> Losses:
+    def loss(self, net: APFLNetwork, inputs: Tensor, labels: Tensor, client: ClientData) -> Losses:
         """w's own loss, and the mixture's, which moves v and alpha only."""
         with torch.no_grad():
             net.alpha.value.clamp_(0, 1)  # the step before may have left [0, 1]
         alpha = net.alpha.value
-        w = net.head(net.backbone(images))
-        v = net.own_head(net.own_backbone(images))
+        w = net.head(net.backbone(inputs))
+        v = net.own_head(net.own_backbone(inputs))
         return {
             "global": self.local_loss(w, labels, client),
             "mixture": self.local_loss(alpha * v + (1 - alpha) * w.detach(), labels, client),
         }
 
-    def local_update(self, net: APFLNetwork, client: LocalData) -> Update:
+    def local_update(self, net: APFLNetwork, client: ClientData) -> Update:
         """As any other, alpha back in [0, 1] after the last step too."""
         update = super().local_update(net, client)
         with torch.no_grad():
@@ -82,12 +72,12 @@ class APFL(SharedHead[APFLNetwork]):
         return Update({**update.metrics, "alpha": alpha})
 
     def both_features(
-        self, net: APFLNetwork, images: Tensor
+        self, net: APFLNetwork, inputs: Tensor
     ) -> Float[Tensor, "batch features_of_both"]:
         """Features of the own and of the shared backbone, side by side."""
-        return torch.cat([net.own_backbone(images), net.backbone(images)], dim=1)
+        return torch.cat([net.own_backbone(inputs), net.backbone(inputs)], dim=1)
 
-    def personal_predictors(self, net: APFLNetwork, client: LocalData) -> dict[str, Predictor]:
+    def personal_predictors(self, net: APFLNetwork, client: ClientData) -> dict[str, Predictor]:
         """The mixture, as one linear head on both features; the global model before any training."""
         v, w = LinearHead.of(net.own_head), LinearHead.of(net.head)
         if client.rounds_trained == 0:

@@ -15,23 +15,20 @@ draws and steps differ by data set; the defaults here are our choice.
 from __future__ import annotations
 
 import copy
-from typing import Literal
+from typing import Literal, cast
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from fedloge.errors import ConfigError
-from fedloge.methods.fedavg import FedAvg
-from fedloge.methods.head_tuning import fit_head, plain_features
-from fedloge.methods.method import LocalData, Predictor
-from fedloge.methods.single_head import HeadNetwork
-from fedloge.models.head import LinearHead
+from fedloge.learning.probes import Findings, Probe, ProbeTask
+from fedloge.learning.probes.class_moments import ClassMoments, gaussians
+from fedloge.methods.fedavg import FedAvg, FedAvgOptions
+from fedloge.methods.head_tuning import fit_head
+from fedloge.methods.method import Network, Predictor
+from fedloge.methods.single_head import HeadNetwork, SharedHead
 from fedloge.rng import rng
-
-MOST_MOMENTS = 2**24
-"""Second moments a client may send in one message: 64 MiB of float32."""
 
 
 class CCVR(FedAvg):
@@ -39,8 +36,9 @@ class CCVR(FedAvg):
 
     name = "ccvr"
     primary_global = "calibrated"
+    uniform_step = SharedHead.uniform_step
 
-    class Options(FedAvg.Options):
+    class Options(FedAvgOptions):
         """How the head is calibrated.
 
         `virtual_features`: draws for each class. `epochs`, `lr`, `batch_size`: SGD on them.
@@ -56,48 +54,35 @@ class CCVR(FedAvg):
 
     options: Options
 
-    def evaluation_uplink(self, net: HeadNetwork) -> dict[str, Tensor]:
-        """Per class: count, sum, and second moments (a packed triangle, or the diagonal).
+    def probes(self) -> list[Probe]:
+        """Class moments, of which the server makes the calibrated head."""
+        task = ProbeTask(self.config, self.task.num_classes, self.features)
+        dim = self.task.backbone().out_features
+        return [Calibration(task, dim, self.options)]
 
-        Raises
-        ------
-        ConfigError
-            Full covariances are too large to send.
-        """
-        c, d = net.head.weight.shape
-        second = d if self.options.covariance == "diagonal" else d * (d + 1) // 2
-        if c * second > MOST_MOMENTS:
-            raise ConfigError(
-                f"ccvr: covariances of {c} classes in {d} features are {c * second:,} numbers a "
-                f"client, more than {MOST_MOMENTS:,}; set method-options covariance = diagonal"
-            )
-        return {
-            "counts": torch.zeros(c),
-            "sums": torch.zeros(c, d),
-            "second-moments": torch.zeros(c, second),
-        }
 
-    def evaluation_sums(self, net: HeadNetwork, client: LocalData) -> dict[str, Tensor]:
-        """This client's moments under the model of the round."""
-        features, labels = plain_features(self, net, client)
-        full = self.options.covariance == "full"
-        return class_moments(features, labels, self.task.num_classes, full=full)
+class Calibration(ClassMoments):
+    """The averaged head, trained further on virtual features."""
 
-    def calibrated_predictors(
-        self, net: HeadNetwork, sums: dict[str, Tensor]
-    ) -> dict[str, Predictor]:
-        """The averaged head, trained further on virtual features."""
+    name = "ccvr"
+
+    def __init__(self, task: ProbeTask, dim: int, options: CCVR.Options) -> None:
+        super().__init__(task, dim, full=options.covariance == "full")
+        self.options = options
+
+    def finish(self, net: Network, sums: dict[str, Tensor]) -> Findings:
+        """The calibrated global model; none where no client sent a feature."""
         counts, mean, covariance = gaussians(sums["counts"], sums["sums"], sums["second-moments"])
         seen = (counts > 0).nonzero()[:, 0]
         if not len(seen):
-            return {}
+            return Findings()
         # The same draws in every round: rounds are then compared without their noise.
-        generator = rng(self.config.seed, "ccvr")
+        generator = rng(self.task.config.seed, "ccvr")
         shape = (len(counts), self.options.virtual_features, mean.shape[1])
         noise = torch.from_numpy(generator.standard_normal(shape, dtype="float32"))
         features = virtual_features(mean[seen], covariance[seen], noise[seen])
-        device = net.head.weight.device
-        head = copy.deepcopy(net.head)
+        head = copy.deepcopy(cast(HeadNetwork, net).head)
+        device = head.weight.device
         fit_head(
             head,
             features.flatten(0, 1).to(device),
@@ -107,55 +92,7 @@ class CCVR(FedAvg):
             batch_size=self.options.batch_size,
             generator=generator,
         )
-        return {"calibrated": Predictor(LinearHead.of(head))}
-
-
-def class_moments(
-    features: Float[Tensor, "images features"],
-    labels: Int[Tensor, " images"],
-    classes: int,
-    *,
-    full: bool,
-) -> dict[str, Tensor]:
-    """Count, sum of h, and sum of h h^T (upper triangle, row by row) or of h^2, for each class.
-
-    Unlike means and covariances these add up over clients.
-    """
-    d = features.shape[1]
-    upper = torch.triu_indices(d, d, device=features.device)
-    counts = torch.bincount(labels, minlength=classes)
-    sums = features.new_zeros(classes, d)
-    second = features.new_zeros(classes, upper.shape[1] if full else d)
-    for c in labels.unique().tolist():
-        own = features[labels == c].double()
-        sums[c] = own.sum(dim=0)
-        second[c] = (own.T @ own)[upper[0], upper[1]] if full else own.square().sum(dim=0)
-    return {"counts": counts.to(features), "sums": sums, "second-moments": second}
-
-
-def gaussians(
-    counts: Float[Tensor, " classes"],
-    sums: Float[Tensor, "classes features"],
-    second: Float[Tensor, "classes moments"],
-) -> tuple[
-    Float[Tensor, " classes"], Float[Tensor, "classes features"], Float[Tensor, "classes ..."]
-]:
-    """Counts, means and unbiased covariances (or, from diagonal moments, variances) in float64.
-
-    A class of one image has covariance 0, an absent class mean 0 as well.
-    """
-    counts, sums, second = counts.double(), sums.double(), second.double()
-    d = sums.shape[1]
-    mean = sums / counts.clamp(min=1)[:, None]
-    if second.shape[1] == d:
-        scatter = second - counts[:, None] * mean.square()
-        return counts, mean, scatter.clamp(min=0) / (counts - 1).clamp(min=1)[:, None]
-    upper = torch.triu_indices(d, d, device=second.device)
-    full = second.new_zeros(len(counts), d, d)
-    full[:, upper[0], upper[1]] = second
-    full[:, upper[1], upper[0]] = second
-    scatter = full - counts[:, None, None] * mean[:, :, None] * mean[:, None, :]
-    return counts, mean, scatter / (counts - 1).clamp(min=1)[:, None, None]
+        return Findings(predictors={"calibrated": Predictor.of(head)})
 
 
 def virtual_features(

@@ -24,9 +24,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, one_hot
 
-from fedloge.methods.fedavg import FedAvg
-from fedloge.methods.head_tuning import fit_head, plain_features
-from fedloge.methods.method import Aggregate, LocalData, Part, Predictor, Update
+from fedloge.methods.fedavg import FedAvg, FedAvgOptions
+from fedloge.methods.head_tuning import fit_head
+from fedloge.methods.method import Aggregate, ClientData, Part, Predictor, Update, plain_features
 from fedloge.methods.single_head import HeadNetwork
 from fedloge.models.head import LinearHead, linear
 from fedloge.rng import rng, torch_seeded
@@ -39,7 +39,7 @@ class CReFF(FedAvg):
     parts: ClassVar = {"backbone": Part.SHARED, "head": Part.SHARED, "retrained": Part.SHARED}
     primary_global = "retrained"
 
-    class Options(FedAvg.Options):
+    class Options(FedAvgOptions):
         """The server's work; defaults are the authors'.
 
         `features_per_class`: federated features of each class. `match_steps`, `match_lr`:
@@ -64,7 +64,7 @@ class CReFF(FedAvg):
         net.add_module("retrained", head.requires_grad_(False))
         return net
 
-    def local_update(self, net: HeadNetwork, client: LocalData) -> Update:
+    def local_update(self, net: HeadNetwork, client: ClientData) -> Update:
         """Class gradients under the model as received, then FedAvg's update."""
         head = LinearHead.of(_retrained(net))
         features, labels = plain_features(self, net, client)
@@ -116,7 +116,7 @@ class CReFF(FedAvg):
 
     def global_predictors(self, net: HeadNetwork) -> dict[str, Predictor]:
         """The averaged head, and the re-trained one."""
-        retrained = Predictor(LinearHead.of(_retrained(net)))
+        retrained = Predictor.of(_retrained(net))
         return super().global_predictors(net) | {"retrained": retrained}
 
     def head_norms(self, net: HeadNetwork) -> dict[str, Tensor]:

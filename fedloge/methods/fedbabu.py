@@ -13,9 +13,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from fedloge.methods.fedavg import FedAvg
+from fedloge.methods.fedavg import FedAvg, TuningOptions
 from fedloge.methods.method import Part
-from fedloge.methods.single_head import HeadNetwork, SingleHead
+from fedloge.methods.single_head import HeadNetwork, LossOptions
 
 
 class FedBABU(FedAvg):
@@ -23,7 +23,12 @@ class FedBABU(FedAvg):
 
     name = "fedbabu"
     parts: ClassVar = {"backbone": Part.SHARED, "head": Part.FIXED}
-    reads: ClassVar = SingleHead.reads
+    uniform_step = FedAvg.uniform_step
+
+    class Options(LossOptions, TuningOptions):
+        """The local loss, and the head's tuning; no head is trained that anything could be made of."""
+
+    options: Options  # type: ignore[assignment]
 
     def build(self) -> HeadNetwork:
         """As FedAvg's, the head frozen."""

@@ -12,18 +12,22 @@ from __future__ import annotations
 from typing import ClassVar
 
 from fedloge.errors import ConfigError
-from fedloge.methods.method import LocalData, MethodOptions, Part, Predictor, Task
+from fedloge.methods.method import ClientData, MethodOptions, Part, Predictor, Task
 from fedloge.methods.single_head import HeadNetwork, SingleHead
-from fedloge.models.head import LinearHead
+from fedloge.models.network import NORM_LAYERS
 
 
 class FedBN(SingleHead[HeadNetwork]):
     """One model, averaged but for its norm layers."""
 
     name = "fedbn"
-    parts: ClassVar = {"backbone": Part.SHARED, "head": Part.SHARED}
+    parts: ClassVar = {
+        "backbone": Part.SHARED,
+        "head": Part.SHARED,
+        NORM_LAYERS: Part.PERSONAL,
+    }
     primary_personal = "raw"
-    norm_sharing = "none"
+    uniform_step = SingleHead.uniform_step
 
     def __init__(self, task: Task, options: MethodOptions) -> None:
         super().__init__(task, options)
@@ -33,6 +37,6 @@ class FedBN(SingleHead[HeadNetwork]):
                 "leave the key out, or use method=fedavg"
             )
 
-    def personal_predictors(self, net: HeadNetwork, client: LocalData) -> dict[str, Predictor]:
+    def personal_predictors(self, net: HeadNetwork, client: ClientData) -> dict[str, Predictor]:
         """The averaged model with the client's own norm layers."""
-        return {"raw": Predictor(LinearHead.of(net.head))}
+        return {"raw": Predictor.of(net.head)}

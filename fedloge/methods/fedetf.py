@@ -21,21 +21,19 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear, normalize
 
 from fedloge.geometry.prototypes import prototypes
-from fedloge.learning.loop import Sgd
 from fedloge.learning.losses import balanced_softmax
+from fedloge.learning.optimiser import Sgd
 from fedloge.methods.method import (
-    FixedHead,
-    LocalData,
+    ClientData,
     Losses,
     Method,
     MethodOptions,
     Network,
     Part,
     Predictor,
-    Scalar,
 )
 from fedloge.models import head as heads
-from fedloge.models.head import LinearHead
+from fedloge.models.head import FixedHead, LinearHead, Scalar
 from fedloge.rng import rng
 
 
@@ -92,24 +90,26 @@ class FedETF(Method[FedETFNetwork]):
             own_projection=own.requires_grad_(False),
         )
 
-    def loss(self, net: FedETFNetwork, images: Tensor, labels: Tensor, client: LocalData) -> Losses:
+    def loss(
+        self, net: FedETFNetwork, inputs: Tensor, labels: Tensor, client: ClientData
+    ) -> Losses:
         """Balanced softmax of the scaled cosines."""
-        logits = net.scale.value * net.fixed(self.features(net, images))
+        logits = net.scale.value * net.fixed(self.features(net, inputs))
         return {"balanced": balanced_softmax(logits, labels, client.counts)}
 
-    def features(self, net: FedETFNetwork, images: Tensor) -> Float[Tensor, "batch features"]:
+    def features(self, net: FedETFNetwork, inputs: Tensor) -> Float[Tensor, "batch features"]:
         """Projected, at unit norm."""
-        return normalize(net.projection(net.backbone(images)))
+        return normalize(net.projection(net.backbone(inputs)))
 
-    def own_features(self, net: FedETFNetwork, images: Tensor) -> Float[Tensor, "batch features"]:
+    def own_features(self, net: FedETFNetwork, inputs: Tensor) -> Float[Tensor, "batch features"]:
         """The same through the client's tuned projection."""
-        return normalize(net.own_projection(net.backbone(images)))
+        return normalize(net.own_projection(net.backbone(inputs)))
 
     def global_predictors(self, net: FedETFNetwork) -> dict[str, Predictor]:
         """The fixed classifier on the shared projection."""
         return {"raw": Predictor(LinearHead(net.scale.value.detach() * net.fixed.weight))}
 
-    def personal_predictors(self, net: FedETFNetwork, client: LocalData) -> dict[str, Predictor]:
+    def personal_predictors(self, net: FedETFNetwork, client: ClientData) -> dict[str, Predictor]:
         """The global model as it is, and with projection and classifier tuned on the client."""
         tuned = self._tune(net, client)
         return {
@@ -117,7 +117,7 @@ class FedETF(Method[FedETFNetwork]):
             "tuned": Predictor(LinearHead(tuned), extractor="own_features"),
         }
 
-    def _tune(self, net: FedETFNetwork, client: LocalData) -> Float[Tensor, "classes features"]:
+    def _tune(self, net: FedETFNetwork, client: ClientData) -> Float[Tensor, "classes features"]:
         """Leave the tuned projection in `net.own_projection`; return the tuned W, scaled."""
         config, projection = self.config, net.own_projection
         projection.load_state_dict(net.projection.state_dict())

@@ -28,9 +28,9 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
 
 from fedloge.learning.metrics import shot_groups
-from fedloge.methods.fedavg import FedAvg
-from fedloge.methods.method import Aggregate, LocalData, Losses, Part
-from fedloge.methods.single_head import HeadNetwork
+from fedloge.methods.fedavg import FedAvg, TuningOptions
+from fedloge.methods.method import Aggregate, ClientData, Losses, Part
+from fedloge.methods.single_head import HeadNetwork, PostHocOptions
 
 
 class FedGraB(FedAvg):
@@ -43,9 +43,8 @@ class FedGraB(FedAvg):
         "tail": Part.SHARED,
         "balancer": Part.PERSONAL,
     }
-    reads = frozenset({"post-hoc"})
 
-    class Options(FedAvg.Options):
+    class Options(PostHocOptions, TuningOptions):
         """The controller: `kp`, `ki`, `kd` are its proportional, integral and derivative gains.
 
         `ceiling`, `steepness`: f(u) = ceiling / (1 + (ceiling - 1) exp(-steepness u)).
@@ -61,7 +60,7 @@ class FedGraB(FedAvg):
         balance: Literal["tail", "all"] = "tail"
         balance_negatives: bool = False
 
-    options: Options
+    options: Options  # type: ignore[assignment]
 
     def build(self) -> HeadNetwork:
         """FedAvg's network, the classes to balance (at first none), and a balancer at rest."""
@@ -70,9 +69,9 @@ class FedGraB(FedAvg):
         net.add_module("balancer", Balancer(classes, self.options))
         return net
 
-    def loss(self, net: HeadNetwork, images: Tensor, labels: Tensor, client: LocalData) -> Losses:
+    def loss(self, net: HeadNetwork, inputs: Tensor, labels: Tensor, client: ClientData) -> Losses:
         """Binary cross-entropies summed over classes, positive and negative terms weighted."""
-        logits = net.head(net.backbone(images))
+        logits = net.head(net.backbone(inputs))
         balancer, tail = cast(Balancer, net.balancer), cast(Tail, net.tail)
         targets = one_hot(labels, logits.shape[1]).to(logits)
         weights = balancer.weights(targets, tail.mask)

@@ -12,13 +12,13 @@ trained by the same loss and averaged. The backbone is then FedAvg's.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from fedloge.geometry.prototypes import prototypes
 from fedloge.geometry.realignment import (
     absent_mask,
     global_realign,
@@ -27,18 +27,17 @@ from fedloge.geometry.realignment import (
 )
 from fedloge.methods.head_tuning import tuned_head
 from fedloge.methods.method import (
-    FixedHead,
-    LocalData,
+    ClientData,
     Losses,
     Method,
-    MethodOptions,
     Network,
     Part,
     Predictor,
     Task,
 )
 from fedloge.methods.post_hoc import post_hoc
-from fedloge.models.head import LinearHead, linear
+from fedloge.methods.single_head import PostHocOptions
+from fedloge.models.head import FixedHead, LinearHead, linear
 
 
 class FedLoGeNetwork(Network):
@@ -61,21 +60,29 @@ class FedLoGe(Method[FedLoGeNetwork]):
     }
     primary_global = "realigned"
     primary_personal = "realigned"
-    reads: ClassVar = frozenset({"post-hoc"})
 
-    class Options(MethodOptions):
-        """`tune_epochs`: also measure personal models whose local head was first tuned on the client's
-        images, for so many passes; 0, as in the paper: none. FedAvg's are tuned so, for 5.
+    class Options(PostHocOptions):
+        """The fixed classifier W, and how personal models are read.
+
+        `prototypes`: W is SSE-C (``sparse-etf``), a plain simplex (``etf``), or ``none``, a trained
+        layer in its place. `sparsity`: share of zeros in every row of SSE-C. `gamma`: norm of every
+        row of W. `personal_realignment`: LA-FR as phi' = psi ||phi||, or its logits plus the local
+        head's own (``sum``). `tune_epochs`: also measure personal models whose local head was
+        first tuned on the client's examples, for so many passes; 0, as in the paper: none. FedAvg's
+        are tuned so, for 5.
         """
 
+        prototypes: Literal["sparse-etf", "etf", "none"] = "sparse-etf"
+        sparsity: float = Field(0.6, ge=0, lt=1)
+        gamma: float = Field(0.1, gt=0)
+        personal_realignment: Literal["norm", "sum"] = "norm"
         tune_epochs: int = Field(0, ge=0)
 
     options: Options
 
-    def __init__(self, task: Task, options: MethodOptions) -> None:
+    def __init__(self, task: Task, options: Options) -> None:
         super().__init__(task, options)
-        post_hoc(task.config.post_hoc, torch.zeros(task.num_classes, 1))
-        self.w = "trained" if task.config.prototypes == "none" else "fixed"
+        self.w = "trained" if options.prototypes == "none" else "fixed"
         if self.w == "trained":
             self.parts = {**self.parts, "classifier": Part.SHARED}  # type: ignore[misc]
 
@@ -84,7 +91,11 @@ class FedLoGe(Method[FedLoGeNetwork]):
         backbone = self.task.backbone()
         dim, classes, seed = backbone.out_features, self.task.num_classes, self.config.seed
         if self.w == "fixed":
-            classifier: nn.Linear = FixedHead(self.task.prototypes(dim))
+            o = self.options
+            fixed = prototypes(
+                classes, dim, o.prototypes, sparsity=o.sparsity, gamma=o.gamma, seed=seed
+            )
+            classifier: nn.Linear = FixedHead(fixed)
         else:
             classifier = linear(dim, classes, seed=seed, purpose="init/global-head")
         return FedLoGeNetwork(
@@ -95,10 +106,10 @@ class FedLoGe(Method[FedLoGeNetwork]):
         )
 
     def loss(
-        self, net: FedLoGeNetwork, images: Tensor, labels: Tensor, client: LocalData
+        self, net: FedLoGeNetwork, inputs: Tensor, labels: Tensor, client: ClientData
     ) -> Losses:
         """The three losses; each moves one part only, so one backward pass serves them all."""
-        h = net.backbone(images)
+        h = net.backbone(inputs)
         return {
             self.w: cross_entropy(net.classifier(h), labels),  # moves theta: W is fixed
             "global": cross_entropy(net.global_head(h.detach()), labels),  # moves psi
@@ -106,7 +117,7 @@ class FedLoGe(Method[FedLoGeNetwork]):
         }
 
     @property
-    def constant_loss(self) -> bool:
+    def uniform_step(self) -> bool:
         """The three losses know the batch alone."""
         return True
 
@@ -114,13 +125,13 @@ class FedLoGe(Method[FedLoGeNetwork]):
         """W, psi, and GA-FR's psi'_c = psi_c / ||psi_c||."""
         psi = net.global_head.weight.detach()
         return {
-            self.w: Predictor(LinearHead.of(net.classifier)),
-            "raw": Predictor(LinearHead.of(net.global_head)),
-            **post_hoc(self.config.post_hoc, psi),
+            self.w: Predictor.of(net.classifier),
+            "raw": Predictor.of(net.global_head),
+            **post_hoc(self.options.post_hoc, psi),
             "realigned": Predictor(LinearHead(global_realign(psi))),
         }
 
-    def personal_predictors(self, net: FedLoGeNetwork, client: LocalData) -> dict[str, Predictor]:
+    def personal_predictors(self, net: FedLoGeNetwork, client: ClientData) -> dict[str, Predictor]:
         """phi_k, and LA-FR's phi'_{k,c} = psi_c ||phi_{k,c}||, absent classes masked.
 
         A client that has never trained has no phi: it predicts with the global head.
@@ -130,7 +141,7 @@ class FedLoGe(Method[FedLoGeNetwork]):
         new = client.rounds_trained == 0
         predictors = (
             {
-                "raw": Predictor(LinearHead.of(net.global_head)),
+                "raw": Predictor.of(net.global_head),
                 "realigned": Predictor(LinearHead(global_realign(psi), mask=mask)),
             }
             if new
@@ -144,12 +155,12 @@ class FedLoGe(Method[FedLoGeNetwork]):
 
     def _personal(self, psi: Tensor, own: nn.Linear, mask: Tensor) -> dict[str, Predictor]:
         phi = own.weight.detach()
-        if self.config.personal_realignment == "sum":
+        if self.options.personal_realignment == "sum":
             weight, bias = local_realign_sum(psi, phi), own.bias.detach()
         else:
             weight, bias = local_realign(psi, phi), None
         return {
-            "raw": Predictor(LinearHead.of(own)),
+            "raw": Predictor.of(own),
             "realigned": Predictor(LinearHead(weight, bias, mask)),
         }
 

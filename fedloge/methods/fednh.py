@@ -24,10 +24,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from fedloge.geometry.simplex import simplex_etf
-from fedloge.methods.head_tuning import plain_features
 from fedloge.methods.method import (
     Aggregate,
-    LocalData,
+    ClientData,
     Losses,
     Method,
     MethodOptions,
@@ -35,6 +34,7 @@ from fedloge.methods.method import (
     Part,
     Predictor,
     Update,
+    plain_features,
 )
 from fedloge.models.head import LinearHead
 
@@ -86,11 +86,11 @@ class FedNH(Method[FedNHNetwork]):
         head = PrototypeHead(start, options.scale, learn_scale=options.learn_scale)
         return FedNHNetwork(backbone=backbone, prototypes=head)
 
-    def loss(self, net: FedNHNetwork, images: Tensor, labels: Tensor, client: LocalData) -> Losses:
+    def loss(self, net: FedNHNetwork, inputs: Tensor, labels: Tensor, client: ClientData) -> Losses:
         """Cross-entropy of the scaled cosines."""
-        return {"ce": cross_entropy(net.prototypes(net.backbone(images)), labels)}
+        return {"ce": cross_entropy(net.prototypes(net.backbone(inputs)), labels)}
 
-    def local_update(self, net: FedNHNetwork, client: LocalData) -> Update:
+    def local_update(self, net: FedNHNetwork, client: ClientData) -> Update:
         """Train; then send the class means of the unit features under the trained backbone."""
         update = super().local_update(net, client)
         means = class_directions(*plain_features(self, net, client), self.task.num_classes)
@@ -113,7 +113,7 @@ class FedNH(Method[FedNHNetwork]):
         """The nearest prototype by angle; the scale and ||h|| change no ranking."""
         return {"raw": Predictor(LinearHead(net.prototypes.weight))}
 
-    def personal_predictors(self, net: FedNHNetwork, client: LocalData) -> dict[str, Predictor]:
+    def personal_predictors(self, net: FedNHNetwork, client: ClientData) -> dict[str, Predictor]:
         """The global model; the paper's personal model is the one trained locally in the round."""
         return self.global_predictors(net)
 

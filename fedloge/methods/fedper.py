@@ -10,9 +10,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from fedloge.methods.method import LocalData, Part, Predictor
+from fedloge.methods.method import ClientData, Part, Predictor
 from fedloge.methods.single_head import HeadNetwork, SingleHead
-from fedloge.models.head import LinearHead
 
 
 class FedPer(SingleHead[HeadNetwork]):
@@ -21,7 +20,8 @@ class FedPer(SingleHead[HeadNetwork]):
     name = "fedper"
     parts: ClassVar = {"backbone": Part.SHARED, "head": Part.PERSONAL}
     primary_personal = "raw"
+    uniform_step = SingleHead.uniform_step
 
-    def personal_predictors(self, net: HeadNetwork, client: LocalData) -> dict[str, Predictor]:
+    def personal_predictors(self, net: HeadNetwork, client: ClientData) -> dict[str, Predictor]:
         """The shared backbone under the client's own head."""
-        return {"raw": Predictor(LinearHead.of(net.head))}
+        return {"raw": Predictor.of(net.head)}

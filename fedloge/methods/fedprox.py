@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from fedloge.learning.loop import sgd
-from fedloge.methods.fedavg import FedAvg
-from fedloge.methods.method import LocalData, Losses, Update
+from fedloge.methods.fedavg import FedAvg, FedAvgOptions
+from fedloge.methods.method import ClientData, Losses, Update
 from fedloge.methods.single_head import HeadNetwork
 
 
@@ -26,22 +26,22 @@ class FedProx(FedAvg):
 
     name = "fedprox"
 
-    class Options(FedAvg.Options):
+    class Options(FedAvgOptions):
         """`mu`: weight of the proximal term; the paper picks one of 0.001, 0.01, 0.1 and 1 a data set."""
 
         mu: float = Field(0.01, ge=0)
 
     options: Options
 
-    def local_update(self, net: HeadNetwork, client: LocalData) -> Update:
+    def local_update(self, net: HeadNetwork, client: ClientData) -> Update:
         """SGD on the loss plus the proximal term; what is not shared is not held."""
         anchored = [
             (p, p.detach().clone()) for name, p in net.named_parameters() if name in client.received
         ]
 
-        def loss(net: HeadNetwork, images: Tensor, labels: Tensor, client: LocalData) -> Losses:
+        def loss(net: HeadNetwork, inputs: Tensor, labels: Tensor, client: ClientData) -> Losses:
             proximal = self.options.mu / 2 * squared_distance(anchored)
-            return {**self.loss(net, images, labels, client), "proximal": proximal}
+            return {**self.loss(net, inputs, labels, client), "proximal": proximal}
 
         epochs = self.config.local_epochs
         return Update(sgd(net, self.trainable(net), loss, client, epochs=epochs))

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from fedloge.learning.loop import sgd
 from fedloge.methods.fedper import FedPer
-from fedloge.methods.method import LocalData, Losses, MethodOptions, Update
-from fedloge.methods.single_head import HeadNetwork
+from fedloge.methods.method import ClientData, Losses, Update
+from fedloge.methods.single_head import HeadNetwork, LossOptions
 
 
 class FedRep(FedPer):
@@ -23,14 +23,14 @@ class FedRep(FedPer):
 
     name = "fedrep"
 
-    class Options(MethodOptions):
+    class Options(LossOptions):
         """`head_epochs`: passes for the head (10 in the paper); the backbone has ``local-epochs``."""
 
         head_epochs: int = Field(10, ge=1)
 
     options: Options
 
-    def local_update(self, net: HeadNetwork, client: LocalData) -> Update:
+    def local_update(self, net: HeadNetwork, client: ClientData) -> Update:
         """The head, then the backbone; neither moves in the other's turn."""
         head = sgd(
             net,
@@ -51,9 +51,9 @@ class FedRep(FedPer):
         return Update({**body, "loss-head": head["loss"]})
 
     def head_loss(
-        self, net: HeadNetwork, images: Tensor, labels: Tensor, client: LocalData
+        self, net: HeadNetwork, inputs: Tensor, labels: Tensor, client: ClientData
     ) -> Losses:
         """The loss without a gradient for the backbone."""
         with torch.no_grad():
-            h = net.backbone(images)
+            h = net.backbone(inputs)
         return {"local": self.local_loss(net.head(h), labels, client)}

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fedloge.learning.losses import balanced_softmax
-from fedloge.methods.method import LocalData, Losses, Part, Predictor
-from fedloge.methods.single_head import HeadNetwork, SharedHead
+from fedloge.methods.method import ClientData, Losses, Part, Predictor
+from fedloge.methods.single_head import HeadNetwork, PostHocOptions, SharedHead
 from fedloge.models.head import LinearHead, linear
 
 
@@ -32,7 +32,7 @@ class FedROD(SharedHead[FedRODNetwork]):
     name = "fedrod"
     parts: ClassVar = {**SharedHead.parts, "private_head": Part.PERSONAL}
     primary_personal = "raw"
-    reads: ClassVar = frozenset({"post-hoc"})
+    Options = PostHocOptions
 
     def build(self) -> FedRODNetwork:
         """The generic model and the private head, as their layers start."""
@@ -42,9 +42,11 @@ class FedROD(SharedHead[FedRODNetwork]):
         )
         return FedRODNetwork(backbone=generic.backbone, head=generic.head, private_head=private)
 
-    def loss(self, net: FedRODNetwork, images: Tensor, labels: Tensor, client: LocalData) -> Losses:
+    def loss(
+        self, net: FedRODNetwork, inputs: Tensor, labels: Tensor, client: ClientData
+    ) -> Losses:
         """The generic and the private loss; the private one moves the private head alone."""
-        h = net.backbone(images)
+        h = net.backbone(inputs)
         generic = net.head(h)
         both = generic.detach() + net.private_head(h.detach())
         return {
@@ -52,7 +54,7 @@ class FedROD(SharedHead[FedRODNetwork]):
             "private": cross_entropy(both, labels),
         }
 
-    def personal_predictors(self, net: FedRODNetwork, client: LocalData) -> dict[str, Predictor]:
+    def personal_predictors(self, net: FedRODNetwork, client: ClientData) -> dict[str, Predictor]:
         """Both heads' logits added; for a client that has never trained, the generic ones."""
         generic, private = LinearHead.of(net.head), LinearHead.of(net.private_head)
         if client.rounds_trained == 0:

@@ -29,9 +29,9 @@ from torch.nn import functional
 from torch.nn.functional import cross_entropy
 
 from fedloge.learning.loop import sgd
-from fedloge.methods.fedavg import FedAvg
-from fedloge.methods.method import Aggregate, LocalData, Losses, Part, Update
-from fedloge.methods.single_head import HeadNetwork
+from fedloge.methods.fedavg import FedAvg, TuningOptions
+from fedloge.methods.method import Aggregate, ClientData, Losses, Part, Update
+from fedloge.methods.single_head import HeadNetwork, PostHocOptions
 from fedloge.rng import rng
 
 
@@ -40,9 +40,8 @@ class FedYoYo(FedAvg):
 
     name = "fedyoyo"
     parts: ClassVar = {"backbone": Part.SHARED, "head": Part.SHARED, "federation": Part.SHARED}
-    reads = frozenset({"post-hoc"})
 
-    class Options(FedAvg.Options):
+    class Options(PostHocOptions, TuningOptions):
         """`weight`: of the distillation, reached after `warmup` rounds from near 0.
 
         `temperature`: of both predictions in it. `tau`: strength of the logit adjustment.
@@ -57,7 +56,7 @@ class FedYoYo(FedAvg):
         local_share: float = Field(0.1, ge=0, le=1)
         keep: float = Field(0.9, ge=0, lt=1)
 
-    options: Options
+    options: Options  # type: ignore[assignment]
 
     def build(self) -> HeadNetwork:
         """FedAvg's network, and the federation's class counts, not known yet."""
@@ -65,7 +64,7 @@ class FedYoYo(FedAvg):
         net.add_module("federation", Federation(self.task.num_classes))
         return net
 
-    def local_update(self, net: HeadNetwork, client: LocalData) -> Update:
+    def local_update(self, net: HeadNetwork, client: ClientData) -> Update:
         """SGD on both views; sends the class counts."""
         o = self.options
         generator = rng(self.config.seed, "fedyoyo/strong", client.round, client.client)
@@ -73,8 +72,8 @@ class FedYoYo(FedAvg):
         adjustment = logit_adjustment(counts, client.counts, o.local_share, o.tau)
         weight = o.weight * min(client.round / o.warmup, 1.0)
 
-        def loss(net: HeadNetwork, images: Tensor, labels: Tensor, client: LocalData) -> Losses:
-            views = torch.cat([images, strong_view(images, generator)])
+        def loss(net: HeadNetwork, inputs: Tensor, labels: Tensor, client: ClientData) -> Losses:
+            views = torch.cat([inputs, strong_view(inputs, generator)])
             weak, strong = (net.head(net.backbone(views)) + adjustment).chunk(2)
             return {
                 "ce": (cross_entropy(weak, labels) + cross_entropy(strong, labels)) / 2,

@@ -10,12 +10,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from fedloge.methods.method import LocalData, Method, Network
+from fedloge.methods.method import ClientData, Method, Network, plain_features
 from fedloge.rng import rng
 
 
 def tuned_head(
-    method: Method, net: Network, head: nn.Linear, client: LocalData, *, epochs: int
+    method: Method, net: Network, head: nn.Linear, client: ClientData, *, epochs: int
 ) -> nn.Linear:
     """A copy of `head` trained by SGD on the client's features, backbone frozen in evaluation mode.
 
@@ -37,16 +37,6 @@ def tuned_head(
         generator=rng(config.seed, "tune", client.round, client.client),
     )
     return tuned.requires_grad_(False)
-
-
-def plain_features(
-    method: Method, net: Network, client: LocalData
-) -> tuple[Float[Tensor, "images features"], Int[Tensor, " images"]]:
-    """Features and labels of a client's training images, not augmented, in evaluation mode."""
-    net.eval()
-    with torch.no_grad():
-        parts = [(method.features(net, x), y) for x, y in client.plain_batches()]
-    return torch.cat([h for h, _ in parts]), torch.cat([y for _, y in parts])
 
 
 @torch.no_grad()

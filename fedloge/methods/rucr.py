@@ -29,11 +29,18 @@ from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
-from fedloge.methods.fedavg import FedAvg
-from fedloge.methods.head_tuning import fit_head, plain_features
-from fedloge.methods.method import Aggregate, LocalData, Losses, Part, Predictor, Update
+from fedloge.methods.fedavg import FedAvg, FedAvgOptions
+from fedloge.methods.head_tuning import fit_head
+from fedloge.methods.method import (
+    Aggregate,
+    ClientData,
+    Losses,
+    Part,
+    Predictor,
+    Update,
+    plain_features,
+)
 from fedloge.methods.single_head import HeadNetwork
-from fedloge.models.head import LinearHead
 from fedloge.rng import rng
 
 
@@ -49,7 +56,7 @@ class RUCR(FedAvg):
     }
     primary_global = "rectified"
 
-    class Options(FedAvg.Options):
+    class Options(FedAvgOptions):
         """The authors' settings for CIFAR-10-LT.
 
         `feature_weight`, `temperature`: of the feature loss. `mix_low`, `mix_high`: range of a
@@ -83,9 +90,9 @@ class RUCR(FedAvg):
         net.add_module("unified", Unified(*net.head.weight.shape))
         return net
 
-    def loss(self, net: HeadNetwork, images: Tensor, labels: Tensor, client: LocalData) -> Losses:
+    def loss(self, net: HeadNetwork, inputs: Tensor, labels: Tensor, client: ClientData) -> Losses:
         """FedAvg's loss, and the feature loss against the unified prototypes."""
-        features = net.backbone(images)
+        features = net.backbone(inputs)
         unified = cast(Unified, net.unified)
         return {
             "local": self.local_loss(net.head(features), labels, client),
@@ -93,7 +100,7 @@ class RUCR(FedAvg):
             * feature_loss(features, labels, unified, client.counts, self.options.temperature),
         }
 
-    def local_update(self, net: HeadNetwork, client: LocalData) -> Update:
+    def local_update(self, net: HeadNetwork, client: ClientData) -> Update:
         """Class means under the model as received; training; rectification of a copy of the head."""
         features, labels = plain_features(self, net, client)
         means = class_means(features, labels, self.task.num_classes)
@@ -108,7 +115,7 @@ class RUCR(FedAvg):
         }
         return dataclasses.replace(update, sums=sums)
 
-    def _rectified(self, net: HeadNetwork, features: Tensor, client: LocalData) -> nn.Linear:
+    def _rectified(self, net: HeadNetwork, features: Tensor, client: ClientData) -> nn.Linear:
         unified, o = cast(Unified, net.unified), self.options
         head = copy.deepcopy(net.head)
         known = unified.counts.nonzero()[:, 0]
@@ -160,7 +167,7 @@ class RUCR(FedAvg):
 
     def global_predictors(self, net: HeadNetwork) -> dict[str, Predictor]:
         """The averaged head, and the average of the rectified ones."""
-        rectified = Predictor(LinearHead.of(cast(nn.Linear, net.rectified)))
+        rectified = Predictor.of(cast(nn.Linear, net.rectified))
         return super().global_predictors(net) | {"rectified": rectified}
 
 

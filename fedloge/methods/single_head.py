@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, TypeVar, cast
+from typing import Any, ClassVar, Literal, TypeVar, cast
 
 import torch
-from jaxtyping import Int
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
-from fedloge.config import Config, parse_options
-from fedloge.errors import ConfigError
-from fedloge.learning.losses import LocalLoss, drw_weights, local_loss
-from fedloge.methods.method import (
-    LocalData,
-    Losses,
-    Method,
-    MethodOptions,
-    Network,
-    Part,
-    Predictor,
-    Task,
-)
+from fedloge.learning.losses import WITHOUT_COUNTS, LocalLoss, local_loss
+from fedloge.methods.method import ClientData, Losses, Method, MethodOptions, Network, Part, Task
 from fedloge.methods.post_hoc import post_hoc
-from fedloge.models.head import LinearHead, linear
+from fedloge.models.head import Predictor, linear
 
 
 class HeadNetwork(Network):
@@ -31,19 +20,48 @@ class HeadNetwork(Network):
     head: nn.Linear
 
 
+class LossOptions(MethodOptions):
+    """`loss`: what a client minimises; `loss_options`: the loss's own parameters, a table."""
+
+    loss: Literal[
+        "cross-entropy", "balanced-softmax", "logit-adjusted", "fedlc", "ldam", "focal", "ratio"
+    ] = "cross-entropy"
+    loss_options: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _known_loss(self) -> LossOptions:
+        # A wrong option is refused here, not by every client in turn.
+        local_loss(self.loss, torch.ones(2, dtype=torch.int64), self.loss_options)
+        return self
+
+
+class PostHocOptions(MethodOptions):
+    """`post_hoc`: further global models from the trained head: ga-fr, tau-norm, tau-norm = TAU."""
+
+    post_hoc: str = ""
+
+    @field_validator("post_hoc")
+    @classmethod
+    def _known_models(cls, text: str) -> str:
+        post_hoc(text, torch.zeros(1, 1))
+        return text
+
+
+class SharedHeadOptions(LossOptions, PostHocOptions):
+    """The local loss, and what is made of the head after training."""
+
+
 H = TypeVar("H", bound=HeadNetwork)
 
 
 class SingleHead(Method[H]):
     """Base of the methods that train a backbone and a head together on one loss."""
 
-    reads: ClassVar = frozenset({"local-loss", "local-loss-options"})
+    Options: ClassVar[type[MethodOptions]] = LossOptions
 
     def __init__(self, task: Task, options: MethodOptions) -> None:
         super().__init__(task, options)
-        # A wrong loss is refused here, not by every client in turn.
-        configured_loss(task.config, torch.ones(task.num_classes, dtype=torch.int64), round=1)
-        self._bound: tuple[LocalData, LocalLoss] | None = None
+        self._bound: tuple[ClientData, LocalLoss] | None = None
 
     def build(self) -> H:
         """One model; methods with further parts build their own."""
@@ -57,25 +75,20 @@ class SingleHead(Method[H]):
         )
         return HeadNetwork(backbone=backbone, head=head)
 
-    def loss(self, net: H, images: Tensor, labels: Tensor, client: LocalData) -> Losses:
+    def loss(self, net: H, inputs: Tensor, labels: Tensor, client: ClientData) -> Losses:
         """The configured local loss: cross-entropy unless set otherwise."""
-        return {"local": self.local_loss(net.head(net.backbone(images)), labels, client)}
+        return {"local": self.local_loss(net.head(net.backbone(inputs)), labels, client)}
 
     @property
-    def constant_loss(self) -> bool:
-        """Where neither the method nor the local loss looks at the client."""
-        mine = type(self)
-        untouched = (
-            mine.loss is SingleHead.loss
-            and mine.local_loss is SingleHead.local_loss
-            and mine.local_update is Method.local_update
-        )
-        return untouched and self.config.local_loss in ("cross-entropy", "focal")
+    def uniform_step(self) -> bool:
+        """Where the local loss reads nothing of the client."""
+        return cast(LossOptions, self.options).loss in WITHOUT_COUNTS
 
-    def local_loss(self, logits: Tensor, labels: Tensor, client: LocalData) -> Tensor:
+    def local_loss(self, logits: Tensor, labels: Tensor, client: ClientData) -> Tensor:
         """The configured local loss under this client's class counts."""
         if self._bound is None or self._bound[0] is not client:  # once a round, not once a batch
-            loss = configured_loss(self.config, client.counts, client.round)
+            options = cast(LossOptions, self.options)
+            loss = local_loss(options.loss, client.counts, options.loss_options, round=client.round)
             self._bound = (client, loss)
         return self._bound[1](logits, labels)
 
@@ -85,45 +98,15 @@ class SharedHead(SingleHead[H]):
 
     parts: ClassVar = {"backbone": Part.SHARED, "head": Part.SHARED}
     primary_global = "raw"
-    reads: ClassVar = SingleHead.reads | {"post-hoc"}
+    uniform_step = SingleHead.uniform_step
 
-    def __init__(self, task: Task, options: MethodOptions) -> None:
-        super().__init__(task, options)
-        post_hoc(task.config.post_hoc, torch.zeros(task.num_classes, 1))
+    Options: ClassVar[type[MethodOptions]] = SharedHeadOptions
 
     def global_predictors(self, net: H) -> dict[str, Predictor]:
         """The averaged model, and what ``post-hoc`` makes of its head."""
-        further = post_hoc(self.config.post_hoc, net.head.weight.detach())
-        return {"raw": Predictor(LinearHead.of(net.head)), **further}
+        text = cast(PostHocOptions, self.options).post_hoc
+        return {"raw": Predictor.of(net.head), **post_hoc(text, net.head.weight.detach())}
 
     def head_norms(self, net: H) -> dict[str, Tensor]:
         """Row norms of the head, which follow the class sizes."""
         return {"global-head": net.head.weight.detach().norm(dim=1)}
-
-
-def configured_loss(config: Config, counts: Int[Tensor, " classes"], round: int) -> LocalLoss:
-    """The local loss that a config names, for one client in one round.
-
-    Besides the loss's own parameters, ``ldam`` takes ``drw-from``, the round from which
-    classes are re-weighted (Cao et al. 2019 defer that to the end of training; absent:
-    never), and ``drw-beta`` (0.9999).
-
-    Raises
-    ------
-    ConfigError
-        ``local-loss-options`` holds an unknown option or one out of range.
-    """
-    where = f"local-loss-options of {config.local_loss!r}"
-    options = parse_options(config.local_loss_options, where)
-    if "weights" in options:
-        raise ConfigError(f"{where}: class weights come from drw-from and drw-beta, not from here")
-    further = {}
-    if config.local_loss == "ldam":
-        first, beta = options.pop("drw-from", None), options.pop("drw-beta", 0.9999)
-        if first is not None and (not isinstance(first, int) or first < 1):
-            raise ConfigError(f"{where}: drw-from must be a round, 1 or later, got {first!r}")
-        if isinstance(beta, bool | str) or not 0 <= beta < 1:
-            raise ConfigError(f"{where}: drw-beta must be a number >= 0 and < 1, got {beta!r}")
-        if first is not None and round >= first:
-            further["weights"] = drw_weights(counts, float(beta))
-    return local_loss(config.local_loss, counts, **options, **further)

@@ -6,7 +6,7 @@ from torch import nn
 
 
 class Backbone(nn.Module):
-    """A module from images to features, (samples, channels, height, width) to (samples, d)."""
+    """A module from inputs to features, (examples, ...) to (examples, d)."""
 
     out_features: int
     """d, the number of features."""

@@ -1,18 +1,22 @@
-"""One factory for backbones: a name and an image's shape to an initialised module."""
+"""One factory for backbones: a name and an input's shape to an initialised module."""
 
 from __future__ import annotations
 
-from typing import Literal
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
-from fedloge.errors import ConfigError, unknown_name
+from fedloge.errors import ConfigError, PluginError, unknown_name
 from fedloge.models.backbone import Backbone
 from fedloge.models.cnn import Cnn
 from fedloge.models.norm import drop_batch_counters, use_group_norm
 from fedloge.models.resnet import CifarResNet
 from fedloge.models.torchvision_nets import TorchvisionBackbone, torchvision_names
+from fedloge.options import checked_options, keyword_options
+from fedloge.plugins import load_plugin, names_a_plugin
 from fedloge.rng import torch_seeded
 
-# Stage widths and blocks a stage. These take precedence over torchvision's of the same name,
+# Stage widths and blocks per stage. These take precedence over torchvision's of the same name,
 # which are made for 224x224 images.
 _RESNETS = {
     "resnet8": ((16, 32, 64), (1, 1, 1)),
@@ -23,8 +27,9 @@ _RESNETS = {
 
 def build_backbone(
     name: str,
-    image_shape: tuple[int, int, int],
+    input_shape: tuple[int, ...],
     norm: Literal["batch", "group"] = "batch",
+    options: Mapping[str, Any] | None = None,
     *,
     seed: int,
 ) -> Backbone:
@@ -33,18 +38,23 @@ def build_backbone(
     Parameters
     ----------
     name : ``cnn`` (d = 128), ``resnet8`` (64), ``resnet18`` and ``resnet34`` (512, for small
-        images), ``resnet50`` (2048, for large ones) or any torchvision classification model.
-    image_shape : channels, height and width.
+        images), ``resnet50`` (2048, for large ones), any torchvision classification model, or a
+        class of the user's own by entry point, ``package.module:Class`` or ``path/to/file.py:Class``,
+        made with the input shape and its options.
+    input_shape : of one input; channels, height and width of an image.
     norm : ``batch`` keeps a model's batch norm, without its counters; ``group`` replaces it.
-    seed : the initial weights hang on it, the name and the shape alone.
+    options : the model's own, keyword-only parameters of its class.
+    seed : the initial weights depend on it, the name, the shape and the options alone.
 
     Raises
     ------
     ConfigError
-        The name is unknown, the images do not fit, or there is no batch norm to replace.
+        The name or an option is unknown, the inputs do not fit, or there is no batch norm to replace.
+    PluginError
+        A model of the user's own cannot be imported, or is no backbone.
     """
     with torch_seeded(seed, "init/backbone"):
-        net = _build(name, image_shape)
+        net = _build(name, input_shape, options or {})
     if norm == "group" and not use_group_norm(net):
         raise ConfigError(
             f"norm 'group' replaces batch norm layers, but model {name!r} has none; "
@@ -54,12 +64,43 @@ def build_backbone(
     return net
 
 
-def _build(name: str, image_shape: tuple[int, int, int]) -> Backbone:
+def _build(name: str, input_shape: tuple[int, ...], options: Mapping[str, Any]) -> Backbone:
+    if names_a_plugin(name, "fedloge.models"):
+        return _plugin(name, input_shape, options)
+    make = _builtin(name)
+    if options:
+        raise ConfigError(
+            f"model-options: model {name!r} has none, got {min(options)!r}; leave it out"
+        )
+    if len(input_shape) != 3:
+        raise ConfigError(
+            f"model {name!r} takes images (channels, height, width), but inputs have the shape "
+            f"{input_shape}; give a model of your own for them"
+        )
+    return make(input_shape)
+
+
+def _builtin(name: str) -> Callable[[tuple[int, ...]], Backbone]:
     if name == "cnn":
-        return Cnn(image_shape[0])
+        return lambda shape: Cnn(shape[0])
     if name in _RESNETS:
         widths, blocks = _RESNETS[name]
-        return CifarResNet(image_shape[0], widths, blocks)
+        return lambda shape: CifarResNet(shape[0], widths, blocks)
     if name in torchvision_names():
-        return TorchvisionBackbone(name, image_shape)
+        return lambda shape: TorchvisionBackbone(name, (shape[0], shape[1], shape[2]))
     raise ConfigError(unknown_name("model", name, {"cnn", *_RESNETS, *torchvision_names()}))
+
+
+def _plugin(name: str, input_shape: tuple[int, ...], options: Mapping[str, Any]) -> Backbone:
+    found = load_plugin(name, "fedloge.models", {}, "model")
+    if not inspect.isclass(found):
+        raise PluginError(f"model {name!r}: expected a class, got {found!r}")
+    kind = keyword_options(found)
+    checked = checked_options(kind, options, f"model-options of {name!r}")
+    net: object = found(input_shape, **dict(checked))  # type: ignore[call-arg]
+    if not isinstance(net, Backbone) or not isinstance(getattr(net, "out_features", None), int):
+        raise PluginError(
+            f"model {name!r}: expected a fedloge.models.Backbone with out_features, got "
+            f"{type(net).__name__}"
+        )
+    return net

@@ -1,8 +1,7 @@
-"""Linear heads: features to logits, one at a time or all clients' at once."""
+"""Heads: features to logits, in training as layers, in measurement as plain matrices."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,10 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedloge.geometry.prototypes import Prototypes
 from fedloge.rng import torch_seeded
-
-# Bounds what `stack_predictions` holds at once, for the weights and for the logits each.
-_CHUNK_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,36 +50,20 @@ class LinearHead:
         return sum(parts, start=self.weight.new_zeros(self.weight.shape[0]))
 
 
-def stack_predictions(
-    heads: Sequence[LinearHead], features: Float[Tensor, "samples features"]
-) -> Int[Tensor, "heads samples"]:
-    """Predictions of many heads of one shape, as one matrix product.
+@dataclass(frozen=True)
+class Predictor:
+    """A linear head, and which of the method's functions ``(net, inputs) -> features`` it reads.
 
-    Every client's personal head sees the same features, so all of them together are one tall
-    head. Heads and samples go in chunks of some 256 MiB of weights and as much of logits.
-    Equal to ``head.predict(features)`` head by head, but for logits within rounding of each
-    other: a matrix product of another shape may add in another order.
+    ``features`` are those of the shared backbone, computed once for all clients.
     """
-    if not heads:
-        return torch.empty(0, len(features), dtype=torch.long, device=features.device)
-    classes, width = heads[0].weight.shape
-    itemsize = features.element_size()
-    heads_at_once = max(1, _CHUNK_BYTES // (classes * width * itemsize))
-    predictions = []
-    for start in range(0, len(heads), heads_at_once):
-        block = heads[start : start + heads_at_once]
-        weight = torch.cat([head.weight for head in block])
-        offset = torch.cat([head.offset() for head in block])
-        samples_at_once = max(1, _CHUNK_BYTES // (len(weight) * itemsize))
-        predictions.append(
-            torch.cat(
-                [
-                    F.linear(chunk, weight, offset).view(-1, len(block), classes).argmax(dim=2)
-                    for chunk in features.split(samples_at_once)
-                ]
-            ).T
-        )
-    return torch.cat(predictions)
+
+    head: LinearHead
+    extractor: str = "features"
+
+    @classmethod
+    def of(cls, layer: nn.Linear, extractor: str = "features") -> Predictor:
+        """The head that a layer is now."""
+        return cls(LinearHead.of(layer), extractor)
 
 
 def linear(
@@ -91,3 +72,20 @@ def linear(
     """A layer that starts as ``nn.Linear`` starts, drawn from (seed, purpose) alone."""
     with torch_seeded(seed, purpose):
         return nn.Linear(in_features, out_features, bias)
+
+
+class FixedHead(nn.Linear):
+    """A classifier that never moves and is never sent: logits = W h, without a bias."""
+
+    def __init__(self, prototypes: Prototypes) -> None:
+        super().__init__(prototypes.dim, prototypes.classes, bias=False, device="meta")
+        self.weight = nn.Parameter(prototypes.matrix.clone(), requires_grad=False)
+        self.prototypes = prototypes
+
+
+class Scalar(nn.Module):
+    """One learned number, as a part of its own."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value = nn.Parameter(torch.tensor(value))

@@ -8,12 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedloge.errors import PartitionError
+from fedloge.options import Positive
 from fedloge.partition.by_user import by_user
 from fedloge.partition.partition import Indices, group_by_owner
 
 
 def dirichlet(
-    labels: NDArray[np.int64], num_clients: int, rng: np.random.Generator, *, alpha: float = 0.5
+    labels: NDArray[np.int64], num_clients: int, rng: np.random.Generator, *, alpha: Positive = 0.5
 ) -> list[Indices]:
     """Label skew: each class is spread over the clients by its own Dirichlet(alpha) draw.
 
@@ -41,8 +42,7 @@ def dirichlet(
         # With a tiny alpha every gamma variate underflows to 0, and 0/0 is no share.
         if not np.isfinite(shares).all():
             raise PartitionError(
-                f"partitioner 'dirichlet': dirichlet-alpha ({alpha:g}) is too small to draw with; "
-                "raise it"
+                f"partitioner 'dirichlet': alpha ({alpha:g}) is too small to draw with; raise it"
             )
         owners[images] = legacy.choice(num_clients, size=len(images), p=shares)
     return group_by_owner(owners, num_clients)
@@ -110,7 +110,7 @@ def pathological(
 
 
 def quantity(
-    labels: NDArray[np.int64], num_clients: int, rng: np.random.Generator, *, alpha: float = 0.5
+    labels: NDArray[np.int64], num_clients: int, rng: np.random.Generator, *, alpha: Positive = 0.5
 ) -> list[Indices]:
     """Size skew: the clients' sizes follow one Dirichlet(alpha) draw, labels are iid.
 

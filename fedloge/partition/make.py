@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedloge.config import Config, Scalar, parse_options
-from fedloge.errors import ConfigError, DataError, FedlogeError, PartitionError, unknown_name
+from fedloge.config import Config
+from fedloge.errors import ConfigError, DataError, FedlogeError, PartitionError
+from fedloge.options import checked_options, keyword_options
 from fedloge.partition.builtin import BUILTIN
 from fedloge.partition.local_tests import local_test_counts, local_test_indices
 from fedloge.partition.partition import (
@@ -39,7 +40,7 @@ class BoundPartitioner:
 
     name: str
     function: Any
-    options: Mapping[str, Scalar]
+    options: Mapping[str, Any]
     lossy: bool = False
 
     def __call__(
@@ -53,67 +54,24 @@ def resolve_partitioner(config: Config) -> BoundPartitioner:
     """Find the config's partitioner and fill in its options.
 
     Options are its keyword-only parameters, or, for a class, those of its constructor.
-    A built-in one's ``alpha`` is the config's ``dirichlet-alpha``.
 
     Raises
     ------
     PluginError
         It cannot be found or imported.
     ConfigError
-        An option is unknown, missing or of another type than its default.
+        An option is unknown, missing or of the wrong type.
     """
     name = config.partitioner
     found = load_plugin(name, "fedloge.partitioners", BUILTIN, "partitioner")
-    given = parse_options(config.partitioner_options, "partitioner-options")
     if not callable(found):
         raise ConfigError(f"partitioner {name!r}: expected a function or a class, got {found!r}")
-    kinds = {inspect.Parameter.KEYWORD_ONLY} | (
-        {inspect.Parameter.POSITIONAL_OR_KEYWORD} if inspect.isclass(found) else set()
-    )
-    known = {
-        key.replace("_", "-"): parameter.default
-        for key, parameter in inspect.signature(found).parameters.items()
-        if parameter.kind in kinds
-    }
-    if name in BUILTIN and "alpha" in known:
-        del known["alpha"]
-        alpha: dict[str, Scalar] = {"alpha": config.dirichlet_alpha}
-        if "alpha" in given:
-            raise ConfigError(
-                f"partitioner-options: alpha of {name!r} is a key of its own, dirichlet-alpha"
-            )
-    else:
-        alpha = {}
-    options = {**alpha, **_checked_options(name, given, known)}
+    kind = keyword_options(found, positional=inspect.isclass(found))
+    where = f"partitioner-options of {name!r}"
+    options = dict(checked_options(kind, config.partitioner_options, where))
     if inspect.isclass(found):
         found, options = found(**options), {}
     return BoundPartitioner(name, found, options, lossy=bool(getattr(found, "lossy", False)))
-
-
-def _checked_options(
-    name: str, given: Mapping[str, Scalar], known: Mapping[str, Any]
-) -> dict[str, Scalar]:
-    for key, value in given.items():
-        if not known:
-            raise ConfigError(f"partitioner-options: {name!r} has no options, got {key!r}")
-        if key not in known:
-            raise ConfigError(f"partitioner-options: {unknown_name('option', key, known)}")
-        default = known[key]
-        if default is inspect.Parameter.empty or default is None:
-            continue
-        fits = (int, float) if type(default) is float else type(default)
-        if not isinstance(value, fits) or isinstance(value, bool) != isinstance(default, bool):
-            raise ConfigError(
-                f"partitioner-options: {key} of {name!r} must be of type "
-                f"{type(default).__name__}, got {value!r}"
-            )
-    missing = [k for k, v in known.items() if v is inspect.Parameter.empty and k not in given]
-    if missing:
-        raise ConfigError(
-            f"partitioner-options: {name!r} needs {', '.join(missing)}; "
-            f'for example partitioner-options = "{missing[0]} = 1"'
-        )
-    return {key.replace("-", "_"): value for key, value in given.items()}
 
 
 def partition_rng(seed: int) -> np.random.Generator:
@@ -185,5 +143,5 @@ def _run(partitioner: BoundPartitioner, config: Config, labels: NDArray[np.int64
 
 def _remedy(partitioner: BoundPartitioner) -> str:
     if "alpha" in partitioner.options and partitioner.name in BUILTIN:
-        return f"raise dirichlet-alpha ({partitioner.options['alpha']:g}) or "
+        return f"raise partitioner-options.alpha ({partitioner.options['alpha']:g}) or "
     return ""

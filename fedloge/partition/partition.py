@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int64
 from numpy.typing import NDArray
 
-from fedloge.config import digest
+from fedloge.digest import digest
 from fedloge.errors import PartitionError
 
 Indices = NDArray[np.int64]

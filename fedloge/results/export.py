@@ -7,9 +7,8 @@ from typing import Any
 
 from fedloge.client.personal_state import PersonalStore
 from fedloge.errors import InputError, unknown_name
-from fedloge.federation.federation import Federation, open_federation
-from fedloge.federation.site import open_site
-from fedloge.messages.wire import Stamp
+from fedloge.federation import Federation, open_federation, open_site
+from fedloge.messages import Stamp
 from fedloge.methods.method import Part, Predictor
 from fedloge.results import trained_model as exported
 from fedloge.results.run import Run
@@ -70,7 +69,7 @@ def export_client(
     store = PersonalStore(heads, client)
     personal = store.load(stamp, federation.initial[Part.PERSONAL], before=round + 1)
     net = federation.load(checkpoint.shared, personal.tensors).eval()
-    data = federation.local_data(client, round, checkpoint.shared, personal.rounds_trained)
+    data = federation.client_data(client, round, checkpoint.shared, personal.rounds_trained)
     with torch_seeded(federation.config.seed, "personal-models", round, client):
         found = federation.method.personal_predictors(net, data)
     name = predictor or federation.method.primary_personal or ""
@@ -105,9 +104,8 @@ def _write(
 ) -> dict[str, Any]:
     data = {
         "classes": list(federation.data.classes),
-        "image-shape": list(federation.data.image_shape),
-        "mean": list(federation.data.mean),
-        "std": list(federation.data.std),
+        "input-shape": list(federation.data.input_shape),
+        "preparation": federation.data.preparation.described(),
     }
     origin |= {
         "run-id": run.info["run-id"],

@@ -13,29 +13,28 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fedloge.config import OPERATIONAL, Scalar, from_flat, keys, parse_options
+from fedloge.config import OPERATIONAL, Scalar, from_flat, keys
+from fedloge.config import differences as config_differences
+from fedloge.config.tables import toml_value
 from fedloge.errors import InputError, RunDirError, unknown_name
 from fedloge.results.run import Run, list_runs, open_run
 
 # Keys that are a method's own or its tuning: they may differ, and then tell the rows apart.
-METHOD_KEYS = (
-    "method",
-    "method-options",
-    "local-loss",
-    "local-loss-options",
-    "post-hoc",
-    "prototypes",
-    "sparsity",
-    "gamma",
-    "personal-realignment",
-    "norm-sharing",
-    "lr",
-    "momentum",
-    "weight-decay",
-)
+METHOD_KEYS = ("method", "method-options", "norm-sharing", "lr", "momentum", "weight-decay")
 # Last bits and fault tolerance: no reason to tell runs apart.
 _WITHOUT_WEIGHT = (OPERATIONAL - {"rounds"}) | {"seed", "threads", "min-fraction"}
 EQUAL_KEYS = tuple(k for k in keys() if k not in METHOD_KEYS and k not in _WITHOUT_WEIGHT)
+
+
+def is_method_key(key: str) -> bool:
+    """Whether a dotted key is a method's own."""
+    return key.partition(".")[0] in METHOD_KEYS
+
+
+def _is_equal_key(key: str) -> bool:
+    return key.partition(".")[0] in EQUAL_KEYS
+
+
 SWEEP_FILE = "sweep.json"
 
 
@@ -114,7 +113,7 @@ def gather(
     runs = [open_run(path) for path in paths]
     for condition in where:
         key, value, text = _condition(condition)
-        runs = [run for run in runs if run.config.flat()[key] in (value, text)]
+        runs = [run for run in runs if run.config.flat().get(key) in (value, text)]
     if not runs:
         raise InputError(f"no run is left to show in {sweep or 'what was given'}")
     return runs, by
@@ -132,12 +131,12 @@ def line_up(
         is not set; one stands there twice; or a key of `by` is unknown.
     """
     for key in by:
-        if key not in keys():
+        if key.partition(".")[0] not in keys():
             raise InputError(f"--by: {unknown_name('key', key, keys())}")
-    settings: dict[tuple[Scalar, ...], list[Run]] = {}
+    settings: dict[tuple[Any, ...], list[Run]] = {}
     for run in runs:
         flat = run.config.flat()
-        settings.setdefault(tuple(flat[key] for key in by), []).append(run)
+        settings.setdefault(tuple(flat.get(key) for key in by), []).append(run)
     sections = []
     for values, inside in sorted(settings.items(), key=lambda item: item[0]):
         setting = dict(zip(by, values, strict=True))
@@ -154,9 +153,10 @@ def line_up(
 
 def differences(runs: Sequence[Run]) -> list[str]:
     """In what runs differ that must be equal for their figures to say something of their methods."""
-    flats = [run.config.flat() for run in runs]
     found = [
-        f"{key} ({who})" for key in EQUAL_KEYS if (who := _who_has(runs, [f[key] for f in flats]))
+        f"{key} ({_who_has(runs, values)})"
+        for key, values in config_differences([run.config for run in runs]).items()
+        if _is_equal_key(key)
     ]
     progress = _who_has(runs, [run.rounds_done for run in runs])
     unfinished = [run for run in runs if not run.complete]
@@ -193,7 +193,7 @@ def find_row(rows: Sequence[Row], name: str) -> Row:
 
 def _rows(runs: Sequence[Run]) -> list[Row]:
     """Runs that differ in nothing but their seed make a row; rows stand as they first came."""
-    found: dict[tuple[Scalar, ...], list[Run]] = {}
+    found: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
         found.setdefault(_identity(run), []).append(run)
     for alike in found.values():
@@ -211,9 +211,10 @@ def _rows(runs: Sequence[Run]) -> list[Row]:
     ]
 
 
-def _identity(run: Run) -> tuple[Scalar, ...]:
+def _identity(run: Run) -> tuple[str, str]:
     flat = run.config.flat()
-    return (_given_label(run), *(flat[key] for key in (*METHOD_KEYS, *EQUAL_KEYS)))
+    told = {k: v for k, v in flat.items() if is_method_key(k) or _is_equal_key(k)}
+    return (_given_label(run), json.dumps(told, sort_keys=True))
 
 
 def _labels(runs: Sequence[Run]) -> list[str]:
@@ -225,9 +226,10 @@ def _labels(runs: Sequence[Run]) -> list[str]:
         flat = run.config.flat()
         alike = [r.config.flat() for r, s in zip(runs, stems, strict=True) if s == stem]
         own = [
-            _setting(key, flat[key])
-            for key in (*METHOD_KEYS[1:], *EQUAL_KEYS)
-            if flat[key] != default[key] and any(other[key] != flat[key] for other in alike)
+            f"{key.rpartition('.')[2]} = {value}"
+            for key, value in sorted(flat.items(), key=lambda item: not is_method_key(item[0]))
+            if key != "method" and (is_method_key(key) or _is_equal_key(key))
+            if value != default.get(key) and any(other.get(key) != value for other in alike)
         ]
         labels.append(", ".join([stem, *own]))
     # What no key tells apart (two methods of one name) is told apart by its first run.
@@ -235,11 +237,6 @@ def _labels(runs: Sequence[Run]) -> list[str]:
         label if labels.count(label) == 1 else f"{label} ({run.name})"
         for label, run in zip(labels, runs, strict=True)
     ]
-
-
-def _setting(key: str, value: Scalar) -> str:
-    # "mu = 0.1" speaks for itself.
-    return str(value) if key.endswith("options") else f"{key} = {value}"
 
 
 def in_words(setting: Mapping[str, Scalar]) -> str:
@@ -295,6 +292,6 @@ def _condition(text: str) -> tuple[str, Scalar, str]:
     key, sep, value = (part.strip() for part in text.partition("="))
     if not sep or not value:
         raise InputError(f"--where {text!r}: expected key=value, for example --where seed=0")
-    if key not in keys():
+    if key.partition(".")[0] not in keys():
         raise InputError(f"--where: {unknown_name('key', key, keys())}")
-    return key, parse_options(f"value = {value}", "--where")["value"], value
+    return key, toml_value(value), value

@@ -13,22 +13,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped
 from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from fedloge import config as configs
-from fedloge.config import Config, digest
-from fedloge.data.augment import normalise
+from fedloge.config import Config
+from fedloge.data import preparation_of
+from fedloge.digest import digest
 from fedloge.errors import DataError, InputError, RunError
-from fedloge.geometry.prototypes import prototypes
 from fedloge.methods import make_method
 from fedloge.methods.method import Method, Network, Predictor, Task
 from fedloge.models import Backbone, build_backbone
 from fedloge.models.head import LinearHead
 
-FORMAT = 1
+FORMAT = 2
 WEIGHTS, MANIFEST = "weights.safetensors", "manifest.json"
 
 
@@ -49,16 +49,12 @@ class ExportedModel(nn.Module):
         self.manifest = manifest
         self.classes: list[str] = manifest["classes"]
         self._method, self._predictor = method, predictor
+        self._preparation = preparation_of(manifest["preparation"])
         self.requires_grad_(False).eval()
 
-    def forward(
-        self, images: UInt8[Tensor, "batch channels height width"]
-    ) -> Float[Tensor, "batch classes"]:
-        """Logits of uint8 images of the size it was trained on."""
-        # The memory layout of training and measurement: another one may round otherwise.
-        x = normalise(images, self.manifest["mean"], self.manifest["std"]).contiguous(
-            memory_format=torch.channels_last
-        )
+    def forward(self, inputs: Shaped[Tensor, "batch ..."]) -> Float[Tensor, "batch classes"]:
+        """Logits of raw inputs of the shape and kind it was trained on: uint8 images, for example."""
+        x = self._preparation.prepare(inputs)
         features = getattr(self._method, self._predictor.extractor)(self.net, x)
         return self._predictor.head.logits(features)
 
@@ -75,7 +71,7 @@ def save(
 
     Parameters
     ----------
-    data : ``classes``, ``image-shape``, ``mean`` and ``std`` of the data set.
+    data : ``classes``, ``input-shape`` and ``preparation`` of the data set.
     origin : which model it is and from which run, for the manifest.
     """
     if folder.exists():
@@ -92,7 +88,7 @@ def save(
         **origin,
         **data,
         "extractor": predictor.extractor,
-        "config": config.flat(),
+        "config": config.nested(),
     }
     # Clones: a head is often the network's own, and safetensors refuses memory named twice.
     weights = to_bytes({k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()})
@@ -139,17 +135,13 @@ def load(folder: str | Path) -> ExportedModel:
     config = configs.from_flat(manifest["config"], str(folder / MANIFEST))
     classes = len(manifest["classes"])
 
-    def fixed(dim: int) -> Any:
-        kind = "sparse-etf" if config.prototypes == "none" else config.prototypes
-        return prototypes(
-            classes, dim, kind, sparsity=config.sparsity, gamma=config.gamma, seed=config.seed
+    def backbone() -> Backbone:
+        shape = tuple(manifest["input-shape"])
+        return build_backbone(
+            config.model, shape, config.norm, config.model_options, seed=config.seed
         )
 
-    def backbone() -> Backbone:
-        shape = tuple(manifest["image-shape"])
-        return build_backbone(config.model, shape, config.norm, seed=config.seed)
-
-    method = make_method(Task(config, classes, backbone, fixed))
+    method = make_method(Task(config, classes, backbone))
     net = method.build()
     net.load_state_dict(
         {k.removeprefix("net."): v for k, v in tensors.items() if k.startswith("net.")}

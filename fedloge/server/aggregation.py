@@ -5,14 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from flwr.app import ArrayRecord, Message
+from flwr.app import Message
 from flwr.serverapp.strategy import FedMedian, FedTrimmedAvg, Krum, Strategy
 from torch import Tensor
 
 from fedloge.config import Config
 from fedloge.errors import RunError, UpdateError
-from fedloge.messages import wire
-from fedloge.messages.averaging import WeightedSum, check_update
+from fedloge.messages import (
+    ARRAYS,
+    PARTIAL,
+    WeightedSum,
+    add_update,
+    check_update,
+    decode,
+    encode,
+    only_update,
+    received_tensors,
+)
 
 
 class Combination(Protocol):
@@ -21,8 +30,8 @@ class Combination(Protocol):
     def add(self, client: int, reply: Message, weight: int) -> None:
         """Take an answer; `UpdateError` if it cannot be used."""
 
-    def result(self, round: int) -> ArrayRecord:
-        """The model of all that was taken."""
+    def result(self, round: int) -> dict[str, Tensor]:
+        """The shared tensors of all that was taken."""
 
 
 class ExactMean:
@@ -45,20 +54,20 @@ class ExactMean:
 
     def add(self, client: int, reply: Message, weight: int) -> None:
         """Add the answer's tensors, or the partial sum it brings."""
-        if wire.PARTIAL in reply.content and not self._partial_sums:
+        if PARTIAL in reply.content and not self._partial_sums:
             raise UpdateError(
                 "the answer is a partial sum, which only an engine of our own may send"
             )
-        self._expected += wire.add_update(reply.content, self._sum, self._template, weight)
+        self._expected += add_update(reply.content, self._sum, self._template, weight)
 
-    def result(self, round: int) -> ArrayRecord:
+    def result(self, round: int) -> dict[str, Tensor]:
         """The mean."""
         if self._sum.weight != self._expected:
             raise RunError(
                 f"round {round}: partial sums weigh {self._sum.weight}, the accepted answers {self._expected}; "
                 "a worker lost some of its clients: resume the run"
             )
-        return wire.encode(self._sum.mean())
+        return self._sum.mean()
 
 
 class RobustRule:
@@ -71,20 +80,20 @@ class RobustRule:
 
     def add(self, client: int, reply: Message, weight: int) -> None:
         """Keep the answer until all are there."""
-        tensors = wire.received_tensors(reply.content)
+        tensors = received_tensors(reply.content, ARRAYS)
         check_update(tensors, self._template)
-        reply.content[wire.ARRAYS] = wire.encode(tensors)  # in float32, however it was sent
+        reply.content[ARRAYS] = encode(tensors)  # in float32, however it was sent
         self._replies[client] = reply
 
-    def result(self, round: int) -> ArrayRecord:
+    def result(self, round: int) -> dict[str, Tensor]:
         """What the rule makes of them, in the model's own dtypes."""
         # These rules read one array record; whatever else a reply carries is not theirs.
-        replies = [wire.only_update(reply) for _, reply in sorted(self._replies.items())]
+        replies = [only_update(reply) for _, reply in sorted(self._replies.items())]
         arrays, _ = self._strategy.aggregate_train(round, replies)
         if arrays is None:
             raise RunError(f"round {round}: the robust rule made nothing of {len(replies)} answers")
-        tensors = wire.decode(arrays)
-        return wire.encode({name: tensors[name].to(t.dtype) for name, t in self._template.items()})
+        tensors = decode(arrays)
+        return {name: tensors[name].to(t.dtype) for name, t in self._template.items()}
 
 
 def combination(
@@ -93,7 +102,7 @@ def combination(
     """What the config's `aggregation` names, for one round.
 
     ``krum`` (Blanchard et al. 2017), ``median`` and ``trimmed-mean`` (Yin et al. 2018) count
-    every client alike and stand up to `byzantine-clients` of them.
+    every client alike; ``krum`` and ``trimmed-mean`` stand up to `byzantine-clients` of them.
     """
     bad, asked = config.byzantine_clients, config.clients_per_round
     rules: dict[str, Callable[[], Strategy]] = {

@@ -14,16 +14,37 @@ and class counts that clients report are not covered.
 
 from __future__ import annotations
 
-from flwr.serverapp.strategy import DifferentialPrivacyServerSideFixedClipping, Strategy
+from collections.abc import Iterable
+from typing import Protocol
+
+from flwr.app import ArrayRecord, ConfigRecord, Message
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import DifferentialPrivacyServerSideFixedClipping
+from torch import Tensor
 
 from fedloge.config import Config
-from fedloge.errors import ConfigError
+from fedloge.errors import ConfigError, RunError
 from fedloge.federation.federation import Federation
+from fedloge.messages import decode
 from fedloge.server.strategy import RoundStrategy
 
 
-def with_privacy(strategy: RoundStrategy, federation: Federation) -> Strategy:
-    """The strategy, wrapped where the config asks for privacy.
+class Averaging(Protocol):
+    """Whom to ask in a round, and what comes of their answers."""
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """One message for each client drawn this round."""
+
+    def average(
+        self, round: int, replies: Iterable[Message]
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """The shared tensors after the round, and the mean of the clients' figures."""
+
+
+def with_privacy(strategy: RoundStrategy, federation: Federation) -> Averaging:
+    """The strategy, with clipping and noise where the config asks for privacy.
 
     Raises
     ------
@@ -35,16 +56,47 @@ def with_privacy(strategy: RoundStrategy, federation: Federation) -> Strategy:
         return strategy
     if any(strategy.uplinks.values()):
         raise ConfigError(
-            f"dp-clip: method {config.method!r} sends further sums, which this noise does not cover; "
-            "use another method"
+            f"dp-clip: method {config.method!r} or a probe sends further sums, which this noise does "
+            "not cover; use another method, or no probes"
         )
     if any(name.endswith("running_var") for name in strategy.template):
         raise ConfigError(
             "dp-clip: noise may turn a running variance negative; use norm=group or norm-sharing=affine"
         )
-    return DifferentialPrivacyServerSideFixedClipping(
-        strategy, config.dp_noise, config.dp_clip, config.clients_per_round
-    )
+    return _PrivateAveraging(strategy)
+
+
+class _PrivateAveraging:
+    """Flower's wrapper around the strategy; it works on records, of which tensors are made again."""
+
+    def __init__(self, strategy: RoundStrategy) -> None:
+        config = strategy.config
+        self._template = strategy.template
+        self._wrapper = DifferentialPrivacyServerSideFixedClipping(
+            strategy, config.dp_noise, config.dp_clip, config.clients_per_round
+        )
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """As the strategy's; the wrapper remembers the model."""
+        return self._wrapper.configure_train(server_round, arrays, config, grid)
+
+    def average(
+        self, round: int, replies: Iterable[Message]
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """The mean of clipped updates with noise; `RunError` if anyone who was asked failed."""
+        arrays, metrics = self._wrapper.aggregate_train(round, replies)
+        if arrays is None or metrics is None:
+            raise RunError(
+                f"round {round}: a client raised an error, and under privacy all who are asked must "
+                "answer; see the run's log, then resume"
+            )
+        # The wrapper may have changed the numbers' width.
+        tensors = decode(arrays)
+        shared = {name: tensors[name].to(t.dtype) for name, t in self._template.items()}
+        figures = {key: float(v) for key, v in metrics.items() if isinstance(v, (int, float))}
+        return shared, figures
 
 
 class Epsilon:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,28 +12,42 @@ from torch import Tensor
 from fedloge.federation.evaluation import predictor_confusion
 from fedloge.federation.federation import Federation
 from fedloge.learning.metrics import across_clients, per_class_accuracy, summary
-from fedloge.messages.wire import NUM_EXAMPLES, Stamp
+from fedloge.messages import NUM_EXAMPLES, Stamp
 from fedloge.methods.method import Part
 
 
 def global_figures(
-    federation: Federation, stamp: Stamp, shared: Mapping[str, Tensor], sums: dict[str, Tensor]
+    federation: Federation, stamp: Stamp, shared: Mapping[str, Tensor], sums: Mapping[str, Tensor]
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    """Each global model on the balanced test set: figures for the round, and per class.
+    """Each global model on the balanced test set, and what the probes find: for the round, and per class.
 
-    `sums` are what the method's clients sent for the measurement.
+    Parameters
+    ----------
+    sums : over clients, of what the probes asked for; each named ``<probe>/<name>``.
     """
     fed = federation
-    # Where norm layers stay with the clients, no global network exists to measure; where all
-    # images lie with the clients, the server may have none to measure it on.
-    if fed.method.norm_sharing != "all" or not len(fed.test):
+    # Where norm layers stay with the clients, no global network exists to measure or to probe.
+    if not fed.has_global_network:
         return {}, {}
     net = fed.load(shared, fed.initial[Part.PERSONAL]).eval()
-    everything = torch.arange(len(fed.test), device=fed.device)
-    version = stamp.version if fed.backbone_is_shared else None
+    predictors = fed.method.global_predictors(net)
     figures: dict[str, float] = {}
     by_class: dict[str, Any] = {}
-    predictors = fed.method.global_predictors(net) | fed.method.calibrated_predictors(net, sums)
+    for probe in fed.probes:
+        prefix = f"{probe.name}/"
+        own = {k.removeprefix(prefix): v for k, v in sums.items() if k.startswith(prefix)}
+        findings = probe.finish(net, own)
+        predictors |= findings.predictors
+        figures |= {f"probe/{prefix}{key}": value for key, value in findings.figures.items()}
+        by_class |= {
+            f"probe/{prefix}{key}": [None if math.isnan(v) else v for v in values]
+            for key, values in findings.by_class.items()
+        }
+    # Where all examples lie with the clients, the server may have none to measure on.
+    if not len(fed.test):
+        return figures, by_class
+    everything = torch.arange(len(fed.test), device=fed.device)
+    version = stamp.version if fed.backbone_is_shared else None
     for name, predictor in predictors.items():
         confusion = predictor_confusion(
             fed.method, net, predictor, fed.bank, version, everything
@@ -41,7 +56,7 @@ def global_figures(
             f"global/{name}/{key}": value for key, value in summary(confusion, fed.groups).items()
         }
         by_class[f"global/{name}/accuracy"] = [
-            None if value != value else value for value in per_class_accuracy(confusion).tolist()
+            None if math.isnan(value) else value for value in per_class_accuracy(confusion).tolist()
         ]
     for name, norms in fed.method.head_norms(net).items():
         by_class[f"norms/{name}"] = norms.tolist()
@@ -65,7 +80,7 @@ def personal_figures(replies: Mapping[int, Mapping[str, float | int]]) -> dict[s
 def client_rows(
     round: int, replies: Mapping[int, Mapping[str, float | int]]
 ) -> list[dict[str, Any]]:
-    """One line a client for the record."""
+    """One line per client for the record."""
     return [
         {
             "round": round,

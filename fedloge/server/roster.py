@@ -15,7 +15,7 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedloge.errors import FedlogeError, RunError
-from fedloge.messages import wire
+from fedloge.messages import CLASS_COUNTS, METRICS, NUM_EXAMPLES, failure_reason, metrics_of
 
 log = logging.getLogger(__name__)
 _POLL_SECONDS = 1.0
@@ -98,10 +98,10 @@ class Roster:
         return {member.partition_id: member for member in self._asked.values()}
 
     def _member(self, node: int, content: RecordDict) -> Member:
-        if reason := wire.failure_reason(content):
+        if reason := failure_reason(content):
             raise RunError(reason)
-        metrics, identity = wire.metrics_of(content), content.config_records.get("identity")
-        partition, images = metrics.get("partition-id"), metrics.get(wire.NUM_EXAMPLES)
+        metrics, identity = metrics_of(content), content.config_records.get("identity")
+        partition, images = metrics.get("partition-id"), metrics.get(NUM_EXAMPLES)
         if not isinstance(partition, int) or not 0 <= partition < self._num_clients:
             raise RunError(
                 f"node {node} says it holds partition {partition!r}, expected 0 to {self._num_clients - 1}; "
@@ -119,7 +119,7 @@ class Roster:
 
 
 def _class_counts(content: RecordDict, partition: int, images: int) -> tuple[int, ...]:
-    told = content.metric_records[wire.METRICS].get(wire.CLASS_COUNTS, [])
+    told = content.metric_records[METRICS].get(CLASS_COUNTS, [])
     counts = tuple(told) if isinstance(told, list) else (-1,)
     if counts and (not all(isinstance(n, int) and n >= 0 for n in counts) or sum(counts) != images):
         raise RunError(f"partition {partition}: its class counts do not add up to {images} images")

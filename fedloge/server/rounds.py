@@ -1,23 +1,22 @@
-"""The rounds of a run, from the first or from a checkpoint: one plain loop."""
+"""The rounds of a run, from the first or from a checkpoint: one plain loop over `Rounds.one_round`."""
 
 from __future__ import annotations
 
 import dataclasses
-import logging
 import time
-from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import ConfigRecord
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import Strategy
+from torch import Tensor
 
 from fedloge.config import Config
-from fedloge.errors import CheckpointError, RunDirError, RunError
-from fedloge.federation.federation import Federation
-from fedloge.messages import wire
-from fedloge.messages.wire import Stamp
+from fedloge.errors import CheckpointError, RunDirError
+from fedloge.federation import Federation
+from fedloge.messages import Stamp, decode, encode
 from fedloge.methods.method import Aggregate, Part
+from fedloge.observer import Observers, RoundDone, RunEnded, RunStarted
 from fedloge.server.central_privacy import Epsilon, with_privacy
 from fedloge.server.checkpoint import Checkpoint, CheckpointStore
 from fedloge.server.figures import client_rows, global_figures, personal_figures
@@ -25,14 +24,13 @@ from fedloge.server.roster import Roster
 from fedloge.server.run_record import RunRecord
 from fedloge.server.strategy import RoundStrategy
 
-log = logging.getLogger("fedloge.run")
-
 
 def run_rounds(
     grid: Grid,
     config: Config,
     federation: Federation,
     record: RunRecord,
+    observers: Observers,
     roster: Roster | None = None,
 ) -> None:
     """Run the rounds that are still to be done; the record and the checkpoints say how far it came.
@@ -44,135 +42,170 @@ def run_rounds(
     RunError
         Clients are missing, a round had no quorum, or the disk refused.
     """
-    fed = federation
-    checkpoints = CheckpointStore(record.checkpoints, record.run_id, fed.fingerprint)
-    start = _starting_point(config, fed, checkpoints, record)
+    checkpoints = CheckpointStore(record.checkpoints, record.run_id, federation.fingerprint)
+    start = _starting_point(config, federation, checkpoints, record)
     if config.resume:
-        record.rewrite_config(config, fed)
+        record.rewrite_config(config, federation)
     if start.round == config.rounds:
-        _say(
-            "complete",
+        text = (
             f"run {record.name} is complete, all {config.rounds} rounds are done; "
-            f"'fedloge resume {record.folder} --rounds N' runs on to round N",
-            folder=str(record.folder),
+            f"'fedloge resume {record.folder} --rounds N' runs on to round N"
         )
+        observers.on_end(RunEnded(record.folder, text, complete=True))
         return
-    fresh = not checkpoints.exists()
-    if not fresh:
-        checkpoints.rewind(start.round)
-    record.rewind(start.round)
-    bases = record.begin_attempt(start.round, at_least=0 if fresh else start.attempt)
-    stamp = Stamp(record.run_id, record.name, fed.fingerprint, bases, start.round, start.round)
-    if fresh:
-        checkpoints.save(start)
-
-    roster = roster or Roster(grid, config.num_clients, fed.fingerprint)
+    stamp = _begin_attempt(federation, checkpoints, record, start)
+    roster = roster or Roster(grid, config.num_clients, federation.fingerprint)
     roster.wait(config.startup_timeout)
-    method, net = fed.method, fed.load(start.shared, fed.initial[Part.PERSONAL])
-    uplinks = {"train": method.uplink(net), "evaluate": method.evaluation_uplink(net)}
-    partial_sums = getattr(grid, "partial_sums", False)
-    strategy = RoundStrategy(
-        config, roster, start.shared, stamp, uplinks, partial_sums=partial_sums
-    )
-    private = with_privacy(strategy, fed)
-    epsilon = Epsilon(config) if config.dp_clip and config.dp_noise else None
-    state = start.server
-    arrays = wire.encode(start.shared, config.wire_dtype)
-    _say(
-        "start",
-        f"run {record.name}: rounds {start.round + 1} to {config.rounds}",
-        folder=str(record.folder),
-        first=start.round + 1,
-        rounds=config.rounds,
-        clients=config.clients_per_round,
+    rounds = Rounds(grid, federation, roster, stamp, start)
+    observers.on_start(
+        RunStarted(
+            folder=record.folder,
+            name=record.name,
+            first_round=start.round + 1,
+            rounds=config.rounds,
+            clients_per_round=config.clients_per_round,
+            text=f"run {record.name}: rounds {start.round + 1} to {config.rounds}",
+        )
     )
     for round in range(start.round + 1, config.rounds + 1):
-        strategy.stamp = dataclasses.replace(
-            strategy.stamp, keep_round=min(checkpoints.kept_rounds())
-        )
         roster.refresh(config.round_timeout)
-        began = time.perf_counter()
-        replies = grid.send_and_receive(
-            private.configure_train(round, arrays, ConfigRecord(), grid),
-            timeout=config.round_timeout,
+        done = rounds.one_round(round, keep_round=min(checkpoints.kept_rounds()))
+        record.append({**done.rows, "metrics": [done.row], "timing": [done.timing]})
+        if round % config.checkpoint_every == 0 or round == config.rounds:
+            checkpoints.save(Checkpoint(round, stamp.attempt, rounds.shared, rounds.state))
+        observers.on_round(RoundDone(done.row, done.timing, _line(done.row, federation)))
+    text = f"run {record.name} is complete: {record.folder}"
+    observers.on_end(RunEnded(record.folder, text, complete=True))
+
+
+@dataclass
+class RoundRecord:
+    """What a round leaves in the run's record: its line of metrics, its timing, and lines of other files."""
+
+    row: dict[str, Any]
+    timing: dict[str, Any]
+    rows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+
+    def add(self, rows: dict[str, list[dict[str, Any]]]) -> None:
+        """Add lines, file by file."""
+        for name, lines in rows.items():
+            self.rows[name] = self.rows.get(name, []) + lines
+
+
+class Rounds:
+    """A run between two rounds: the shared tensors, the server's own, and how they are sent.
+
+    Attributes
+    ----------
+    shared : the shared tensors after the last round.
+    state : what only the server keeps.
+    """
+
+    def __init__(
+        self, grid: Grid, federation: Federation, roster: Roster, stamp: Stamp, start: Checkpoint
+    ) -> None:
+        self.federation, self.config = federation, federation.config
+        self.shared, self.state = start.shared, start.server
+        self._grid = grid
+        net = federation.load(start.shared, federation.initial[Part.PERSONAL])
+        uplinks = {
+            "train": federation.method.uplink(net),
+            "evaluate": {
+                f"{probe.name}/{name}": zeros
+                for probe in federation.probes
+                for name, zeros in probe.template(net).items()
+            },
+        }
+        self._strategy = RoundStrategy(
+            self.config,
+            roster,
+            start.shared,
+            stamp,
+            uplinks,
+            partial_sums=getattr(grid, "partial_sums", False),
         )
-        arrays, metrics = _aggregated(private, strategy, round, replies)
-        trained = time.perf_counter() - began
-        outcome = strategy.outcome
+        self._averaging = with_privacy(self._strategy, federation)
+        spends = self.config.dp_clip and self.config.dp_noise
+        self._epsilon = Epsilon(self.config) if spends else None
+        # Encoded once: the messages of an evaluation and of the next round carry the same record.
+        self._arrays = encode(self.shared, self.config.wire_dtype)
+
+    def one_round(self, round: int, *, keep_round: int) -> RoundRecord:
+        """Train, average, let the method's server step work, and measure where it is time to.
+
+        Parameters
+        ----------
+        keep_round : personal state older than its newest version up to this round is needed no more.
+        """
+        strategy = self._strategy
+        strategy.stamp = dataclasses.replace(strategy.stamp, keep_round=keep_round)
+        began = time.perf_counter()
+        messages = self._averaging.configure_train(round, self._arrays, ConfigRecord(), self._grid)
+        replies = self._grid.send_and_receive(messages, timeout=self.config.round_timeout)
+        averaged, figures = self._averaging.average(round, replies)
+        done = self._trained(round, figures, seconds=time.perf_counter() - began)
+        self._take(self._after_server_step(round, averaged))
+        if round % self.config.evaluate_every == 0 or round == self.config.rounds:
+            self._evaluate(round, done)
+            seconds = time.perf_counter() - began - done.timing["train-seconds"]
+            done.timing |= {
+                "evaluate-seconds": seconds,
+                "evaluate-bytes-down": strategy.outcome.bytes_down,
+                "evaluate-bytes-up": strategy.outcome.bytes_up,
+            }
+        done.timing["seconds"] = time.perf_counter() - began
+        return done
+
+    def _trained(self, round: int, figures: dict[str, float], *, seconds: float) -> RoundRecord:
+        outcome = self._strategy.outcome
+        images = sum(int(reply.get("images", 0)) for reply in outcome.replies.values())
         row: dict[str, Any] = {
             "round": round,
             "clients": len(outcome.replies),
             "failed": len(outcome.failures),
-            **{key: value for key, value in metrics.items() if key.startswith("train/")},
+            **{key: value for key, value in figures.items() if key.startswith("train/")},
+            "images": images,
         }
-        row["images"] = sum(int(r.get("images", 0)) for r in outcome.replies.values())
-        if epsilon is not None:
-            row["privacy/epsilon"] = epsilon.after(strategy, round)
+        if self._epsilon is not None:
+            row["privacy/epsilon"] = self._epsilon.after(self._strategy, round)
         timing = {
             "round": round,
-            "train-seconds": trained,
-            "images-per-second": row["images"] / trained,
+            "train-seconds": seconds,
+            "images-per-second": images / seconds,
             "bytes-down": outcome.bytes_down,
             "bytes-up": outcome.bytes_up,
         }
-        rows = {"failures": _failures(round, outcome.failures)}
-        averaged = Aggregate(round, wire.decode(arrays), outcome.sums, state)
-        updated = method.server_update(
-            fed.load(averaged.shared, fed.initial[Part.PERSONAL]), averaged
-        )
-        shared, state = updated.shared, updated.state
-        if shared is not averaged.shared or config.wire_dtype != "float32":
+        return RoundRecord(row, timing, {"failures": _failures(round, outcome.failures)})
+
+    def _after_server_step(self, round: int, averaged: dict[str, Tensor]) -> Aggregate:
+        fed = self.federation
+        aggregate = Aggregate(round, averaged, self._strategy.outcome.sums, self.state)
+        net = fed.load(averaged, fed.initial[Part.PERSONAL])
+        return fed.method.server_update(net, aggregate)
+
+    def _take(self, aggregate: Aggregate) -> None:
+        self.shared, self.state = aggregate.shared, aggregate.state
+        self._arrays = encode(self.shared, self.config.wire_dtype)
+        if self.config.wire_dtype != "float32":
             # The model after a round is the one that is sent: measured and resumed from as such.
-            arrays = wire.encode(shared, config.wire_dtype)
-            shared = wire.decode(arrays)
-        if round % config.evaluate_every == 0 or round == config.rounds:
-            figures, more = _evaluate(grid, strategy, fed, round, arrays)
-            row |= figures
-            for name, lines in more.items():
-                rows[name] = rows.get(name, []) + lines
-            timing["evaluate-seconds"] = time.perf_counter() - began - trained
-            timing["evaluate-bytes-down"] = strategy.outcome.bytes_down
-            timing["evaluate-bytes-up"] = strategy.outcome.bytes_up
-        timing["seconds"] = time.perf_counter() - began
-        record.append({**rows, "metrics": [row], "timing": [timing]})
-        if round % config.checkpoint_every == 0 or round == config.rounds:
-            checkpoints.save(Checkpoint(round, stamp.attempt, shared, state))
-        _say("round", _line(row, fed), row=row, timing=timing)
-    _say("end", f"run {record.name} is complete: {record.folder}", folder=str(record.folder))
+            self.shared = decode(self._arrays)
 
-
-def _aggregated(
-    private: Strategy, strategy: RoundStrategy, round: int, replies: Iterable[Message]
-) -> tuple[ArrayRecord, MetricRecord]:
-    arrays, metrics = private.aggregate_train(round, replies)
-    if arrays is None or metrics is None:
-        raise RunError(
-            f"round {round}: a client raised an error, and under privacy all who are asked must answer; "
-            "see the run's log, then resume"
+    def _evaluate(self, round: int, done: RoundRecord) -> None:
+        strategy, fed = self._strategy, self.federation
+        messages = strategy.configure_evaluate(round, self._arrays, ConfigRecord(), self._grid)
+        replies = self._grid.send_and_receive(messages, timeout=self.config.round_timeout)
+        strategy.aggregate_evaluate(round, replies)
+        outcome = strategy.outcome
+        figures, by_class = global_figures(fed, strategy.stamp_of(round), self.shared, outcome.sums)
+        done.row |= figures | personal_figures(outcome.replies)
+        done.row["evaluated-clients"] = len(outcome.replies)
+        done.add(
+            {
+                "clients": client_rows(round, outcome.replies),
+                "classes": [{"round": round, **by_class}] if by_class else [],
+                "failures": _failures(round, outcome.failures),
+            }
         )
-    # What wraps the strategy may have changed the numbers' width.
-    tensors = {name: t.to(strategy.template[name].dtype) for name, t in wire.decode(arrays).items()}
-    return (arrays if private is strategy else wire.encode(tensors)), metrics
-
-
-def _evaluate(
-    grid: Grid, strategy: RoundStrategy, fed: Federation, round: int, arrays: ArrayRecord
-) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
-    config = fed.config
-    stamp = strategy.stamp_of(round)
-    replies = grid.send_and_receive(
-        strategy.configure_evaluate(round, arrays, ConfigRecord(), grid),
-        timeout=config.round_timeout,
-    )
-    strategy.aggregate_evaluate(round, replies)
-    answers = strategy.outcome.replies
-    figures, by_class = global_figures(fed, stamp, wire.decode(arrays), strategy.outcome.sums)
-    figures |= personal_figures(answers) | {"evaluated-clients": len(answers)}
-    return figures, {
-        "clients": client_rows(round, answers),
-        "classes": [{"round": round, **by_class}] if by_class else [],
-        "failures": _failures(round, strategy.outcome.failures),
-    }
 
 
 def _starting_point(
@@ -195,6 +228,20 @@ def _starting_point(
     return Checkpoint(0, 1, dict(fed.initial[Part.SHARED]), fed.method.server_state(fed.net))
 
 
+def _begin_attempt(
+    fed: Federation, checkpoints: CheckpointStore, record: RunRecord, start: Checkpoint
+) -> Stamp:
+    """Put the record back to the start, count this attempt, and keep round 0 of a fresh run."""
+    fresh = not checkpoints.exists()
+    if not fresh:
+        checkpoints.rewind(start.round)
+    record.rewind(start.round)
+    bases = record.begin_attempt(start.round, at_least=0 if fresh else start.attempt)
+    if fresh:
+        checkpoints.save(start)
+    return Stamp(record.run_id, record.name, fed.fingerprint, bases, start.round, start.round)
+
+
 def _failures(round: int, failures: dict[int, str]) -> list[dict[str, Any]]:
     return [
         {"round": round, "client": client, "reason": reason} for client, reason in failures.items()
@@ -213,8 +260,3 @@ def _line(row: dict[str, Any], fed: Federation) -> str:
         if key in row:
             shown.append(f"{kind} {row[key]:.1%}")
     return "  ".join(shown)
-
-
-def _say(event: str, text: str, **details: Any) -> None:
-    # Whoever shows progress listens on this logger; elsewhere it is a plain line.
-    log.info(text, extra={"event": event, "details": details})

@@ -31,7 +31,7 @@ from fedloge.errors import RunDirError
 from fedloge.federation.federation import Federation
 from fedloge.methods.method import Part
 
-FORMAT = 1
+FORMAT = 2
 _ROUND_FILES = ("metrics", "timing", "clients", "classes", "failures")
 
 
@@ -190,9 +190,9 @@ def reopen(config: Config, federation: Federation) -> RunRecord:
             f"with {started_with}; undo the edit, or start a new run with it"
         )
     differing = [
-        f"{key} was {old!r}, now {config.flat()[key]!r}"
-        for key, old in before.flat().items()
-        if key not in OPERATIONAL and config.flat()[key] != old
+        f"{key} was {old!r}, now {new!r}"
+        for key, (old, new) in configs.differences([before, config]).items()
+        if key not in OPERATIONAL
     ]
     if differing:
         raise RunDirError(f"{folder} was started with another config: {'; '.join(differing)}")
@@ -221,7 +221,7 @@ def _opening_files(config: Config, fed: Federation, record: RunRecord) -> dict[s
         "classes": list(fed.data.classes),
         "train-counts": fed.train_counts.tolist(),
         "test-counts": torch.bincount(
-            fed.test.labels.cpu(), minlength=fed.data.num_classes
+            fed.test.classes.cpu(), minlength=fed.data.num_classes
         ).tolist(),
         "groups": fed.groups.group_of.tolist(),
         "num-train": fed.num_train,
@@ -258,7 +258,7 @@ def _opening_files(config: Config, fed: Federation, record: RunRecord) -> dict[s
 
 def _config_file(config: Config, fed: Federation, record: RunRecord) -> bytes:
     heading = f"# run {record.run_id}\n# fingerprint of config, partition and fixed classifier: {fed.fingerprint}\n"
-    return (heading + tomli_w.dumps(config.flat())).encode()
+    return (heading + tomli_w.dumps(config.nested())).encode()
 
 
 def _free_name(root: Path, config: Config) -> str:

@@ -8,10 +8,10 @@ from flwr.serverapp import Grid, ServerApp
 from fedloge import config as configs
 from fedloge.config import Config
 from fedloge.errors import RunError
-from fedloge.federation.federation import Federation, open_federation
+from fedloge.federation import Federation, open_federation
 from fedloge.federation.site import OnNodeFederation
 from fedloge.server import run_record as record
-from fedloge.server.log_lines import spoken
+from fedloge.server.log_lines import observed
 from fedloge.server.roster import Roster
 from fedloge.server.rounds import run_rounds
 
@@ -21,13 +21,13 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run a federation as its run config says."""
-    with spoken():
-        config = configs.from_flat(context.run_config, "run config")
+    config = configs.from_flat(context.run_config, "run config")
+    with observed(grid, config.log_format) as observers:
         federation = open_federation(config)
         roster = _introduced(grid, config, federation)
         opened = (record.reopen if config.resume else record.create)(config, federation)
         with opened.held():
-            run_rounds(grid, config, federation, opened, roster)
+            run_rounds(grid, config, federation, opened, observers, roster)
 
 
 def _introduced(grid: Grid, config: Config, federation: Federation) -> Roster | None:
@@ -39,7 +39,7 @@ def _introduced(grid: Grid, config: Config, federation: Federation) -> Roster | 
     members = roster.members()
     counts = {k: member.class_counts for k, member in members.items()}
     wrong = [k for k, n in counts.items() if len(n) != len(config.class_names)]
-    if config.share_class_counts and wrong:
+    if config.shares_class_counts and wrong:
         raise RunError(
             f"partition {wrong[0]}: expected the counts of {len(config.class_names)} classes, "
             f"got {len(counts[wrong[0]])}; give both sides the same version"

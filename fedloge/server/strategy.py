@@ -2,11 +2,14 @@
 
 A Flower `Strategy`, so that Flower's own wrappers compose with it. Unlike the
 stock ones it draws partition ids from (seed, round), checks every reply, and
-adds up exactly, so that the result does not hang on arrival order.
+adds up exactly, so that the result does not depend on arrival order. What comes
+of a round stays tensors (`RoundStrategy.average`); records are made where a
+message is, or where a wrapper wants them.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -17,12 +20,21 @@ from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
 from fedloge.config import Config
-from fedloge.errors import FedlogeError, RunError, UpdateError
-from fedloge.messages import wire
-from fedloge.messages.averaging import ExactSum, check_update
-from fedloge.messages.wire import Stamp
+from fedloge.errors import FedlogeError, RunError
+from fedloge.messages import (
+    ARRAYS,
+    NUM_EXAMPLES,
+    PLAN,
+    STAMP,
+    ExactSum,
+    Plan,
+    Stamp,
+    encode,
+    num_bytes,
+)
 from fedloge.rng import rng
 from fedloge.server.aggregation import combination
+from fedloge.server.replies import bytes_of, read_reply
 from fedloge.server.roster import Member, Roster
 
 
@@ -35,7 +47,7 @@ class RoundOutcome:
     replies: dict[int, dict[str, float | int]] = field(default_factory=dict)
     """Partition id -> the metrics of its answer."""
     sums: dict[str, Tensor] = field(default_factory=dict)
-    """What the method's clients sent besides, summed."""
+    """What the clients sent besides, summed."""
     bytes_down: int = 0
     bytes_up: int = 0
 
@@ -92,10 +104,10 @@ class RoundStrategy(Strategy):
             "evaluate", server_round, arrays, list(range(self.config.num_clients))
         )
 
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord, MetricRecord]:
-        """The mean of the good replies, weighted by training images.
+    def average(
+        self, round: int, replies: Iterable[Message]
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """The mean of the good replies' shared tensors, weighted by training examples, and of their figures.
 
         Raises
         ------
@@ -108,41 +120,51 @@ class RoundStrategy(Strategy):
         )
         self._collect(
             "train",
-            server_round,
+            round,
             replies,
             lambda client, reply: combined.add(client, reply, weights[client]),
         )
-        self._check_quorum(server_round)
-        return combined.result(server_round), self._mean_metrics()
+        self._check_quorum(round)
+        return combined.result(round), self._mean_figures()
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord, MetricRecord]:
+        """`average` as records, for a wrapper of Flower's."""
+        shared, figures = self.average(server_round, replies)
+        return encode(shared), self._as_record(figures)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord:
         """The mean over clients, each counting once; the figures one by one are in `outcome`."""
         self._collect("evaluate", server_round, replies, lambda client, reply: None)
-        return self._mean_metrics()
+        return self._as_record(self._mean_figures())
 
     def summary(self) -> None:
         """Nothing to say: the run's record says it."""
+
+    def stamp_of(self, round: int) -> Stamp:
+        """The stamp of one round of this attempt."""
+        return dataclasses.replace(self.stamp, round=round)
 
     def _messages(
         self, kind: str, round: int, arrays: ArrayRecord, clients: list[int]
     ) -> list[Message]:
         members = self.roster.members()
-        self.outcome = RoundOutcome()
         self._asked = {client: members[client] for client in clients if client in members}
-        for client in clients:
-            if client not in members:
-                self.outcome.failures[client] = "not connected"
+        self._model_bytes = num_bytes(arrays)
+        self.outcome = RoundOutcome(
+            failures={client: "not connected" for client in clients if client not in members},
+            bytes_down=self._model_bytes * len(self._asked),
+        )
         stamp = self.stamp_of(round).to_record()
         total = max(1, sum(self._weight(member) for member in self._asked.values()))
-        self._model_bytes = _num_bytes(arrays)
-        self.outcome.bytes_down = self._model_bytes * len(self._asked)
         return [
             Message(
                 RecordDict(
                     {
-                        wire.ARRAYS: arrays,
-                        wire.STAMP: stamp,
-                        wire.PLAN: wire.Plan(self._weight(member), total).to_record(),
+                        ARRAYS: arrays,
+                        STAMP: stamp,
+                        PLAN: Plan(self._weight(member), total).to_record(),
                     }
                 ),
                 dst_node_id=member.node_id,
@@ -157,11 +179,6 @@ class RoundStrategy(Strategy):
         # Under privacy every client counts alike: the noise is made for a mean of equal parts.
         return 1 if self.config.dp_clip else member.num_examples
 
-    def stamp_of(self, round: int) -> Stamp:
-        """The stamp of one round of this attempt."""
-        values = {**self.stamp.__dict__, "round": round}
-        return Stamp(**values)
-
     def _collect(
         self,
         kind: str,
@@ -172,7 +189,7 @@ class RoundStrategy(Strategy):
         """Hand each good reply to `use`; what is refused there or before becomes that client's failure."""
         by_node = {member.node_id: client for client, member in self._asked.items()}
         outcome, answered = self.outcome, set()
-        uplink = self.uplinks[kind]
+        stamp, uplink = self.stamp_of(round), self.uplinks[kind]
         sums = ExactSum(uplink)
         for reply in replies:
             client = by_node.get(reply.metadata.src_node_id)
@@ -180,16 +197,14 @@ class RoundStrategy(Strategy):
                 continue  # an error that Flower itself raised for a node that has gone, or a second answer
             answered.add(client)
             try:
-                self._check(round, client, reply)
-                further = wire.received_tensors(reply.content, wire.SUMS) if uplink else {}
-                check_update(further, uplink, limit=2**40)
+                answer = read_reply(reply, stamp, self._asked[client].num_examples, uplink)
                 use(client, reply)
-                sums.add(further)
             except FedlogeError as exc:
                 outcome.failures[client] = str(exc)
                 continue
-            outcome.replies[client] = wire.metrics_of(reply.content)
-            outcome.bytes_up += self._bytes_of(reply.content)
+            sums.add(answer.sums)
+            outcome.replies[client] = answer.figures
+            outcome.bytes_up += bytes_of(reply, self._model_bytes)
         outcome.sums = sums.total()
         for client in self._asked.keys() - answered:
             outcome.failures[client] = (
@@ -198,40 +213,9 @@ class RoundStrategy(Strategy):
         outcome.failures = dict(sorted(outcome.failures.items()))
         outcome.replies = dict(sorted(outcome.replies.items()))
 
-    def _check(self, round: int, client: int, reply: Message) -> None:
-        if reply.has_error():
-            raise UpdateError(f"error {reply.error.code}: {reply.error.reason}")
-        if reason := wire.failure_reason(reply.content):
-            raise UpdateError(reason)
-        stamp = Stamp.from_content(reply.content)
-        if stamp != self.stamp_of(round):
-            raise UpdateError(
-                f"the answer belongs to round {stamp.round}, attempt {stamp.attempt} of run {stamp.run_id} "
-                f"({stamp.fingerprint}), expected round {round}, attempt {self.stamp.attempt} of "
-                f"{self.stamp.run_id} ({self.stamp.fingerprint})"
-            )
-        metrics = wire.metrics_of(reply.content)
-        for name, value in metrics.items():
-            if not math.isfinite(value):
-                raise UpdateError(f"its figure {name!r} is {value}, expected a finite number")
-        weight = metrics.get(wire.NUM_EXAMPLES)
-        expected = self._asked[client].num_examples
-        if weight != expected or expected < 1:
-            raise UpdateError(
-                f"weight {weight!r}, expected the {expected} images it registered with (at least 1)"
-            )
-
-    def _bytes_of(self, content: RecordDict) -> int:
-        # What a worker of our own engine has added up already, its client would have sent.
-        records = (wire.record_of(content, name, ArrayRecord) for name in (wire.ARRAYS, wire.SUMS))
-        own = sum(_num_bytes(record) for record in records if record is not None)
-        return own + (self._model_bytes if wire.PARTIAL in content else 0)
-
     def _check_quorum(self, round: int) -> None:
-        good, asked = (
-            len(self.outcome.replies),
-            len(self.outcome.replies) + len(self.outcome.failures),
-        )
+        good = len(self.outcome.replies)
+        asked = good + len(self.outcome.failures)
         # The noise is made for a mean over all who were asked.
         needed = asked if self.config.dp_clip else math.ceil(self.config.min_fraction * asked)
         if good < max(1, needed):
@@ -244,16 +228,15 @@ class RoundStrategy(Strategy):
                 f"(min-fraction {self.config.min_fraction:g}); {'; '.join(first)}"
             )
 
-    def _mean_metrics(self) -> MetricRecord:
+    def _mean_figures(self) -> dict[str, float]:
         rows = list(self.outcome.replies.values())
-        names = sorted({name for row in rows for name in row} - {wire.NUM_EXAMPLES})
+        names = sorted({name for row in rows for name in row} - {NUM_EXAMPLES})
         means = {}
         for name in names:
             values = [row[name] for row in rows if name in row]
             means[name] = math.fsum(values) / len(values)
-        images = sum(int(row[wire.NUM_EXAMPLES]) for row in rows)
-        return MetricRecord({**means, wire.NUM_EXAMPLES: images})
+        return means
 
-
-def _num_bytes(arrays: ArrayRecord) -> int:
-    return sum(len(array.data) for array in arrays.values())
+    def _as_record(self, figures: Mapping[str, float]) -> MetricRecord:
+        examples = sum(int(row[NUM_EXAMPLES]) for row in self.outcome.replies.values())
+        return MetricRecord({**figures, NUM_EXAMPLES: examples})

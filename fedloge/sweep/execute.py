@@ -232,7 +232,7 @@ def _start(
 ) -> _Child:
     recipe = work / f"{run.name}.toml"
     config = run.config.replace(resume=standing.state == "begun")
-    recipe.write_text(tomli_w.dumps(config.flat()), encoding="utf-8")
+    recipe.write_text(tomli_w.dumps(config.nested()), encoding="utf-8")
     environment = os.environ | {"OMP_NUM_THREADS": str(config.threads)}
     if gpus > 1 and config.device in ("auto", "cuda"):
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")

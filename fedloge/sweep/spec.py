@@ -14,7 +14,7 @@ A sweep file has up to four parts::
 
     [[method]]                       # each of these with every combination
     method = "fedprox"
-    method-options = ["mu = 0.1", "mu = 1.0"]   # a list adds to the grid, for this method
+    method-options.mu = [0.1, 1.0]   # a list adds to the grid, for this method
     label = "FedProx"                # what tables call it; may be left out
 
 A method's own keys stand over the grid's, the grid's over the base's: a method with
@@ -31,9 +31,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedloge.config import Config, Scalar, digest, from_flat, keys, load, parse_overrides
+from fedloge.config import TABLES, Config, Scalar, from_flat, keys, load, parse_overrides
+from fedloge.config.keys import unknown_key
+from fedloge.config.tables import flattened
+from fedloge.digest import digest
 from fedloge.errors import ConfigError, unknown_name
-from fedloge.results.grouping import METHOD_KEYS
+from fedloge.results.grouping import is_method_key
 
 _PARTS = ("name", "base", "grid", "method")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -116,7 +119,7 @@ def load_sweep(path: Path, overrides: Iterable[str] = (), runs_dir: str = "") ->
             flat |= {"name": run_name, "runs-dir": str(root / name)}
             runs.append(PlannedRun(run_name, label, from_flat(flat, f"{path}, {run_name}")))
     _check_distinct(path, runs)
-    by = tuple(key for key in grid if key not in (*METHOD_KEYS, "seed"))
+    by = tuple(key for key in grid if key != "seed" and not is_method_key(key))
     return Sweep(name, root / name, by, runs)
 
 
@@ -139,6 +142,7 @@ def _base(path: Path, given: Any) -> dict[str, Scalar]:
     recipe = own.pop("recipe", None)
     if recipe is not None and not isinstance(recipe, str):
         raise ConfigError(f"{path}: base: recipe: expected a path, got {recipe!r}")
+    own = _dotted(own)
     for key in own:
         _check_key(path, "base", key)
     flat: dict[str, Scalar] = {}
@@ -153,7 +157,7 @@ def _grid(path: Path, given: Any) -> dict[str, list[Scalar]]:
     if not isinstance(given, dict):
         raise ConfigError(f"{path}: grid: expected a table of lists, got {given!r}")
     grid = {}
-    for key, values in given.items():
+    for key, values in _dotted(given).items():
         _check_key(path, "grid", key)
         if not isinstance(values, list):
             raise ConfigError(f"{path}: grid: {key}: expected a list of values, got {values!r}")
@@ -164,6 +168,7 @@ def _grid(path: Path, given: Any) -> dict[str, list[Scalar]]:
 def _methods(path: Path, given: Any, grid: Mapping[str, Any]) -> list[dict[str, Any]]:
     if not isinstance(given, list) or not all(isinstance(table, dict) for table in given):
         raise ConfigError(f"{path}: method: expected [[method]] tables, got {given!r}")
+    given = [_dotted(table) for table in given]
     for table in given:
         for key in table:
             if key != "label":
@@ -173,6 +178,15 @@ def _methods(path: Path, given: Any, grid: Mapping[str, Any]) -> list[dict[str, 
         if table and "method" in grid:
             raise ConfigError(f"{path}: methods stand in the grid and in [[method]]; choose one")
     return [dict(table) for table in given]
+
+
+def _dotted(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Options with dotted keys, ``method-options.mu``, so that each may be varied."""
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        is_table = key in TABLES and isinstance(value, dict)
+        flat.update(flattened(value, key) if is_table else {key: value})
+    return flat
 
 
 def _values(path: Path, key: str, value: Any) -> list[Scalar]:
@@ -190,8 +204,8 @@ def _values(path: Path, key: str, value: Any) -> list[Scalar]:
 def _check_key(path: Path, part: str, key: str) -> None:
     if key in _RESERVED and not (part == "base" and key == "runs-dir"):
         raise ConfigError(f"{path}: {part}: {key}: a sweep says this itself; leave it out")
-    if key not in keys():
-        raise ConfigError(f"{path}: {part}: {unknown_name('key', key, keys())}")
+    if key.partition(".")[0] not in keys():
+        raise ConfigError(f"{path}: {part}: {unknown_key(key)}")
 
 
 def _run_name(label: str, flat: Mapping[str, Scalar], varied: Mapping[str, Scalar]) -> str:
@@ -199,7 +213,7 @@ def _run_name(label: str, flat: Mapping[str, Scalar], varied: Mapping[str, Scala
     method = str(flat.get("method", Config().method)).rpartition(":")[2].rpartition(".")[2]
     parts = [_slug(label or method) or "run"]
     parts += [
-        _slug(f"{key}{value}") if not str(key).endswith("options") else _slug(str(value))
+        _slug(f"{key.rpartition('.')[2]}{value}")
         for key, value in varied.items()
         if key not in ("method", "seed")
     ]

@@ -12,8 +12,8 @@ from fedloge.client.client_app import app
 from fedloge.config import Config
 from fedloge.engines.own_grid import take_identity
 from fedloge.federation.federation import open_federation
-from fedloge.messages import wire
-from fedloge.messages.wire import Stamp
+from fedloge import messages as wire
+from fedloge.messages import Stamp
 from fedloge.methods.method import Part
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fedloge.client.personal_state import PersonalStore
 from fedloge.errors import CheckpointError, RunError
-from fedloge.messages.wire import Stamp
+from fedloge.messages import Stamp
 
 INITIAL = {"head.weight": torch.zeros(2, 3), "head.bias": torch.zeros(2)}
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedloge.data import augment, normalise
-from fedloge.data.augment import crop_padding
+from fedloge.data.image_preparation import crop_padding
 
 
 def images(n: int, side: int, channels: int = 3) -> torch.Tensor:

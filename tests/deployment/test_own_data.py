@@ -23,7 +23,7 @@ from fedloge.engines.own_grid import client_context, partition_of
 from fedloge.errors import ConfigError, DataError, RunError
 from fedloge.federation.federation import open_federation
 from fedloge.federation.site import OnNodeFederation, open_site
-from fedloge.messages import wire
+from fedloge import messages as wire
 from fedloge.results.export import export_client
 from fedloge.results.report import write_report
 from fedloge.results.run import open_run

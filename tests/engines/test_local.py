@@ -14,7 +14,7 @@ from fedloge.engines import own_grid as grid
 from fedloge.engines.local import LocalGrid
 from fedloge.errors import RunError
 from fedloge.federation.federation import open_federation
-from fedloge.messages import wire
+from fedloge import messages as wire
 from fedloge.methods.method import Part
 
 ClientApp = Callable[[Message, Context], Message]

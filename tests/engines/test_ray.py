@@ -17,7 +17,7 @@ from fedloge.engines import local
 from fedloge.engines.own_grid import SERVER_NODE, take_identity
 from fedloge.engines.ray import largest_first, worker_options
 from fedloge.errors import ConfigError
-from fedloge.messages import wire
+from fedloge import messages as wire
 
 GOLDEN = Path(__file__).parents[1] / "golden/cifar10-lt-if0.02-alpha0.5-partition.json"
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fedloge.errors import UpdateError
-from fedloge.messages import wire
-from fedloge.messages.wire import Stamp
+from fedloge import messages as wire
+from fedloge.messages import Stamp
 
 TENSORS = st.dictionaries(
     st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1, max_size=12),

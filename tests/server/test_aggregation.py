@@ -11,7 +11,7 @@ from fedloge.config import Config
 from fedloge.engines import local
 from fedloge.engines.own_grid import take_identity
 from fedloge.errors import ConfigError, UpdateError
-from fedloge.messages import wire
+from fedloge import messages as wire
 from fedloge.server.aggregation import combination
 
 TEMPLATE = {"w": torch.zeros(3)}

@@ -10,8 +10,8 @@ from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from fedloge.engines.local import LocalGrid
 from fedloge.errors import RunError
 from fedloge.federation.federation import open_federation
-from fedloge.messages import wire
-from fedloge.messages.wire import Stamp
+from fedloge import messages as wire
+from fedloge.messages import Stamp
 from fedloge.methods.method import Part
 from fedloge.server.roster import Roster
 from fedloge.server.strategy import RoundStrategy

@@ -1,1 +1,5 @@
-"""Faster local training for GPUs; never run on one yet."""
+"""Faster local training for GPUs, behind the config key ``fast``. It has never run on a GPU yet.
+
+CUDA graphs (`graphs`) and several clients' networks stacked into one (`stacked`) are tested on
+a processor only, with a call in the graph's place.
+"""

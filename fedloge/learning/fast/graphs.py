@@ -18,9 +18,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-log = logging.getLogger("fedloge.run")
+from fedloge.learning.loop import Step, TrainStep
 
-TrainStep = Callable[[Tensor, Tensor], Tensor]
+log = logging.getLogger(__name__)
+
 Recorder = Callable[[Callable[[], Tensor]], tuple[Callable[[], object], Tensor]]
 
 TOLERANCE = 0.01
@@ -30,7 +31,7 @@ and kernels that add up in any order stay far below, a stale or a missing input 
 
 @dataclass(frozen=True)
 class _Recorded:
-    images: Tensor
+    inputs: Tensor
     labels: Tensor
     replay: Callable[[], object]
     terms: Tensor
@@ -41,7 +42,7 @@ class StepGraphs:
 
     Parameters
     ----------
-    step : a whole training step on images and labels, which returns its loss terms. It may read
+    step : a whole training step on inputs and labels, which returns its loss terms. It may read
         nothing but its batch and `state`, which it changes in place.
     state : the tensors that a step reads and changes, the same objects every time.
     record : makes of a function without arguments one that replays it, and the tensor that holds
@@ -56,42 +57,42 @@ class StepGraphs:
         self.refused = ""
         """Why nothing is replayed; empty while all is well."""
 
-    def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
+    def __call__(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """One step; the loss terms, valid until the next."""
         if self.refused:
-            return self._step(images, labels)
-        recorded = self._recorded.get(tuple(images.shape))
+            return self._step(inputs, labels)
+        recorded = self._recorded.get(tuple(inputs.shape))
         if recorded is None:
-            return self._first(images, labels)
-        recorded.images.copy_(images)
+            return self._first(inputs, labels)
+        recorded.inputs.copy_(inputs)
         recorded.labels.copy_(labels)
         recorded.replay()
         return recorded.terms
 
-    def _first(self, images: Tensor, labels: Tensor) -> Tensor:
+    def _first(self, inputs: Tensor, labels: Tensor) -> Tensor:
         before = self._copies()
-        terms = self._step(images, labels).clone()
+        terms = self._step(inputs, labels).clone()
         after = self._copies()
         try:
-            recorded = self._recording(images, labels)
+            recorded = self._recording(inputs, labels)
             self._restore(before)
             recorded.replay()
             difference = _difference(before, after, self._state)
             if not difference <= TOLERANCE:
                 raise RuntimeError(f"a replayed step differs from a plain one by {difference:.2g}")
-            self._recorded[tuple(images.shape)] = recorded
+            self._recorded[tuple(inputs.shape)] = recorded
         except RuntimeError as exc:
             self.refused = str(exc).splitlines()[0]
             self._recorded.clear()
-            log.warning("cuda-graphs: %s; training goes on without", self.refused)
+            log.warning("fast: %s; training goes on without", self.refused)
         self._restore(after)
         return terms
 
-    def _recording(self, images: Tensor, labels: Tensor) -> _Recorded:
+    def _recording(self, inputs: Tensor, labels: Tensor) -> _Recorded:
         # Clones keep the strides: channels_last images stay so.
-        own_images, own_labels = images.clone(), labels.clone()
-        replay, terms = self._record(lambda: self._step(own_images, own_labels))
-        return _Recorded(own_images, own_labels, replay, terms)
+        own_inputs, own_labels = inputs.clone(), labels.clone()
+        replay, terms = self._record(lambda: self._step(own_inputs, own_labels))
+        return _Recorded(own_inputs, own_labels, replay, terms)
 
     def _copies(self) -> list[Tensor]:
         return [tensor.detach().clone() for tensor in self._state]
@@ -124,3 +125,26 @@ def _difference(before: list[Tensor], one: list[Tensor], other: Sequence[Tensor]
     if apart == 0:
         return 0.0
     return float((apart / moved) ** 0.5) if moved else float("inf")
+
+
+class StepRecorder:
+    """The recorded steps of one network, one for each purpose: its parameters' memory is what they work on."""
+
+    def __init__(self, record: Recorder) -> None:
+        self._record = record
+        self._kept: dict[str, tuple[Step, TrainStep]] = {}
+        self._refused = False
+
+    def recorded(self, step: Step, purpose: str, *, uniform: bool) -> tuple[Step, TrainStep]:
+        """The step kept for this purpose, its optimiser at rest; the plain one where it cannot be recorded."""
+        if not uniform:
+            if not self._refused:
+                log.warning("fast: this method's step differs from client to client; not recorded")
+            self._refused = True
+            return step, step
+        if purpose not in self._kept:
+            velocities = step.optimiser.rest()
+            state = [*step.net.parameters(), *step.net.buffers(), *velocities]
+            self._kept[purpose] = step, StepGraphs(step, state, self._record)
+        self._kept[purpose][0].optimiser.rest()
+        return self._kept[purpose]

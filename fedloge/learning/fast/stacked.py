@@ -13,21 +13,21 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from fedloge.errors import UpdateError
-from fedloge.learning.fast.graphs import StepGraphs, TrainStep, cuda_graph
-from fedloge.learning.loop import Sgd, Step, mean_losses, precision, replays, step_of
+from fedloge.learning.client_data import ClientData
+from fedloge.learning.fast.graphs import StepGraphs, cuda_graph
+from fedloge.learning.loop import Losses, Step, TrainStep, mean_losses, precision, step_of
+from fedloge.learning.optimiser import Sgd
+from fedloge.models.network import Network
 
-if TYPE_CHECKING:
-    from fedloge.methods.method import LocalData, Losses, Network
-
-N = TypeVar("N", bound="Network")
+N = TypeVar("N", bound=Network)
 
 
 class StackedClients(Generic[N]):
@@ -45,7 +45,7 @@ class StackedClients(Generic[N]):
         self,
         net: N,
         parameters: Sequence[nn.Parameter],
-        loss: Callable[[N, Tensor, Tensor, LocalData], Losses],
+        loss: Callable[[N, Tensor, Tensor, ClientData], Losses],
         places: int,
     ) -> None:
         self.net, self.loss, self.places = net, loss, places
@@ -71,7 +71,7 @@ class StackedClients(Generic[N]):
         return {name: stack[place] for name, stack in self._tensors.items()}
 
     def train(
-        self, clients: Sequence[LocalData], *, epochs: int
+        self, clients: Sequence[ClientData], *, epochs: int
     ) -> list[dict[str, float] | UpdateError]:
         """Train the clients in the first places, as `fedloge.learning.loop.sgd` trains each of them.
 
@@ -87,12 +87,12 @@ class StackedClients(Generic[N]):
         sizes = [len(client.train) for client in clients]
         if sizes != sorted(sizes, reverse=True) or not 0 < len(clients) <= self.places:
             raise ValueError(
-                f"expected 1 to {self.places} clients, the largest first, got {sizes} images"
+                f"expected 1 to {self.places} clients, the largest first, got {sizes} examples"
             )
         if not sizes[-1] or epochs < 1:
-            raise ValueError(f"expected images and epochs, got {sizes} images, {epochs} epochs")
+            raise ValueError(f"expected examples and epochs, got {sizes} examples, {epochs} epochs")
         size = clients[0].config.batch_size
-        full = [images // size for images in sizes]
+        full = [examples // size for examples in sizes]
         second = full[1] if len(full) > 1 else 0
         batches = [client.batches(epochs) for client in clients]
         for velocity in self._velocities.values():
@@ -105,7 +105,7 @@ class StackedClients(Generic[N]):
                 step, train = self._step(count, clients[0])
                 batch = [next(own) for own in batches[:count]]
                 found = train(
-                    torch.stack([images for images, _ in batch]),
+                    torch.stack([inputs for inputs, _ in batch]),
                     torch.stack([labels for _, labels in batch]),
                 )
                 total.add(slice(count), step.terms, found)
@@ -113,27 +113,27 @@ class StackedClients(Generic[N]):
                 left = -(-sizes[place] // size) - min(full[place], second)
                 if left:
                     with self._alone(place, client) as (plain, train):
-                        for images, labels in islice(batches[place], left):
-                            found = train(images, labels)
+                        for inputs, labels in islice(batches[place], left):
+                            found = train(inputs, labels)
                             total.add(place, plain.terms, found)
-        return total.means(clients, [epochs * -(-images // size) for images in sizes])
+        return total.means(clients, [epochs * -(-examples // size) for examples in sizes])
 
-    def _step(self, count: int, client: LocalData) -> tuple[StackedStep[N], TrainStep]:
+    def _step(self, count: int, client: ClientData) -> tuple[StackedStep[N], TrainStep]:
         if count not in self._together:
             tensors = {name: stack[:count] for name, stack in self._tensors.items()}
             velocities = {name: stack[:count] for name, stack in self._velocities.items()}
             step = StackedStep(self.net, self.loss, client, tensors, velocities)
             train: TrainStep = step
-            if replays(client):
+            if client.recorder is not None:
                 train = StepGraphs(step, [*tensors.values(), *velocities.values()], cuda_graph)
             self._together[count] = step, train
         return self._together[count]
 
     @contextlib.contextmanager
-    def _alone(self, place: int, client: LocalData) -> Iterator[tuple[Step[N], TrainStep]]:
+    def _alone(self, place: int, client: ClientData) -> Iterator[tuple[Step[N], TrainStep]]:
         """The plain step of the network, which has this place's tensors and velocities meanwhile."""
         step, train = step_of(
-            self.net, self._parameters, self.loss, client, purpose="train", constant=True
+            self.net, self._parameters, self.loss, client, purpose="train", uniform=True
         )
         velocities = dict(zip(self._velocities, step.optimiser.rest(), strict=False))
         pairs = [(self._own[name], stack[place]) for name, stack in self._tensors.items()]
@@ -157,8 +157,8 @@ class StackedStep(Generic[N]):
     def __init__(
         self,
         net: N,
-        loss: Callable[[N, Tensor, Tensor, LocalData], Losses],
-        client: LocalData,
+        loss: Callable[[N, Tensor, Tensor, ClientData], Losses],
+        client: ClientData,
         tensors: Mapping[str, Tensor],
         velocities: Mapping[str, Tensor],
     ) -> None:
@@ -172,20 +172,20 @@ class StackedStep(Generic[N]):
 
     def __call__(
         self,
-        images: Float[Tensor, "clients batch channels height width"],
+        inputs: Shaped[Tensor, "clients batch ..."],
         labels: Int[Tensor, "clients batch"],
     ) -> Float[Tensor, "clients terms"]:
         """Forward, backward, step; each client's loss terms, in the order of `terms`."""
         self._optimiser.zero_grad()
         with self._precision:
-            terms = torch.vmap(self._losses)(self._tensors, images, labels)
+            terms = torch.vmap(self._losses)(self._tensors, inputs, labels)
         # No client's loss depends on another's tensors, so the sum has each one's own gradient.
         terms.sum().backward()
         self._optimiser.step()
         return terms.detach()
 
-    def _losses(self, tensors: dict[str, Tensor], images: Tensor, labels: Tensor) -> Tensor:
-        losses: Losses = functional_call(self._loss, tensors, (images, labels))
+    def _losses(self, tensors: dict[str, Tensor], inputs: Tensor, labels: Tensor) -> Tensor:
+        losses: Losses = functional_call(self._loss, tensors, (inputs, labels))
         self.terms = tuple(losses)
         return torch.stack(list(losses.values()))
 
@@ -194,18 +194,18 @@ class _Loss(nn.Module):
     """A loss as a module around its network, so that the network's tensors can be replaced in a call."""
 
     def __init__(
-        self, net: N, loss: Callable[[N, Tensor, Tensor, LocalData], Losses], client: LocalData
+        self, net: N, loss: Callable[[N, Tensor, Tensor, ClientData], Losses], client: ClientData
     ) -> None:
         super().__init__()
         self.net, self._of, self._client = net, loss, client
 
-    def forward(self, images: Tensor, labels: Tensor) -> Losses:
+    def forward(self, inputs: Tensor, labels: Tensor) -> Losses:
         """The loss terms."""
-        return self._of(self.net, images, labels, self._client)
+        return self._of(self.net, inputs, labels, self._client)
 
 
 class _Total:
-    """Sums of loss terms, a row a client."""
+    """Sums of loss terms, one row per client."""
 
     def __init__(self, clients: int) -> None:
         self._sums = torch.zeros(clients, 0)
@@ -218,7 +218,7 @@ class _Total:
         self._sums[places] += found
 
     def means(
-        self, clients: Sequence[LocalData], steps: Sequence[int]
+        self, clients: Sequence[ClientData], steps: Sequence[int]
     ) -> list[dict[str, float] | UpdateError]:
         rows = (self._sums / self._sums.new_tensor(steps)[:, None]).tolist()
         results: list[dict[str, float] | UpdateError] = []

@@ -285,7 +285,11 @@ def _best(run: Run) -> str:
 
 
 def _alpha(config: Config) -> str:
-    return f", α = {config.dirichlet_alpha:g}" if "dirichlet" in config.partitioner else ""
+    return (
+        f", α = {config.partitioner_options.get('alpha', 0.5):g}"
+        if "dirichlet" in config.partitioner
+        else ""
+    )
 
 
 def _fixed_in_words(run: Run) -> str:

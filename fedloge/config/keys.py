@@ -1,25 +1,43 @@
-"""One flat, typed, frozen configuration.
+"""The keys of a config: one flat, typed, frozen set, and three tables of options.
 
 Keys are kebab-case in TOML and on the command line (``num-clients``), snake_case
 in Python (``config.num_clients``). The defaults here are the quick start's, and
 equal those under ``[tool.flwr.app.config]`` in ``pyproject.toml`` (a test says so).
+Options of a method, a partitioner or a model stand in tables of their own; their
+defaults stand with whoever reads them.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import tomllib
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import pydantic
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
+from fedloge.config.tables import Scalar, check_table, flattened, table_text
+from fedloge.digest import digest
 from fedloge.errors import ConfigError, unknown_name
+from fedloge.options import Options, Table, checked_options, first_problem
 
-Scalar = str | int | float | bool
+TABLES = ("method-options", "model-options", "partitioner-options")
+"""The keys that are tables."""
+
+# Keys of before the tables, and where each stands now.
+MOVED = {
+    "gamma": "method-options.gamma",
+    "sparsity": "method-options.sparsity",
+    "prototypes": "method-options.prototypes",
+    "personal-realignment": "method-options.personal-realignment",
+    "local-loss": "method-options.loss",
+    "local-loss-options": "method-options.loss-options",
+    "post-hoc": "method-options.post-hoc",
+    "dirichlet-alpha": "partitioner-options.alpha",
+    "classes": "partitioner-options.classes",
+    "share-class-counts": "partitioner-options.share-class-counts",
+    "cuda-graphs": "fast",
+}
 
 # Keys that say where and how fast a run runs, or how long, but not what each
 # round computes; they stay out of the fingerprint, so that a run may be moved,
@@ -32,7 +50,7 @@ OPERATIONAL = frozenset(
         "cache-dir",
         "rounds",
         "device",
-        "cuda-graphs",
+        "fast",
         "clients-at-once",
         "checkpoint-every",
         "round-timeout",
@@ -44,6 +62,7 @@ OPERATIONAL = frozenset(
         "cpus-per-worker",
         "gpus-per-worker",
         "ray-state",
+        "log-format",
     }
 )
 
@@ -53,6 +72,8 @@ class Config(pydantic.BaseModel):
 
     model_config = ConfigDict(
         frozen=True,
+        # Strict: without it `true` would pass for 1 and "3" for 3.
+        strict=True,
         extra="forbid",
         allow_inf_nan=False,
         populate_by_name=True,
@@ -63,10 +84,15 @@ class Config(pydantic.BaseModel):
     method: str = Field(
         "fedloge", description="a method's name, a dotted name or path/to/file.py:Class"
     )
-    method_options: str = Field("", description='the method\'s own parameters, "mu = 0.1, tau = 1"')
+    method_options: Table = Field(
+        default_factory=dict, description="the method's own options, as a table"
+    )
     model: str = Field(
         "cnn",
         description="backbone: cnn, resnet8, resnet18, resnet34, resnet50, or a torchvision model",
+    )
+    model_options: Table = Field(
+        default_factory=dict, description="options of a model that takes some, as a table"
     )
     norm: Literal["batch", "group"] = Field(
         "batch", description="normalisation layers of our backbones"
@@ -75,30 +101,6 @@ class Config(pydantic.BaseModel):
         "all",
         description="what of the norm layers is averaged: all; affine (running statistics stay with "
         "each client); none (FedBN: the layers stay with each client)",
-    )
-    prototypes: Literal["sparse-etf", "etf", "none"] = Field(
-        "sparse-etf",
-        description="the fixed classifier: SSE-C, a plain simplex ETF, or a trained head instead",
-    )
-    sparsity: float = Field(
-        0.6, ge=0, lt=1, description="share of zeros in every row of the fixed classifier"
-    )
-    gamma: float = Field(0.1, gt=0, description="norm of every row of the fixed classifier")
-    personal_realignment: Literal["norm", "sum"] = Field(
-        "norm", description="LA-FR: phi' = psi * ||phi||, or its logits plus the local head's own"
-    )
-    local_loss: Literal[
-        "cross-entropy", "balanced-softmax", "logit-adjusted", "fedlc", "ldam", "focal", "ratio"
-    ] = Field(
-        "cross-entropy",
-        description="what a client minimises; for methods with no loss of their own",
-    )
-    local_loss_options: str = Field(
-        "", description='the local loss\'s own parameters, "tau = 1"; ldam: also "drw-from = ROUND"'
-    )
-    post_hoc: str = Field(
-        "",
-        description="further global models from the trained head: ga-fr, tau-norm, tau-norm = TAU",
     )
 
     # Data
@@ -120,19 +122,8 @@ class Config(pydantic.BaseModel):
     partitioner: str = Field(
         "dirichlet", description="a partitioner's name, a dotted name or path/to/file.py:function"
     )
-    partitioner_options: str = Field(
-        "", description='the partitioner\'s own parameters, "classes-per-client = 2"'
-    )
-    classes: str = Field(
-        "", description="partitioner on-node: the class names, separated by commas"
-    )
-    share_class_counts: bool = Field(
-        False,
-        description="partitioner on-node: clients tell how many images of each class they hold, for "
-        "many, medium and few",
-    )
-    dirichlet_alpha: float = Field(
-        0.5, gt=0, description="concentration of the Dirichlet split; smaller is more skewed"
+    partitioner_options: Table = Field(
+        default_factory=dict, description="the partitioner's own options, as a table"
     )
     num_clients: int = Field(20, ge=1, description="clients in the federation")
     clients_per_round: int = Field(8, ge=1, description="clients drawn each round")
@@ -149,16 +140,16 @@ class Config(pydantic.BaseModel):
         description="of training: float32; tf32, its products with 10 bits of mantissa, on GPUs alone; bf16, "
         "bfloat16 autocast of forward passes, for processors and GPUs that have it",
     )
-    cuda_graphs: bool = Field(
+    fast: bool = Field(
         False,
-        description="on a GPU: record a training step once a batch size and replay it; checked against "
-        "a plain step, and left out with a warning where they differ or the method has no such step",
+        description="faster training for GPUs, not yet tried on one: steps recorded as CUDA graphs, and "
+        "clients-at-once; what a method does not allow is trained as usual, with a warning",
     )
     clients_at_once: int = Field(
         1,
         ge=1,
-        description="clients that an engine trains together, their networks as one: for GPUs, which a single "
-        "small network leaves idle; the same steps but for rounding, one by one where a method forbids it",
+        description="with fast: clients that an engine trains together, their networks as one, since a small "
+        "network leaves a GPU idle; the same steps but for rounding, one by one where a method forbids it",
     )
     wire_dtype: Literal["float32", "float16"] = Field(
         "float32", description="how shared tensors are sent, both ways; float16 halves the bytes"
@@ -183,6 +174,11 @@ class Config(pydantic.BaseModel):
     # Measurement
     evaluate_every: int = Field(
         5, ge=1, description="rounds between evaluations; the last round is always one"
+    )
+    probes: str = Field(
+        "",
+        description="what is measured over clients besides, by sums: names or path/to/file.py:Class, "
+        "separated by commas",
     )
     shot_groups: Literal["mass", "count"] = Field(
         "mass",
@@ -226,12 +222,22 @@ class Config(pydantic.BaseModel):
         "auto",
         description="engine ray: personal state on a path all nodes see, or carried by the driver; auto: looks",
     )
+    log_format: Literal["text", "json"] = Field(
+        "text",
+        description="what a run writes into Flower's log: lines for people, or for the superlink engine",
+    )
     resume: bool = Field(
         False, description="continue the run of this name from its newest checkpoint"
     )
     from_round: int = Field(
         -1, ge=-1, description="with resume: the kept round to continue from; -1: the newest"
     )
+
+    @field_validator("method_options", "model_options", "partitioner_options")
+    @classmethod
+    def _plain(cls, table: Table) -> Table:
+        check_table(table)
+        return table
 
     @model_validator(mode="after")
     def _across_keys(self) -> Config:
@@ -245,6 +251,7 @@ class Config(pydantic.BaseModel):
                 f"byzantine-clients is {self.byzantine_clients} of {self.clients_per_round} clients-per-round; "
                 "a robust rule needs less than half"
             )
+        self._refuse_unread()
         if self.on_node:
             self._check_on_node()
         if self.dp_clip and self.wire_dtype != "float32":
@@ -255,15 +262,47 @@ class Config(pydantic.BaseModel):
             )
         return self
 
+    def _refuse_unread(self) -> None:
+        # A key that nobody reads would change the fingerprint and nothing else.
+        unread = {
+            "byzantine_clients": (
+                self.aggregation in ("mean", "median"),
+                "set aggregation to krum or trimmed-mean",
+            ),
+            "dp_noise": (not self.dp_clip, "set dp-clip"),
+            "dp_delta": (not self.dp_clip, "set dp-clip"),
+            "clients_at_once": (not self.fast, "set fast=true"),
+        }
+        for name, (nobody_reads, remedy) in unread.items():
+            value, default = getattr(self, name), type(self).model_fields[name].default
+            if nobody_reads and value != default:
+                raise ValueError(
+                    f"{name.replace('_', '-')} is not read here, got {value!r}; leave it out, or {remedy}"
+                )
+
     @property
     def on_node(self) -> bool:
-        """Whether the images lie with the clients already, so that nothing is split."""
+        """Whether the examples lie with the clients already, so that nothing is split."""
         return self.partitioner == "on-node"
 
     @property
+    def on_node_options(self) -> OnNodeOptions:
+        """The options of partitioner ``on-node``."""
+        return checked_options(
+            OnNodeOptions, self.partitioner_options, "partitioner-options of 'on-node'"
+        )
+
+    @property
     def class_names(self) -> tuple[str, ...]:
-        """The classes of `classes`, in alphabetical order as an image folder's are."""
-        return tuple(sorted({name.strip() for name in self.classes.split(",")} - {""}))
+        """The classes that ``on-node`` names, in alphabetical order as an image folder's are."""
+        given = self.on_node_options.classes
+        names = given.split(",") if isinstance(given, str) else given
+        return tuple(sorted({name.strip() for name in names} - {""}))
+
+    @property
+    def shares_class_counts(self) -> bool:
+        """Whether clients tell how many examples of each class they hold."""
+        return self.on_node and self.on_node_options.share_class_counts
 
     def _check_on_node(self) -> None:
         expected = {"dataset": "image-folder", "long-tail": "none"}
@@ -276,32 +315,66 @@ class Config(pydantic.BaseModel):
         if len(self.class_names) < 2:
             raise ValueError(
                 "partitioner 'on-node' needs the class names, the same for all: set "
-                f'classes="NAME, NAME", got {self.classes!r}'
+                f'partitioner-options.classes=["NAME", "NAME"], got {self.partitioner_options}'
             )
         if not self.image_size:
             raise ValueError("partitioner 'on-node' needs one image size for all: set image-size")
 
-    def flat(self) -> dict[str, Scalar]:
-        """The config as kebab-case scalars, in the order of the fields."""
+    def nested(self) -> dict[str, Any]:
+        """The config as a recipe has it: kebab-case keys, options as tables."""
         return self.model_dump(by_alias=True)
+
+    def flat(self) -> dict[str, Any]:
+        """Kebab-case keys in the order of the fields; those of a table dotted, ``method-options.mu``.
+
+        A table without options has no key here.
+        """
+        flat: dict[str, Any] = {}
+        for key, value in self.nested().items():
+            flat.update(flattened(value, key) if key in TABLES else {key: value})
+        return flat
+
+    def for_flower(self) -> dict[str, Scalar]:
+        """Scalars alone, each table as a string (`fedloge.config.from_flat` reads it)."""
+        return {k: table_text(v) if k in TABLES else v for k, v in self.nested().items()}
 
     def fingerprint(self) -> str:
         """Hash of the keys that decide what a round computes (see `OPERATIONAL`)."""
-        decisive = {k: v for k, v in self.flat().items() if k not in OPERATIONAL}
+        decisive = {k: v for k, v in self.nested().items() if k not in OPERATIONAL}
         return digest(json.dumps(decisive, sort_keys=True).encode())
 
     def replace(self, **changes: Any) -> Config:
-        """A copy with some fields changed (snake_case), checked again."""
-        return from_flat({**self.flat(), **{k.replace("_", "-"): v for k, v in changes.items()}})
+        """A copy with some fields changed (snake_case), checked again; a table is replaced whole.
+
+        Raises
+        ------
+        ConfigError
+            A key is unknown or a value wrong.
+        """
+        values = {k.replace("_", "-"): v for k, v in changes.items()}
+        return checked({**self.nested(), **values}, "config")
+
+    def __hash__(self) -> int:
+        return hash(json.dumps(self.nested(), sort_keys=True))
 
 
-def digest(*parts: bytes) -> str:
-    """SHA-256 of the parts, each length-prefixed, shortened to 16 hexadecimal digits."""
-    h = hashlib.sha256()
-    for part in parts:
-        h.update(len(part).to_bytes(8, "little"))
-        h.update(part)
-    return h.hexdigest()[:16]
+class OnNodeOptions(Options):
+    """Of partitioner ``on-node``, where the examples lie with the clients already.
+
+    `classes`: their names, the same for all; a list, or text separated by commas.
+    `share_class_counts`: clients tell how many examples of each class they hold, for many,
+    medium and few.
+    """
+
+    classes: list[str] | str = ""
+    share_class_counts: bool = False
+
+
+def differences(configs: Sequence[Config]) -> dict[str, list[Any]]:
+    """The dotted keys in which configs differ, and the value of each; None where one has no such option."""
+    flats = [config.flat() for config in configs]
+    found = {key: [flat.get(key) for flat in flats] for flat in flats for key in flat}
+    return {key: values for key, values in found.items() if any(v != values[0] for v in values[1:])}
 
 
 def keys() -> list[str]:
@@ -309,97 +382,25 @@ def keys() -> list[str]:
     return [name.replace("_", "-") for name in Config.model_fields]
 
 
-def from_flat(values: Mapping[str, Any], source: str = "config") -> Config:
-    """Build a config from kebab-case keys.
+def checked(values: Mapping[str, Any], source: str) -> Config:
+    """A config of kebab-case keys, its tables as mappings.
 
     Raises
     ------
     ConfigError
         One line naming the first wrong key or value, what was expected and what came.
     """
-    known = keys()
     for key in values:
-        if key not in known:
-            raise ConfigError(f"{source}: {unknown_name('key', key, known)}")
+        if key not in keys():
+            raise ConfigError(f"{source}: {unknown_key(key)}")
     try:
         return Config.model_validate(dict(values))
     except pydantic.ValidationError as exc:
-        raise ConfigError(f"{source}: {_first_problem(exc)}") from None
+        raise ConfigError(f"{source}: {first_problem(exc)}") from None
 
 
-def load(path: str | Path | None, overrides: Iterable[str] = ()) -> Config:
-    """Read a recipe (TOML, flat) and apply ``key=value`` overrides; no path: the defaults.
-
-    Raises
-    ------
-    ConfigError
-        The file is missing or no TOML, or a key or value is wrong.
-    """
-    values: dict[str, Any] = _read_toml(Path(path)) if path is not None else {}
-    values |= parse_overrides(overrides)
-    return from_flat(values, source=str(path) if path else "config")
-
-
-def parse_overrides(overrides: Iterable[str]) -> dict[str, Scalar]:
-    """``key=value`` items as config keys and values, not yet checked against each other.
-
-    Raises `ConfigError` for an item of another form or an unknown key.
-    """
-    values: dict[str, Scalar] = {}
-    for item in overrides:
-        key, sep, text = item.partition("=")
-        key = key.strip()
-        if not sep or not key:
-            raise ConfigError(f"--set {item!r}: expected key=value, for example --set lr=0.01")
-        if key not in keys():
-            raise ConfigError(f"--set: {unknown_name('key', key, keys())}")
-        values[key] = _parse_value(key, text.strip())
-    return values
-
-
-def parse_options(text: str, source: str) -> dict[str, Scalar]:
-    """Read ``"mu = 0.1, tau = 1"`` into kebab-case keys and TOML scalars.
-
-    Words need no quotes. Raises `ConfigError` for anything else.
-    """
-    options: dict[str, Scalar] = {}
-    for item in filter(None, (part.strip() for part in text.split(","))):
-        key, sep, value = item.partition("=")
-        if not sep or not key.strip() or not value.strip():
-            raise ConfigError(f'{source}: expected "key = value, key = value", got {item!r}')
-        options[key.strip()] = _toml_scalar(value.strip())
-    return options
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as f:
-            return tomllib.load(f)
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such recipe; give the path of a TOML file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"{path}: not valid TOML ({exc})") from None
-    except OSError as exc:
-        raise ConfigError(f"{path}: cannot be read ({exc.strerror})") from None
-
-
-def _parse_value(key: str, text: str) -> Scalar:
-    field = Config.model_fields[key.replace("-", "_")]
-    # A string key takes the text as it stands: a path called "1e3" is no number.
-    return text.strip("'\"") if isinstance(field.default, str) else _toml_scalar(text)
-
-
-def _toml_scalar(text: str) -> Scalar:
-    try:
-        value = tomllib.loads(f"v = {text}")["v"]
-    except tomllib.TOMLDecodeError:
-        return text
-    return value if isinstance(value, (str, int, float, bool)) else text
-
-
-def _first_problem(exc: pydantic.ValidationError) -> str:
-    error = exc.errors()[0]
-    message = error["msg"].removeprefix("Value error, ")
-    if not error["loc"]:
-        return message
-    return f"{error['loc'][0]}: {message[0].lower()}{message[1:]}, got {error['input']!r}"
+def unknown_key(key: str) -> str:
+    """Say that there is no such key, and which is nearest or has taken its place."""
+    if key in MOVED:
+        return f"{key!r} is no key of a config; it is {MOVED[key]} now"
+    return unknown_name("key", key, keys())

@@ -1,0 +1,18 @@
+"""What decides a run: a flat, frozen configuration with tables of options, and how it is read."""
+
+from fedloge.config.keys import OPERATIONAL, TABLES, Config, OnNodeOptions, differences, keys
+from fedloge.config.reading import from_flat, load, parse_overrides
+from fedloge.config.tables import Scalar
+
+__all__ = [
+    "OPERATIONAL",
+    "TABLES",
+    "Config",
+    "OnNodeOptions",
+    "Scalar",
+    "differences",
+    "from_flat",
+    "keys",
+    "load",
+    "parse_overrides",
+]

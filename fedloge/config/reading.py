@@ -1,0 +1,95 @@
+"""Reading a config: a recipe, ``--set`` of the command line, a run config of Flower's."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fedloge.config.keys import TABLES, Config, checked, keys, unknown_key
+from fedloge.config.tables import merged, table_of, toml_value
+from fedloge.errors import ConfigError
+
+
+def from_flat(values: Mapping[str, Any], source: str = "config") -> Config:
+    """Build a config from kebab-case keys; tables as mappings, dotted keys or strings.
+
+    Raises
+    ------
+    ConfigError
+        One line naming the first wrong key or value, what was expected and what came.
+    """
+    nested: dict[str, Any] = {}
+    for key, value in values.items():
+        top, *path = key.split(".")
+        if top not in keys() or (path and top not in TABLES):
+            raise ConfigError(f"{source}: {unknown_key(key)}")
+        if path:
+            nested[top] = merged(nested.get(top, {}), path, value)
+        elif top in TABLES and isinstance(value, str):
+            nested[top] = table_of(value, f"{source}: {top}")
+        else:
+            nested[top] = value
+    return checked(nested, source)
+
+
+def load(path: str | Path | None, overrides: Iterable[str] = ()) -> Config:
+    """Read a recipe (TOML) and apply ``key=value`` overrides; no path: the defaults.
+
+    Raises
+    ------
+    ConfigError
+        The file is missing or no TOML, or a key or value is wrong.
+    """
+    values: dict[str, Any] = _read_toml(Path(path)) if path is not None else {}
+    for key, value in parse_overrides(overrides).items():
+        top, *rest = key.split(".")
+        if rest:
+            before = values.get(top, {})
+            values[top] = merged(before if isinstance(before, Mapping) else {}, rest, value)
+        else:
+            values[top] = value
+    return from_flat(values, source=str(path) if path else "config")
+
+
+def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
+    """``key=value`` items as config keys and values, not yet checked against each other.
+
+    A key of a table is dotted, ``method-options.mu=0.1``. Raises `ConfigError` for an item
+    of another form or an unknown key.
+    """
+    values: dict[str, Any] = {}
+    for item in overrides:
+        key, sep, text = item.partition("=")
+        key, text = key.strip(), text.strip()
+        if not sep or not key:
+            raise ConfigError(f"--set {item!r}: expected key=value, for example --set lr=0.01")
+        top, *rest = key.split(".")
+        if top not in keys() or (rest and top not in TABLES) or not all([top, *rest]):
+            raise ConfigError(f"--set: {unknown_key(key)}")
+        if rest:
+            values[key] = toml_value(text)
+        elif top in TABLES:
+            values[key] = table_of(text, f"--set {top}")
+        else:
+            values[key] = _parse_value(top, text)
+    return values
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as f:
+            return tomllib.load(f)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such recipe; give the path of a TOML file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{path}: not valid TOML ({exc})") from None
+    except OSError as exc:
+        raise ConfigError(f"{path}: cannot be read ({exc.strerror})") from None
+
+
+def _parse_value(key: str, text: str) -> Any:
+    field = Config.model_fields[key.replace("-", "_")]
+    # A string key takes the text as it stands: a path called "1e3" is no number.
+    return text.strip("'\"") if isinstance(field.default, str) else toml_value(text)

@@ -1,0 +1,91 @@
+"""Tables of options: as a config keeps them, and as the text that Flower carries."""
+
+from __future__ import annotations
+
+import json
+import math
+import tomllib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from fedloge.errors import ConfigError
+
+Scalar = str | int | float | bool
+
+
+def flattened(table: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of a table and the tables in it."""
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from flattened(value, f"{prefix}.{key}")
+        else:
+            yield f"{prefix}.{key}", value
+
+
+def merged(table: Mapping[str, Any], path: list[str], value: Any) -> dict[str, Any]:
+    """A copy of a table with one value set, by its path of keys."""
+    key, *rest = path
+    if not rest:
+        return {**table, key: value}
+    inner = table.get(key)
+    return {**table, key: merged(inner if isinstance(inner, Mapping) else {}, rest, value)}
+
+
+def check_table(table: Mapping[str, Any]) -> None:
+    """Raise ValueError, naming the key, for what no TOML file and no message could carry."""
+    for key, value in table.items():
+        if not isinstance(key, str) or not key or "." in key:
+            raise ValueError(f"expected names without dots for keys, got {key!r}")
+        if isinstance(value, Mapping):
+            check_table(value)
+            continue
+        for item in value if isinstance(value, list) else [value]:
+            if not isinstance(item, Scalar):
+                kind = type(item).__name__
+                raise ValueError(f"{key}: expected text, numbers, true or false, got a {kind}")
+            if isinstance(item, float) and not math.isfinite(item):
+                raise ValueError(f"{key}: expected a finite number, got {item}")
+
+
+def table_text(table: Mapping[str, Any]) -> str:
+    """A table as one string, since Flower carries scalars alone; empty for an empty one."""
+    return json.dumps(table, sort_keys=True) if table else ""
+
+
+def table_of(text: str, where: str) -> dict[str, Any]:
+    """Read a table from a string: JSON, or ``mu = 0.1, name = "x"`` with or without braces.
+
+    Words need no quotes. Raises `ConfigError` for anything else.
+    """
+    text = text.strip()
+    if not text:
+        return {}
+    inner = text if text.startswith("{") else f"{{{text}}}"
+    try:
+        value = json.loads(inner)
+    except ValueError:
+        try:
+            value = tomllib.loads(f"v = {inner}")["v"]
+        except tomllib.TOMLDecodeError:
+            return _plain_items(text, where)
+    if not isinstance(value, dict):
+        raise ConfigError(f"{where}: expected key = value, key = value, got {text!r}")
+    return value
+
+
+def _plain_items(text: str, where: str) -> dict[str, Any]:
+    table: dict[str, Any] = {}
+    for item in filter(None, (part.strip() for part in text.split(","))):
+        key, sep, value = item.partition("=")
+        if not sep or not key.strip() or not value.strip():
+            raise ConfigError(f'{where}: expected "key = value, key = value", got {item!r}')
+        table[key.strip()] = toml_value(value.strip())
+    return table
+
+
+def toml_value(text: str) -> Any:
+    """A value as TOML reads it; text that is none is a word, and needs no quotes."""
+    try:
+        return tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        return text

@@ -1,0 +1,126 @@
+"""Examples: inputs of any kind and their labels, and how inputs become what a network takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64, Shaped
+from numpy.typing import NDArray
+from torch import Tensor
+
+Labels = Int64[Tensor, " examples"] | Float[Tensor, "examples classes"]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Inputs and labels of one set of examples.
+
+    Parameters
+    ----------
+    inputs : (examples, ...) of any shape and dtype: uint8 images, cached features, token ids.
+    labels : (examples,), int64, 0..classes-1; or (examples, classes), shares of each class that
+        sum to 1, for losses that take such.
+    """
+
+    inputs: Shaped[Tensor, "examples ..."]
+    labels: Labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are."""
+        return self.labels.device
+
+    @property
+    def classes(self) -> Int64[Tensor, " examples"]:
+        """The class of each example; of soft labels the one with the largest share."""
+        return self.labels if self.labels.ndim == 1 else self.labels.argmax(dim=1)
+
+    def take(self, indices: NDArray[np.integer] | Int64[Tensor, " chosen"]) -> Examples:
+        """A copy of the chosen examples, in the order of `indices`; repeats are allowed."""
+        chosen = torch.as_tensor(indices, dtype=torch.int64, device=self.device)
+        return Examples(self.inputs[chosen], self.labels[chosen])
+
+    def to(self, device: torch.device) -> Examples:
+        """The same examples on a device."""
+        return Examples(self.inputs.to(device), self.labels.to(device))
+
+
+class Preparation(Protocol):
+    """How a data set's inputs become what a network takes: in training augmented, then prepared."""
+
+    def augment(self, inputs: Tensor, generator: np.random.Generator) -> Tensor:
+        """Vary a batch of raw inputs by the generator's draws; same shape and dtype."""
+        ...
+
+    def prepare(self, inputs: Tensor) -> Tensor:
+        """A batch of raw inputs as the network takes it, each example by itself."""
+        ...
+
+    def described(self) -> dict[str, object]:
+        """What an exported model needs to prepare inputs again, as JSON values."""
+        ...
+
+
+@dataclass(frozen=True)
+class AsTheyAre:
+    """The preparation of inputs that a network takes as they are: features, token ids.
+
+    Half-precision features are widened to float32.
+    """
+
+    def augment(self, inputs: Tensor, generator: np.random.Generator) -> Tensor:
+        """Not varied."""
+        return inputs
+
+    def prepare(self, inputs: Tensor) -> Tensor:
+        """Floating point as float32; whole numbers as they are."""
+        return inputs.float() if inputs.is_floating_point() else inputs
+
+    def described(self) -> dict[str, object]:
+        """Nothing but its kind."""
+        return {"kind": "as-they-are"}
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A training and a test set over the same classes.
+
+    Parameters
+    ----------
+    name : what it is called in messages and records.
+    train, test : the examples; inputs of one shape and dtype in both.
+    classes : class names; a label is a position in it.
+    preparation : how inputs become what a network takes.
+    train_origins, test_origins : where each example came from (a file's path within the data set,
+        a row of a table), in the order of the examples; empty where a source does not say.
+    """
+
+    name: str
+    train: Examples
+    test: Examples
+    classes: tuple[str, ...]
+    preparation: Preparation
+    train_origins: Sequence[str] = field(default=(), repr=False)
+    test_origins: Sequence[str] = field(default=(), repr=False)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.classes)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input: (channels, height, width) of images."""
+        return tuple(self.train.inputs.shape[1:])
+
+    def blank_inputs(self, count: int) -> Tensor:
+        """A batch of zeros as the network takes it, to try a network's shapes with."""
+        raw = torch.zeros(count, *self.input_shape, dtype=self.train.inputs.dtype)
+        return self.preparation.prepare(raw)

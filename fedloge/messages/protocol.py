@@ -1,0 +1,170 @@
+"""What the messages of a run say: to which run and round they belong, a client's answer, a refusal.
+
+A message carries one `ArrayRecord` (the shared tensors), one `ConfigRecord` (to
+which run, attempt and round it belongs) and, in replies, one `MetricRecord`;
+that is what Flower's own strategies and wrappers expect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+from torch import Tensor
+
+from fedloge.errors import UpdateError
+from fedloge.messages.records import encode, record_of
+
+ARRAYS = "arrays"
+SUMS = "sums"
+PLAN = "plan"
+METRICS = "metrics"
+STAMP = "stamp"
+FAILURE = "failure"
+NUM_EXAMPLES = "num-examples"
+CLASS_COUNTS = "class-counts"
+T = TypeVar("T", str, int, list)
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """To which run, attempt and round a message belongs.
+
+    Attributes
+    ----------
+    run_id : of the run directory, kept when the run is resumed.
+    run_name : the run directory's name.
+    fingerprint : what the run computes: config, partition, fixed classifier.
+    bases : the checkpoint's round from which each attempt so far began; a resumed run has one more.
+    round : the round the message belongs to.
+    keep_round : personal state older than its newest version up to this round is needed no more.
+    """
+
+    run_id: str
+    run_name: str
+    fingerprint: str
+    bases: tuple[int, ...]
+    round: int
+    keep_round: int
+
+    @property
+    def attempt(self) -> int:
+        """How often the run has been started; the first is 1."""
+        return len(self.bases)
+
+    def follows(self, attempt: int, round: int) -> bool:
+        """Whether what `attempt` made in `round` is part of this attempt's history.
+
+        It is not if any later attempt, up to this one, began before that round.
+        """
+        return attempt <= self.attempt and all(round <= base for base in self.bases[attempt:])
+
+    @property
+    def version(self) -> str:
+        """Names the shared tensors this message carries."""
+        return f"{self.run_id}/{self.attempt}/{self.round}"
+
+    def to_record(self) -> ConfigRecord:
+        """As a Flower record."""
+        return ConfigRecord(
+            {
+                "run-id": self.run_id,
+                "run-name": self.run_name,
+                "fingerprint": self.fingerprint,
+                "bases": list(self.bases),
+                "round": self.round,
+                "keep-round": self.keep_round,
+            }
+        )
+
+    @classmethod
+    def from_content(cls, content: RecordDict) -> Stamp:
+        """Read from a message; `UpdateError` if it has none or it is malformed."""
+        record = record_of(content, STAMP, ConfigRecord)
+        if record is None:
+            raise UpdateError(f"the message has no {STAMP!r} record; it was not made by fedloge")
+        return cls(
+            run_id=field_of(record, "run-id", str),
+            run_name=field_of(record, "run-name", str),
+            fingerprint=field_of(record, "fingerprint", str),
+            bases=tuple(field_of(record, "bases", list)),
+            round=field_of(record, "round", int),
+            keep_round=field_of(record, "keep-round", int),
+        )
+
+
+def field_of(record: ConfigRecord, key: str, kind: type[T]) -> T:
+    """A record's value of a kind; `UpdateError` where it is missing or of another."""
+    value = record.get(key)
+    # A list is one of whole numbers: no other kind is sent.
+    numbers = not isinstance(value, list) or all(isinstance(n, int) for n in value)
+    if not isinstance(value, kind) or not numbers:
+        raise UpdateError(f"a record of the message lacks a valid {key!r}")
+    return value
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a round's messages weigh: this client's training images, and those of all who are asked.
+
+    An engine that adds up on its workers needs the total beforehand, and hands out the
+    largest clients first.
+    """
+
+    weight: int
+    total_weight: int
+
+    def to_record(self) -> ConfigRecord:
+        """As a Flower record."""
+        return ConfigRecord({"weight": self.weight, "total-weight": self.total_weight})
+
+    @classmethod
+    def from_content(cls, content: RecordDict) -> Plan:
+        """Read from a message."""
+        record = record_of(content, PLAN, ConfigRecord)
+        if record is None:
+            raise KeyError(PLAN)
+        return cls(field_of(record, "weight", int), field_of(record, "total-weight", int))
+
+
+def reply_content(
+    stamp: Stamp,
+    metrics: Mapping[str, float | int],
+    tensors: Mapping[str, Tensor] | None = None,
+    sums: Mapping[str, Tensor] | None = None,
+    wire_dtype: str = "float32",
+) -> RecordDict:
+    """A client's answer; without tensors for an evaluation, with sums where the method sends any."""
+    content = RecordDict({STAMP: stamp.to_record(), METRICS: MetricRecord({**metrics})})
+    if tensors is not None:
+        content[ARRAYS] = encode(tensors, wire_dtype)
+    if sums:
+        content[SUMS] = encode(sums)
+    return content
+
+
+def failure_content(reason: str) -> RecordDict:
+    """A client's refusal, with its reason in one line."""
+    return RecordDict({FAILURE: ConfigRecord({"reason": reason})})
+
+
+def failure_reason(content: RecordDict) -> str | None:
+    """The reason in a refusal; None if the content is an answer."""
+    record = record_of(content, FAILURE, ConfigRecord)
+    return None if record is None else str(record.get("reason", "no reason given"))
+
+
+def metrics_of(content: RecordDict) -> dict[str, float | int]:
+    """The scalars of a reply; `UpdateError` if there are none."""
+    record = record_of(content, METRICS, MetricRecord)
+    if record is None:
+        raise UpdateError("the reply carries no metrics")
+    return {key: value for key, value in record.items() if isinstance(value, (int, float))}
+
+
+def only_update(reply: Message) -> Message:
+    """A reply with its tensors and metrics alone, as Flower's stock strategies want it."""
+    content = RecordDict({name: reply.content[name] for name in (ARRAYS, METRICS)})
+    return Message(content, reply_to=reply)

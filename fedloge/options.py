@@ -1,0 +1,120 @@
+"""Options of what a config names: of a method, a loss, a partitioner, a model, a probe.
+
+They stand in a table of their own, ``[method-options]`` for example. Whoever reads them says
+which there are, either as a class derived from `Options` or by the keyword parameters of a
+function; everything else is refused, by one validator and in one style.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, TypeVar, get_type_hints
+
+import pydantic
+from pydantic import ConfigDict, Field
+
+from fedloge.errors import ConfigError, unknown_name
+
+Table = dict[str, Any]
+"""Kebab-case keys to scalars, lists of them, or further tables."""
+
+NotNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Options(pydantic.BaseModel):
+    """Base of a set of options: frozen, typed, with defaults; kebab-case in a config."""
+
+    # Strict: without it `true` would pass for 1 and "3" for 3.
+    model_config = ConfigDict(
+        frozen=True,
+        strict=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        populate_by_name=True,
+        alias_generator=lambda name: name.replace("_", "-"),
+    )
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """The options there are, kebab-case."""
+        return [str(field.alias) for field in cls.model_fields.values()]
+
+
+O = TypeVar("O", bound=Options)  # noqa: E741
+
+
+def checked_options(cls: type[O], given: Mapping[str, Any], where: str) -> O:
+    """The options of a table.
+
+    Parameters
+    ----------
+    where : what they belong to, for the message: ``method-options of 'fedprox'``.
+
+    Raises
+    ------
+    ConfigError
+        A key is unknown or missing, or a value of the wrong type or out of its range; one
+        line with what was expected and what came.
+    """
+    for key in given:
+        if not cls.names():
+            raise ConfigError(f"{where}: there are no options, got {key!r}; leave it out")
+        if key not in cls.names():
+            raise ConfigError(f"{where}: {unknown_name('option', key, cls.names())}")
+    try:
+        return cls.model_validate(dict(given))
+    except pydantic.ValidationError as exc:
+        raise ConfigError(f"{where}: {first_problem(exc)}") from None
+
+
+def first_problem(exc: pydantic.ValidationError) -> str:
+    """The first thing pydantic refuses, in one line: the key, what is wrong, and what came."""
+    error = exc.errors()[0]
+    message = error["msg"].removeprefix("Value error, ")
+    if not error["loc"]:
+        return message
+    key = ".".join(map(str, error["loc"]))
+    if error["type"] == "missing":
+        return f"{key} is missing; give it a value"
+    return f"{key}: {message[0].lower()}{message[1:]}, got {error['input']!r}"
+
+
+def keyword_options(
+    function: Callable[..., Any], *, positional: bool = False, without: tuple[str, ...] = ()
+) -> type[Options]:
+    """The options that a function or a class takes, by its keyword-only parameters.
+
+    Types are those of the annotations; without one, the default's; without either, anything.
+
+    Parameters
+    ----------
+    positional : parameters that may be given by position count as well (a constructor's).
+    without : parameters that are no options.
+    """
+    kinds: set[Any] = {inspect.Parameter.KEYWORD_ONLY}
+    if positional:
+        kinds.add(inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    hints = _hints(function)
+    fields: dict[str, Any] = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind not in kinds or name in without:
+            continue
+        default = parameter.default
+        missing = default is inspect.Parameter.empty
+        kind = hints.get(name, Any if missing or default is None else type(default))
+        fields[name] = (kind, ... if missing else default)
+    return pydantic.create_model("KeywordOptions", __base__=Options, **fields)
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return get_type_hints(
+            function.__init__ if inspect.isclass(function) else function, include_extras=True
+        )
+    except (
+        Exception
+    ):  # annotations of a plug-in that name what is not there: then the defaults count
+        return {}
