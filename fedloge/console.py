@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+from functools import cache
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
@@ -16,11 +18,24 @@ def stdout() -> Console:
     return Console(highlight=False)
 
 
+@cache
 def stderr() -> Console:
-    """The console for progress and notices."""
+    """The console for progress and notices; the same one always, so that they do not overwrite each other."""
     from rich.console import Console
 
     return Console(stderr=True, highlight=False)
+
+
+class _Warnings(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        stderr().print(record.getMessage(), soft_wrap=True, markup=False)
+
+
+def show_warnings() -> None:
+    """Print what the package warns of from here on, a line each, for the command line."""
+    logger = logging.getLogger("fedloge")
+    logger.addHandler(_Warnings(logging.WARNING))
+    logger.propagate = False
 
 
 def fail(text: str, exit_code: int) -> NoReturn:

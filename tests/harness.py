@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing.context import ForkServerProcess
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from fedloge.config import Config
 from fedloge.engines.local import LocalGrid
+from fedloge.observer import Observer, Observers
 from fedloge.server.run_record import RunRecord
 from fedloge.server.server_app import app as server_app
 
@@ -51,9 +52,14 @@ def settings(**changes: Any) -> list[str]:
     return [arg for key, value in flat.items() for arg in ("--set", f"{key}={value}")]
 
 
-def run_local(config: Config, grid: Callable[[Config], LocalGrid] = LocalGrid) -> Path:
+def run_local(
+    config: Config,
+    grid: Callable[[Config], LocalGrid] = LocalGrid,
+    observers: Iterable[Observer] = (),
+) -> Path:
     """Run in this process; returns the run's folder."""
     made = grid(config)
+    made.observers = Observers(observers)
     server_app(made, made.server_context())
     return Path(config.runs_dir) / config.name
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fedloge.console import fail, stdout
+from fedloge.console import fail, show_warnings, stdout
 from fedloge.errors import FedlogeError, InputError
 
 cli = typer.Typer(
@@ -61,6 +61,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
 
 def main() -> None:
     """Entry point: a user's mistake is one line and exit code 2, a failed run 1."""
+    show_warnings()
     try:
         cli(standalone_mode=True)
     except FedlogeError as exc:

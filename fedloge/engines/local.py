@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from flwr.app import Message
 
 from fedloge.config import Config
 from fedloge.engines.own_grid import OwnGrid, answers, at_once
+from fedloge.observer import Observer
 from fedloge.server.server_app import app as server_app
 
 
@@ -23,7 +24,7 @@ class LocalGrid(OwnGrid):
             yield reply
 
 
-def run(config: Config) -> None:
+def run(config: Config, observers: Iterable[Observer] = ()) -> None:
     """Run a federation in this process."""
-    grid = LocalGrid(config)
+    grid = LocalGrid(config, observers)
     server_app(grid, grid.server_context())

@@ -24,7 +24,7 @@ from fedloge.client.client_app import train_together
 from fedloge.config import Config, Scalar
 from fedloge.errors import in_one_line
 
-log = logging.getLogger("fedloge.run")
+log = logging.getLogger(__name__)
 SERVER_NODE = 1
 RUN_ID = 1
 CLIENT_RAISED = 2
@@ -42,8 +42,10 @@ class OwnGrid(Grid):
     Subclasses say how a batch of messages is carried out.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, observers: Iterable[Observer] = ()) -> None:
         self.config = config
+        # The ServerApp finds them here.
+        self.observers = Observers(observers)
         self._nodes = [partition + SERVER_NODE + 1 for partition in range(config.num_clients)]
         self._replies: dict[str, Message] = {}
         self._numbers = itertools.count(1)
@@ -104,13 +106,15 @@ class OwnGrid(Grid):
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def note(self, reply: Message, done: int, of: int) -> None:
-        """Log that a client has answered; of an error, which is logged whole, one line stays."""
+        """Say that a client has answered; of an error, which is logged whole, one line stays."""
         if reply.has_error():
             reason = reply.error.reason or "no reason given"
             log.error("client raised:\n%s", reason)
             reply.error = Error(reply.error.code, reason.splitlines()[0])
-        details = {"kind": reply.metadata.message_type, "done": done, "of": of}
-        log.debug("client", extra={"event": "client", "details": details})
+        kind = reply.metadata.message_type
+        # Who a node is may be asked before the run starts; that is no part of a round.
+        if not kind.startswith("query"):
+            self.observers.on_client(ClientAnswered(kind, done, of))
 
     def _numbered(self, messages: Iterable[Message]) -> list[Message]:
         batch = list(messages)

@@ -19,7 +19,7 @@ import time
 import uuid
 import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,9 +45,10 @@ from fedloge.engines.own_grid import (
 from fedloge.errors import ConfigError, FedlogeError, RunError
 from fedloge.federation import open_federation
 from fedloge.messages.averaging import WeightedSum
+from fedloge.observer import Observer
 from fedloge.server.server_app import app as server_app
 
-log = logging.getLogger("fedloge.run")
+log = logging.getLogger(__name__)
 TRIES = 3
 """A client is tried once and, if its worker dies, twice again."""
 
@@ -142,8 +143,8 @@ class RayGrid(OwnGrid):
         More threads than cores are asked for, or the cluster has too little.
     """
 
-    def __init__(self, config: Config) -> None:
-        super().__init__(config)
+    def __init__(self, config: Config, observers: Iterable[Observer] = ()) -> None:
+        super().__init__(config, observers)
         # Robust rules and clipping need each client's update on its own.
         self.partial_sums = config.aggregation == "mean" and not config.dp_clip
         _connect(config)
@@ -264,9 +265,9 @@ class RayGrid(OwnGrid):
         self._workers[index] = self._start_worker()
 
 
-def run(config: Config) -> None:
+def run(config: Config, observers: Iterable[Observer] = ()) -> None:
     """Run a federation on Ray workers."""
-    grid = RayGrid(config)
+    grid = RayGrid(config, observers)
     try:
         server_app(grid, grid.server_context())
     finally:
@@ -337,7 +338,7 @@ def _connect(config: Config) -> None:
     }
     if config.ray_address:
         del options["include_dashboard"]
-        modules = [str(Path(str(fedloge.__file__)).parent)]
+        modules = [str(Path(__file__).parents[1])]
         options |= {"address": config.ray_address, "runtime_env": {"py_modules": modules}}
     else:
         # Without this a cluster that happens to run on this machine would be joined.

@@ -9,13 +9,14 @@ is asked of ``flwr ls``.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -29,19 +30,22 @@ from fedloge import config as configs
 from fedloge.config import Config
 from fedloge.console import stderr
 from fedloge.errors import ConfigError, RunDirError, RunError
-from fedloge.server.log_lines import PREFIX
+from fedloge.observer import Observer, Observers, RunEnded, tell, told_to_the_end
+from fedloge.server.log_lines import PREFIX, Warned, from_json
 
+log = logging.getLogger(__name__)
 # What runs on the server and at the clients; the command line stays here.
 _ROOMS = ("fedloge", "clients", "server")
 _UNREACHABLE_SECONDS = 120.0
 
 
-def run(config: Config, superlink: str) -> Path:
+def run(config: Config, superlink: str, observers: Iterable[Observer] = ()) -> Path:
     """Run a federation on a SuperLink; the run's folder, as the server knows it.
 
     Parameters
     ----------
     superlink : name of a connection in Flower's own config ($FLWR_HOME/config.toml).
+    observers : hear of the run as its log comes in; where the connection breaks, later.
 
     Raises
     ------
@@ -57,7 +61,7 @@ def run(config: Config, superlink: str) -> Path:
             "--engine superlink needs --superlink NAME: a connection in Flower's config.toml, for example "
             '[superlink.NAME] with address = "HOST:PORT" and root-certificates = "/path/to/ca.crt"'
         )
-    named = config if config.name else config.replace(name=_made_up_name(config))
+    named = config.replace(name=config.name or _made_up_name(config), log_format="json")
     folder = Path(named.runs_dir) / named.name
     if folder.exists() and not named.resume:
         raise RunDirError(
@@ -67,15 +71,16 @@ def run(config: Config, superlink: str) -> Path:
     stderr().print(
         f"run {named.name} is run {submitted} of SuperLink {superlink!r}", soft_wrap=True
     )
-    try:
-        status = _follow(submitted, superlink)
-    except KeyboardInterrupt:
-        raise RunError(
-            f"run {submitted} goes on; follow it with 'flwr log {submitted} {superlink}', "
-            f"end it with 'flwr stop {submitted} {superlink}'"
-        ) from None
-    if status.state != "finished:completed":
-        raise RunError(f"run {submitted} on {superlink!r}: {status.state}: {status.details}")
+    with told_to_the_end(observers) as everyone:
+        try:
+            status = _follow(submitted, superlink, everyone)
+        except KeyboardInterrupt:
+            raise RunError(
+                f"run {submitted} goes on; follow it with 'flwr log {submitted} {superlink}', "
+                f"end it with 'flwr stop {submitted} {superlink}'"
+            ) from None
+        if status.state != "finished:completed":
+            raise RunError(f"run {submitted} on {superlink!r}: {status.state}: {status.details}")
     return folder
 
 
@@ -128,14 +133,14 @@ def _write_app(folder: Path) -> None:
     )
 
 
-def _follow(run_id: str, superlink: str) -> _Status:
-    """Print the run's lines until it has ended; a broken stream is taken up again."""
+def _follow(run_id: str, superlink: str, observers: Observers) -> _Status:
+    """Tell the observers what the run's lines say until it has ended; a broken stream is taken up again."""
     shown, answered = 0, time.monotonic()
     while True:
         for number, line in enumerate(_lines(run_id, superlink)):
             if number >= shown:
-                stderr().print(line, soft_wrap=True, markup=False)
                 shown = number + 1
+                hear(line, observers)
         try:
             status = _status(run_id, superlink)
             answered = time.monotonic()
@@ -146,6 +151,18 @@ def _follow(run_id: str, superlink: str) -> _Status:
             if status.state.startswith("finished"):
                 return status
         time.sleep(1.0)
+
+
+def hear(line: str, observers: Observers) -> None:
+    """Tell the observers what a line of the run's log says; a line that is damaged is passed over."""
+    event = from_json(line)
+    if isinstance(event, Warned):
+        log.warning("%s", event.text)
+    elif isinstance(event, RunEnded) and not event.complete:
+        # How a run ended is asked of Flower, which also knows of the ends that no line tells.
+        return
+    elif event is not None:
+        tell(observers, event)
 
 
 def _lines(run_id: str, superlink: str) -> Iterator[str]:

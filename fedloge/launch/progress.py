@@ -1,66 +1,39 @@
-"""Progress of a run, from its log: a bar on a terminal, plain lines elsewhere."""
+"""Progress of a run: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import time
-from collections.abc import Iterator
-from typing import Any
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
-    Progress,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
 )
+from rich.progress import Progress as Bar
 
-LOGGER = "fedloge.run"
+from fedloge.console import stderr
+from fedloge.observer import ClientAnswered, Observer, RoundDone, RunEnded, RunStarted
 
 
-class ProgressHandler(logging.Handler):
-    """Turns the run's log records into a bar or lines; remembers the run's folder."""
+class Progress(Observer):
+    """Shows how far a run is and how long it will take, on standard error or on `console`."""
 
-    def __init__(self, console: Console) -> None:
-        super().__init__()
-        self.folder = ""
-        self._console = console
-        self._bar: Progress | None = None
-        self._rounds: TaskID | None = None
-        self._first, self._last, self._began = 1, 1, 0.0
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or stderr()
+        self._run: RunStarted | None = None
+        self._bar: Bar | None = None
+        self._rounds = TaskID(0)
+        self._began = 0.0
 
-    def emit(self, record: logging.LogRecord) -> None:
-        """Show one record."""
-        event, details = getattr(record, "event", None), getattr(record, "details", {})
-        if event == "start":
-            self._start(record.getMessage(), details)
-        elif event == "client":
-            self._client(details)
-        elif event == "round":
-            self._round(record.getMessage(), details)
-        elif event == "end":
-            self.close_bar()
-        elif event == "complete":
-            self.folder = details["folder"]
-            self._console.print(record.getMessage(), soft_wrap=True, markup=False)
-        elif record.levelno >= logging.WARNING:
-            self._console.print(record.getMessage(), soft_wrap=True, markup=False)
-
-    def close_bar(self) -> None:
-        """Leave the bar as it stands."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
-
-    def _start(self, text: str, details: dict[str, Any]) -> None:
-        self.folder = details["folder"]
-        self._first, self._last, self._began = details["first"], details["rounds"], time.monotonic()
-        self._console.print(text, soft_wrap=True, markup=False)
+    def on_start(self, event: RunStarted) -> None:
+        """Show the run's name, and on a terminal a bar."""
+        self._run, self._began = event, time.monotonic()
+        self._print(event.text)
         if self._console.is_terminal:
-            self._bar = Progress(
+            self._bar = Bar(
                 TextColumn("{task.description}"),
                 BarColumn(),
                 MofNCompleteColumn(),
@@ -69,44 +42,46 @@ class ProgressHandler(logging.Handler):
                 console=self._console,
             )
             self._rounds = self._bar.add_task(
-                "rounds", total=self._last, completed=self._first - 1, note=""
+                "rounds", total=event.rounds, completed=event.first_round - 1, note=""
             )
             self._bar.start()
 
-    def _client(self, details: dict[str, Any]) -> None:
-        if self._bar is not None and self._rounds is not None and "done" in details:
-            self._bar.update(
-                self._rounds, description=f"{details['kind']} {details['done']}/{details['of']}"
-            )
+    def on_client(self, event: ClientAnswered) -> None:
+        """Count the answers of this round, in the bar."""
+        if self._bar is not None:
+            self._bar.update(self._rounds, description=f"{event.kind} {event.done}/{event.of}")
 
-    def _round(self, text: str, details: dict[str, Any]) -> None:
-        round, timing = details["row"]["round"], details["timing"]
-        done, left = round - self._first + 1, self._last - round
-        eta = (time.monotonic() - self._began) / done * left
-        note = f"{timing['images-per-second']:,.0f} images/s  {_duration(eta)} left"
-        if self._bar is not None and self._rounds is not None:
+    def on_round(self, event: RoundDone) -> None:
+        """Show the round's figures, the speed, and the time that is left."""
+        speed = event.timing.get("images-per-second", 0.0)
+        note = f"{speed:,.0f} images/s  {_duration(self._seconds_left(event.round))} left"
+        if self._bar is not None:
             self._bar.update(
-                self._rounds, completed=round, description="rounds", note=f"{note}  {text}"
+                self._rounds,
+                completed=event.round,
+                description="rounds",
+                note=f"{note}  {event.text}",
             )
         else:
-            self._console.print(f"{text}  {note}", soft_wrap=True, markup=False)
+            self._print(f"{event.text}  {note}")
 
+    def on_end(self, event: RunEnded) -> None:
+        """Leave the bar as it stands; say so where there was nothing left to run."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+        if self._run is None:
+            self._print(event.text)
+        self._run = None
 
-@contextlib.contextmanager
-def shown_progress(console: Console) -> Iterator[ProgressHandler]:
-    """Show a run's progress while the block runs."""
-    logger = logging.getLogger(LOGGER)
-    handler = ProgressHandler(console)
-    before = logger.level, logger.propagate
-    logger.addHandler(handler)
-    logger.setLevel(logging.DEBUG)
-    logger.propagate = False
-    try:
-        yield handler
-    finally:
-        handler.close_bar()
-        logger.removeHandler(handler)
-        logger.level, logger.propagate = before
+    def _seconds_left(self, round: int) -> float:
+        if self._run is None:
+            return 0.0
+        done = round - self._run.first_round + 1
+        return (time.monotonic() - self._began) / done * (self._run.rounds - round)
+
+    def _print(self, text: str) -> None:
+        self._console.print(text, soft_wrap=True, markup=False)
 
 
 def _duration(seconds: float) -> str:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
 
 from fedloge.config import Config
-from fedloge.console import stderr, stdout
+from fedloge.console import stdout
 from fedloge.errors import ConfigError, unknown_name
-from fedloge.launch.progress import shown_progress
+from fedloge.launch.progress import Progress
 from fedloge.launch.trackers import tracked
+from fedloge.observer import Observer, RunEnded
 
 ENGINES = {"local": "fedloge.engines.local", "ray": "fedloge.engines.ray"}
 
 
-def engine(name: str) -> Callable[[Config], None]:
+def engine(name: str) -> Callable[[Config, Iterable[Observer]], None]:
     """The `run` function of an engine."""
     if name not in ENGINES:
         raise ConfigError(f"--engine: {unknown_name('engine', name, [*ENGINES, 'superlink'])}")
@@ -40,16 +41,26 @@ def start(
     if engine_name == "superlink":
         from fedloge.engines import superlink as remote
 
-        folder = remote.run(config, superlink)
-        if not folder.is_dir():
+        with tracked(track, config) as trackers:
+            folder = remote.run(config, superlink, [Progress(), trackers])
+        # Trackers may have made a folder of this name here.
+        if not (folder / "run.json").is_file():
             _say_elsewhere(folder, as_json=as_json)
             return
     else:
         run = engine(engine_name)
-        with shown_progress(stderr()) as progress, tracked(track, config):
-            run(config)
-        folder = Path(progress.folder)
+        ended = _Ended()
+        with tracked(track, config) as trackers:
+            run(config, [Progress(), trackers, ended])
+        folder = ended.folder
     _finish(folder, as_json=as_json)
+
+
+class _Ended(Observer):
+    folder = Path()
+
+    def on_end(self, event: RunEnded) -> None:
+        self.folder = event.folder
 
 
 def _say_elsewhere(folder: Path, *, as_json: bool) -> None:

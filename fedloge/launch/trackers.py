@@ -17,7 +17,7 @@ Weights & Biases in full::
 
 and ``fedloge run --track path/to/file.py:WandB``. A tracker may also be named by a dotted
 name or by an entry point of the group ``fedloge.trackers``. One that fails is dropped
-with a warning: a run does not hang on where its figures are shown.
+with a warning: a run does not depend on where its figures are shown.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from typing import Any, Protocol
 
 from fedloge.config import Config, Scalar
 from fedloge.errors import PluginError
-from fedloge.launch.progress import LOGGER
+from fedloge.observer import Observer, RoundDone, RunStarted
 from fedloge.plugins import load_plugin
 
-log = logging.getLogger(LOGGER)
+log = logging.getLogger(__name__)
 
 
 class Tracker(Protocol):
@@ -110,43 +110,38 @@ def find_trackers(names: Sequence[str]) -> dict[str, Factory]:
 
 
 @contextlib.contextmanager
-def tracked(names: Sequence[str], config: Config) -> Iterator[None]:
-    """Hand the figures of the run inside the block to these trackers.
+def tracked(names: Sequence[str], config: Config) -> Iterator[Observer]:
+    """The trackers of these names as one observer of a run inside the block; closed after it.
 
     Raises
     ------
     PluginError
         A tracker cannot be found, imported or made.
     """
-    handler = _Handler(find_trackers(names), config)
-    logger = logging.getLogger(LOGGER)
-    logger.addHandler(handler)
+    trackers = _Trackers(find_trackers(names), config)
     try:
-        yield
+        yield trackers
     finally:
-        logger.removeHandler(handler)
-        handler.close_all()
+        trackers.close_all()
 
 
-class _Handler(logging.Handler):
-    """Listens to the run's own log, as the progress bar does."""
+class _Trackers(Observer):
+    """Makes trackers when the run starts, hands them its rounds, and drops those that fail."""
 
     def __init__(self, factories: Mapping[str, Factory], config: Config) -> None:
-        super().__init__()
         self._factories = factories
         self._config = config
         self._trackers: dict[str, Tracker] = {}
 
-    def emit(self, record: logging.LogRecord) -> None:
-        """Make the trackers when the run starts, and log its rounds."""
-        event, details = getattr(record, "event", None), getattr(record, "details", {})
-        if event == "start":
-            folder = Path(details["folder"])
-            config = self._config.flat() | {"name": folder.name}
-            for name, factory in self._factories.items():
-                self._trackers[name] = _made(name, factory, folder, config)
-        elif event == "round":
-            self._log(details["row"], details["timing"])
+    def on_start(self, event: RunStarted) -> None:
+        """Make the trackers."""
+        config = self._config.flat() | {"name": event.name}
+        for name, factory in self._factories.items():
+            self._trackers[name] = _made(name, factory, event.folder, config)
+
+    def on_round(self, event: RoundDone) -> None:
+        """Hand on the round's figures."""
+        self._log(event.row, event.timing)
 
     def close_all(self) -> None:
         """Close every tracker that is still there."""

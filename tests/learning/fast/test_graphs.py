@@ -98,7 +98,7 @@ def test_a_replay_that_does_something_else_is_found_out_and_left(
         return lambda: replayed.step(stale[0] + 1, stale[1]), terms
 
     graphs = StepGraphs(replayed.step, replayed.state(), wrong)
-    with caplog.at_level(logging.WARNING, logger="fedloge.run"):
+    with caplog.at_level(logging.WARNING, logger="fedloge"):
         for images, labels in batches(8, 8, 3):
             assert torch.equal(plain.step(images, labels), graphs(images, labels))
     assert "differs from a plain one" in graphs.refused
@@ -114,7 +114,7 @@ def test_where_nothing_can_be_recorded_training_goes_on(caplog: pytest.LogCaptur
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
     graphs = StepGraphs(replayed.step, replayed.state(), refuses)
-    with caplog.at_level(logging.WARNING, logger="fedloge.run"):
+    with caplog.at_level(logging.WARNING, logger="fedloge"):
         for images, labels in batches(8, 3):
             assert torch.equal(plain.step(images, labels), graphs(images, labels))
     assert graphs.refused == "operation not permitted when stream is capturing"

@@ -163,7 +163,7 @@ def test_replayed_steps_train_as_stacked_ones_do(
         monkeypatch.setattr(where, "replays", lambda client: True)
         monkeypatch.setattr(where, "cuda_graph", called_again)
     replayed = federation.places(len(SIZES))
-    with caplog.at_level(logging.WARNING, logger="fedloge.run"):
+    with caplog.at_level(logging.WARNING, logger="fedloge"):
         assert replayed.train(data, epochs=2) == expected[0]
     assert not caplog.records
     for place, tensors in enumerate(expected[1]):
