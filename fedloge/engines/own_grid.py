@@ -23,6 +23,7 @@ from fedloge.client.client_app import app as client_app
 from fedloge.client.client_app import train_together
 from fedloge.config import Config, Scalar
 from fedloge.errors import in_one_line
+from fedloge.observer import ClientAnswered, Observer, Observers
 
 log = logging.getLogger(__name__)
 SERVER_NODE = 1

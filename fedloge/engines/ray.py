@@ -28,7 +28,6 @@ import ray
 import torch
 from flwr.app import ArrayRecord, Message, Metadata, RecordDict
 
-import fedloge
 from fedloge import messages as wire
 from fedloge.client.personal_state import PersonalStore
 from fedloge.config import Config

@@ -22,12 +22,13 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
+from fedloge.learning.losses import WITHOUT_COUNTS
 from fedloge.learning.probes import Findings, Probe, ProbeTask
 from fedloge.learning.probes.class_moments import ClassMoments, gaussians
 from fedloge.methods.fedavg import FedAvg, FedAvgOptions
 from fedloge.methods.head_tuning import fit_head
 from fedloge.methods.method import Network, Predictor
-from fedloge.methods.single_head import HeadNetwork, SharedHead
+from fedloge.methods.single_head import HeadNetwork
 from fedloge.rng import rng
 
 
@@ -36,7 +37,6 @@ class CCVR(FedAvg):
 
     name = "ccvr"
     primary_global = "calibrated"
-    uniform_step = SharedHead.uniform_step
 
     class Options(FedAvgOptions):
         """How the head is calibrated.
@@ -53,6 +53,11 @@ class CCVR(FedAvg):
         covariance: Literal["full", "diagonal"] = "full"
 
     options: Options
+
+    @property
+    def uniform_step(self) -> bool:
+        """As FedAvg's: nothing is different before the measurement."""
+        return self.options.loss in WITHOUT_COUNTS
 
     def probes(self) -> list[Probe]:
         """Class moments, of which the server makes the calibrated head."""
