@@ -17,6 +17,7 @@ from fedloge.learning.fast.stacked import StackedClients
 from fedloge.messages import NUM_EXAMPLES, Stamp
 from fedloge.methods.method import Part, Update
 from fedloge.rng import torch_seeded
+from fedloge.run_files import RunFiles
 
 
 @dataclass(frozen=True)
@@ -170,4 +171,4 @@ def personal_folder(node_config: Mapping, run_config: Mapping, stamp: Stamp) -> 
     runs_dir = Path(str(run_config.get("runs-dir", "runs"))).expanduser()
     if not stamp.run_name:
         raise RunError("the message names no run; nowhere to keep personal state")
-    return runs_dir / stamp.run_name / "heads"
+    return RunFiles(runs_dir / stamp.run_name).heads

@@ -25,6 +25,7 @@ from torch import Tensor
 from fedloge.digest import digest
 from fedloge.errors import CheckpointError, RunError
 from fedloge.messages import Stamp
+from fedloge.run_files import client_folder, tensors_of_round
 
 _FILE = re.compile(r"round-(\d{6})\.safetensors")
 _HEADER = {
@@ -58,7 +59,7 @@ class PersonalStore:
 
     def __init__(self, folder: Path, client: int) -> None:
         self.client = client
-        self.folder = folder / f"client-{client:05d}"
+        self.folder = folder / client_folder(client)
 
     def load(self, stamp: Stamp, initial: Mapping[str, Tensor], *, before: int) -> PersonalState:
         """The newest state made before round `before`; `initial` if this client never trained.
@@ -168,7 +169,7 @@ class PersonalStore:
         return sorted(int(match[1]) for name in names if (match := _FILE.fullmatch(name)))
 
     def _path(self, round: int) -> Path:
-        return self.folder / f"round-{round:06d}.safetensors"
+        return self.folder / tensors_of_round(round)
 
     def _header(self, round: int, content: bytes | None = None) -> dict:
         try:

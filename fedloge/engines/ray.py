@@ -45,6 +45,7 @@ from fedloge.errors import ConfigError, FedlogeError, RunError
 from fedloge.federation import open_federation
 from fedloge.messages.averaging import WeightedSum
 from fedloge.observer import Observer
+from fedloge.run_files import RunFiles
 from fedloge.server.server_app import app as server_app
 
 log = logging.getLogger(__name__)
@@ -129,7 +130,7 @@ class Worker:
     def _store(self, message: Message) -> PersonalStore:
         stamp = wire.Stamp.from_content(message.content)
         return PersonalStore(
-            Path(self.config.runs_dir) / stamp.run_name / "heads", partition_of(message)
+            RunFiles(Path(self.config.runs_dir) / stamp.run_name).heads, partition_of(message)
         )
 
 
@@ -232,7 +233,7 @@ class RayGrid(OwnGrid):
     def _store(self, message: Message) -> PersonalStore:
         stamp = wire.Stamp.from_content(message.content)
         return PersonalStore(
-            Path(self.config.runs_dir) / stamp.run_name / "heads", partition_of(message)
+            RunFiles(Path(self.config.runs_dir) / stamp.run_name).heads, partition_of(message)
         )
 
     def _keep(self, reply: Message, job: Job, files: dict[str, bytes]) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fedloge.atomic_files import disk_error, write_atomically
 from fedloge.errors import CheckpointError
+from fedloge.run_files import CHECKPOINT_MANIFEST, tensors_of_round
 
 FORMAT = 1
 _KEPT = 2
@@ -51,7 +52,7 @@ class CheckpointStore:
 
     @property
     def _manifest(self) -> Path:
-        return self.folder / "manifest.json"
+        return self.folder / CHECKPOINT_MANIFEST
 
     def exists(self) -> bool:
         """Whether any round has been kept."""
@@ -71,7 +72,7 @@ class CheckpointStore:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as exc:
             raise disk_error(self.folder, exc) from None
-        name = f"round-{checkpoint.round:06d}.safetensors"
+        name = tensors_of_round(checkpoint.round)
         tensors = {f"shared.{k}": v for k, v in checkpoint.shared.items()}
         tensors |= {f"server.{k}": v for k, v in checkpoint.server.items()}
         content = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()})

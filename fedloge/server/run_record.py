@@ -30,9 +30,7 @@ from fedloge.config import OPERATIONAL, Config
 from fedloge.errors import RunDirError
 from fedloge.federation.federation import Federation
 from fedloge.methods.method import Part
-
-FORMAT = 2
-_ROUND_FILES = ("metrics", "timing", "clients", "classes", "failures")
+from fedloge.run_files import FORMAT, ROUND_FILES, RunFiles
 
 
 @dataclass(frozen=True)
@@ -48,9 +46,14 @@ class RunRecord:
         return self.folder.name
 
     @property
+    def files(self) -> RunFiles:
+        """Where each of its files lies."""
+        return RunFiles(self.folder)
+
+    @property
     def checkpoints(self) -> Path:
         """Where the checkpoints lie."""
-        return self.folder / "checkpoint"
+        return self.files.checkpoints
 
     def bases(self, at_least: int = 0) -> tuple[int, ...]:
         """The rounds from which the attempts so far began.
@@ -60,7 +63,7 @@ class RunRecord:
         RunDirError
             Fewer than `at_least` are on record: the file is damaged.
         """
-        path = self.folder / "attempts.jsonl"
+        path = self.files.attempts
         try:
             lines = path.read_text("utf-8").splitlines() if path.exists() else []
             bases = tuple(int(json.loads(line)["base-round"]) for line in lines)
@@ -76,7 +79,7 @@ class RunRecord:
     def begin_attempt(self, base_round: int, at_least: int) -> tuple[int, ...]:
         """Count this start of the run, from round `base_round`; all bases, this one last."""
         bases = (*self.bases(at_least), base_round)
-        path = self.folder / "attempts.jsonl"
+        path = self.files.attempts
         before = path.read_text("utf-8") if path.exists() else ""
         row = {
             "attempt": len(bases),
@@ -96,7 +99,7 @@ class RunRecord:
         import fcntl
 
         # The system lets go of it when the process ends, however it ends.
-        with (self.folder / "run.lock").open("w") as lock:
+        with self.files.lock.open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -109,24 +112,24 @@ class RunRecord:
 
     def has_rounds(self) -> bool:
         """Whether the record of any round has been begun."""
-        path = self.folder / "metrics.jsonl"
+        path = self.files.metrics
         return path.exists() and path.stat().st_size > 0
 
     def rewrite_config(self, config: Config, federation: Federation) -> None:
         """Keep the keys that a resumed run may change, such as rounds."""
         content = _config_file(config.replace(resume=False, from_round=-1), federation, self)
-        write_atomically(self.folder / "config.toml", content)
+        write_atomically(self.files.config, content)
 
     def append(self, rows: dict[str, list[dict[str, Any]]]) -> None:
-        """Add a round's lines, file by file (see `_ROUND_FILES`)."""
-        for name in _ROUND_FILES:
+        """Add a round's lines, file by file (see `ROUND_FILES`)."""
+        for name in ROUND_FILES:
             if rows.get(name):
-                append_lines(self.folder / f"{name}.jsonl", rows[name])
+                append_lines(self.files.of_rounds(name), rows[name])
 
     def rewind(self, round: int) -> None:
         """Drop the lines of rounds after `round`, and a line torn by a kill."""
-        for name in _ROUND_FILES:
-            path = self.folder / f"{name}.jsonl"
+        for name in ROUND_FILES:
+            path = self.files.of_rounds(name)
             if path.exists():
                 kept = [
                     line
@@ -161,8 +164,8 @@ def create(config: Config, federation: Federation) -> RunRecord:
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        for file, content in files.items():
-            (temporary / file).write_bytes(content)
+        for path, content in files.items():
+            (temporary / path.name).write_bytes(content)
         temporary.rename(folder)
     except OSError as exc:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -173,20 +176,19 @@ def create(config: Config, federation: Federation) -> RunRecord:
 def reopen(config: Config, federation: Federation) -> RunRecord:
     """The record of a run that is to be continued; `RunDirError` if it was run with another config."""
     folder = Path(config.runs_dir).expanduser().resolve() / config.name
+    files = RunFiles(folder)
     try:
-        info = json.loads((folder / "run.json").read_bytes())
-        before = configs.load(folder / "config.toml")
+        info = json.loads(files.info.read_bytes())
+        before = configs.load(files.config)
         run_id, fingerprint = str(info["run-id"]), str(info["fingerprint"])
         started_with = str(info["config-fingerprint"])
     except FileNotFoundError:
         raise RunDirError(f"{folder} is no run directory; give the path of one to resume") from None
     except (ValueError, OSError, KeyError, TypeError) as exc:
-        raise RunDirError(
-            f"{folder}/run.json is damaged ({exc}); restore it from a backup"
-        ) from None
+        raise RunDirError(f"{files.info} is damaged ({exc}); restore it from a backup") from None
     if before.fingerprint() != started_with:
         raise RunDirError(
-            f"{folder}/config.toml has been edited: its keys give {before.fingerprint()}, the run was started "
+            f"{files.config} has been edited: its keys give {before.fingerprint()}, the run was started "
             f"with {started_with}; undo the edit, or start a new run with it"
         )
     differing = [
@@ -205,7 +207,7 @@ def reopen(config: Config, federation: Federation) -> RunRecord:
     return RunRecord(folder, run_id)
 
 
-def _opening_files(config: Config, fed: Federation, record: RunRecord) -> dict[str, bytes]:
+def _opening_files(config: Config, fed: Federation, record: RunRecord) -> dict[Path, bytes]:
     fixed = fed.fixed
     info = {
         "format": FORMAT,
@@ -247,12 +249,12 @@ def _opening_files(config: Config, fed: Federation, record: RunRecord) -> dict[s
         "local_test_counts": torch.from_numpy(fed.partition.local_test_counts),
     }
     files = {
-        "config.toml": _config_file(config, fed, record),
-        "run.json": json.dumps(info, indent=1).encode(),
-        "split.safetensors": save(split),
+        record.files.config: _config_file(config, fed, record),
+        record.files.info: json.dumps(info, indent=1).encode(),
+        record.files.split: save(split),
     }
     if fixed:
-        files["prototypes.safetensors"] = save({"prototypes": fixed.matrix.contiguous()})
+        files[record.files.prototypes] = save({"prototypes": fixed.matrix.contiguous()})
     return files
 
 
