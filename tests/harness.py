@@ -35,7 +35,7 @@ TINY: dict[str, Any] = {
     "local-epochs": 1,
     "batch-size": 32,
     "evaluate-every": 1,
-    "dirichlet-alpha": 5.0,
+    "partitioner-options.alpha": 5.0,
     "imbalance-factor": 0.1,
 }
 

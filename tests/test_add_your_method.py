@@ -24,7 +24,7 @@ TINY = {
     "local-epochs": 1,
     "batch-size": 32,
     "imbalance-factor": 0.1,
-    "dirichlet-alpha": 5.0,
+    "partitioner-options.alpha": 5.0,
     "device": "cpu",
 }
 

@@ -25,8 +25,7 @@ from numpy.typing import NDArray
 
 from fedloge.config import Config, load
 from fedloge.errors import ConfigError, RunDirError
-
-FORMAT = 1
+from fedloge.run_files import FORMAT
 
 Line = dict[str, Any]
 

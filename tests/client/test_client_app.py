@@ -7,12 +7,12 @@ import harness
 import pytest
 from flwr.app import Context, Message, RecordDict
 
+from fedloge import messages as wire
 from fedloge.client.client import personal_folder
 from fedloge.client.client_app import app
 from fedloge.config import Config
 from fedloge.engines.own_grid import take_identity
-from fedloge.federation.federation import open_federation
-from fedloge import messages as wire
+from fedloge.federation import open_federation
 from fedloge.messages import Stamp
 from fedloge.methods.method import Part
 

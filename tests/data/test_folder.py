@@ -82,9 +82,9 @@ def reds(pixels: torch.Tensor) -> list[int]:
 def check_content(data: DataSet) -> None:
     assert data.classes == ("cat", "dog")
     assert data.image_shape == (3, 3, 4)
-    assert reds(data.train.pixels) == [10, 11, 12, 20, 21]
+    assert reds(data.train.inputs) == [10, 11, 12, 20, 21]
     assert data.train.labels.tolist() == [0, 0, 0, 1, 1]
-    assert reds(data.test.pixels) == [30, 31, 40]
+    assert reds(data.test.inputs) == [30, 31, 40]
     assert data.test.labels.tolist() == [0, 0, 1]
 
 
@@ -150,8 +150,8 @@ def test_any_mode_and_suffix_is_decoded_to_rgb(tmp_path) -> None:
     content["train/cat/a.png"] = grey.getvalue()
     content["train/cat/b.png"] = jpeg.getvalue()  # not what its suffix says
     data = load(write_folder(tmp_path / "set", content), tmp_path / "cache")
-    assert data.train.pixels[0].unique().tolist() == [10]
-    assert data.train.pixels[1].unique().tolist() == [11]
+    assert data.train.inputs[0].unique().tolist() == [10]
+    assert data.train.inputs[1].unique().tolist() == [11]
 
 
 def test_resizing(tmp_path) -> None:
@@ -160,7 +160,7 @@ def test_resizing(tmp_path) -> None:
     root = write_folder(tmp_path / "set", content)
     data = load(root, tmp_path / "cache", image_size=6)
     assert data.image_shape == (3, 6, 6)
-    assert reds(data.train.pixels) == [10, 11, 12, 20, 21]
+    assert reds(data.train.inputs) == [10, 11, 12, 20, 21]
     with pytest.raises(
         DataError, match=r"train/cat/a.png is 4x3 but train/cat/b.png is 9x9; set image-size"
     ):
@@ -315,8 +315,8 @@ def test_an_interrupted_decode_leaves_no_entry(tmp_path, monkeypatch) -> None:
 
 def test_changing_the_tensors_does_not_change_the_cache(tmp_path) -> None:
     root = write_folder(tmp_path / "set", files())
-    load(root, tmp_path / "cache").train.pixels.zero_()
-    load(root, tmp_path / "cache").train.pixels.zero_()
+    load(root, tmp_path / "cache").train.inputs.zero_()
+    load(root, tmp_path / "cache").train.inputs.zero_()
     check_content(load(root, tmp_path / "cache"))
 
 
@@ -348,7 +348,7 @@ from fedloge.data.folder import load_image_folder
 print("ready", flush=True)
 sys.stdin.readline()
 decoded = load_image_folder(Path(sys.argv[1]), 0, Path(sys.argv[2]))
-print(decoded.pixels["train"][:, 0, 0, 0].tolist(), flush=True)
+print(decoded.inputs["train"][:, 0, 0, 0].tolist(), flush=True)
 """
 
 
@@ -396,6 +396,6 @@ def test_the_real_cifar10_lt(tmp_path) -> None:
     assert torch.bincount(data.test.labels).tolist() == [1000] * 10
     assert data.image_shape == (3, 32, 32)
     assert data.classes[0] == "airplane"
-    pixels = data.train.pixels.double() / 255
+    pixels = data.train.inputs.double() / 255
     assert data.mean == pytest.approx(pixels.mean((0, 2, 3)).tolist(), abs=1e-12)
     assert data.std == pytest.approx(pixels.std((0, 2, 3), correction=0).tolist(), abs=1e-12)

@@ -13,8 +13,7 @@ import torch
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from fedloge.config import from_flat
-from fedloge.data import load_dataset
-from fedloge.data.images import Images, channel_statistics
+from fedloge.data import Examples, channel_statistics, load_dataset
 from fedloge.data.sources import _digits_table
 from fedloge.errors import ConfigError, DataError
 
@@ -26,11 +25,11 @@ def test_digits() -> None:
     # 174 images of the scarcest class, 50 of each for the test.
     assert torch.bincount(data.train.labels).tolist() == [124] * 10
     assert torch.bincount(data.test.labels).tolist() == [50] * 10
-    assert data.train.pixels.max() == 255
+    assert data.train.inputs.max() == 255
     assert data.augment == "crop"
     again = load_dataset(from_flat({"dataset": "digits"}))
-    assert torch.equal(data.train.pixels, again.train.pixels)
-    together = torch.cat([data.train.pixels, data.test.pixels]).flatten(1)
+    assert torch.equal(data.train.inputs, again.train.inputs)
+    together = torch.cat([data.train.inputs, data.test.inputs]).flatten(1)
     assert len(together.unique(dim=0)) == len(together), "an image of the test set is trained on"
 
 
@@ -45,13 +44,15 @@ def test_an_unknown_source() -> None:
 
 
 def test_take() -> None:
-    images = Images(torch.arange(4, dtype=torch.uint8).view(4, 1, 1, 1), torch.tensor([0, 1, 0, 1]))
+    images = Examples(
+        torch.arange(4, dtype=torch.uint8).view(4, 1, 1, 1), torch.tensor([0, 1, 0, 1])
+    )
     taken = images.take(np.array([3, 0, 3]))
     assert len(taken) == 3
-    assert taken.pixels.flatten().tolist() == [3, 0, 3]
+    assert taken.inputs.flatten().tolist() == [3, 0, 3]
     assert taken.labels.tolist() == [1, 0, 1]
-    taken.pixels.zero_()
-    assert images.pixels.flatten().tolist() == [0, 1, 2, 3]
+    taken.inputs.zero_()
+    assert images.inputs.flatten().tolist() == [0, 1, 2, 3]
 
 
 def test_channel_statistics() -> None:
@@ -104,9 +105,9 @@ def test_cifar(tmp_path, monkeypatch, capfd, name, source, placed) -> None:
     folder = tmp_path if placed == "data-path" else tmp_path / "cifar"
     pixels = write_cifar(folder, source, monkeypatch)
     data = load_dataset(from_flat({"dataset": name, placed: str(tmp_path)}))
-    assert np.array_equal(data.train.pixels.numpy(), pixels[:10])
+    assert np.array_equal(data.train.inputs.numpy(), pixels[:10])
     assert data.train.labels.tolist() == list(range(10))
-    assert np.array_equal(data.test.pixels.numpy(), pixels[10:])
+    assert np.array_equal(data.test.inputs.numpy(), pixels[10:])
     assert data.test.labels.tolist() == [3, 4]
     assert data.test.labels.dtype == torch.int64
     assert data.classes[1] == "class 1"
@@ -121,7 +122,7 @@ def test_cifar_from_an_archive_that_is_there(tmp_path, monkeypatch, capfd) -> No
         tar.add(tmp_path / "made" / CIFAR10.base_folder, CIFAR10.base_folder)
     monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(archive.read_bytes()).hexdigest())
     data = load_dataset(from_flat({"dataset": "cifar10", "data-path": str(tmp_path)}))
-    assert np.array_equal(data.train.pixels.numpy(), pixels[:10])
+    assert np.array_equal(data.train.inputs.numpy(), pixels[:10])
     assert capfd.readouterr() == ("", "")
 
 

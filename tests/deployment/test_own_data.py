@@ -15,15 +15,14 @@ from flwr.app import Message, RecordDict
 from PIL import Image
 from safetensors.torch import load_file
 
+from fedloge import messages as wire
 from fedloge.client.client_app import app as client_app
 from fedloge.config import Config, from_flat
 from fedloge.engines import local
 from fedloge.engines.local import LocalGrid
 from fedloge.engines.own_grid import client_context, partition_of
 from fedloge.errors import ConfigError, DataError, RunError
-from fedloge.federation.federation import open_federation
-from fedloge.federation.site import OnNodeFederation, open_site
-from fedloge import messages as wire
+from fedloge.federation import OnNodeFederation, open_federation, open_site
 from fedloge.results.export import export_client
 from fedloge.results.report import write_report
 from fedloge.results.run import open_run
@@ -95,10 +94,10 @@ def test_a_client_holds_its_own_images_and_knows_of_no_other(config: Callable[..
         assert site.partition.train_counts.tolist() == [
             list(counts) if other == k else [0, 0, 0] for other in HELD
         ]
-        data = site.local_data(k, 1, {})
+        data = site.client_data(k, 1, {})
         assert len(data.train) == sum(counts) and data.counts.tolist() == list(counts)
         # Each class has a grey of its own: the labels are those of the folders.
-        grey = data.train.pixels.double().mean(dim=(1, 2, 3)) // 60
+        grey = data.train.inputs.double().mean(dim=(1, 2, 3)) // 60
         assert grey.tolist() == data.train.labels.tolist()
 
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
+from fedloge import messages as wire
 from fedloge.engines import own_grid as grid
 from fedloge.engines.local import LocalGrid
 from fedloge.errors import RunError
-from fedloge.federation.federation import open_federation
-from fedloge import messages as wire
+from fedloge.federation import open_federation
 from fedloge.methods.method import Part
 
 ClientApp = Callable[[Message, Context], Message]

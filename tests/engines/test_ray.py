@@ -12,12 +12,12 @@ import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 from safetensors.torch import load_file
 
+from fedloge import messages as wire
 from fedloge.config import Config
 from fedloge.engines import local
 from fedloge.engines.own_grid import SERVER_NODE, take_identity
 from fedloge.engines.ray import largest_first, worker_options
 from fedloge.errors import ConfigError
-from fedloge import messages as wire
 
 GOLDEN = Path(__file__).parents[1] / "golden/cifar10-lt-if0.02-alpha0.5-partition.json"
 

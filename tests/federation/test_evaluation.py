@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedloge.data.images import Images
+from fedloge.data import Examples
+from fedloge.federation import Federation
 from fedloge.federation.evaluation import FeatureBank, client_figures, predictor_confusion
-from fedloge.federation.federation import Federation
 from fedloge.learning.metrics import ShotGroups, shot_groups
 from fedloge.methods.method import EVALUATION_BATCH
 
@@ -32,12 +32,12 @@ def bank() -> FeatureBank:
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (600, 1, 4, 4), generator=generator, dtype=torch.uint8)
     labels = torch.arange(600) % 3
-    return FeatureBank(Images(pixels, labels), lambda p: p.float())
+    return FeatureBank(Examples(pixels, labels), lambda p: p.float())
 
 
 def test_features_are_those_of_the_images_asked_for(bank: FeatureBank) -> None:
     indices = torch.tensor([599, 0, 300, 300, 255, 256])
-    expected = Extractor()(bank.images.pixels[indices].float())
+    expected = Extractor()(bank.images.inputs[indices].float())
     assert torch.equal(bank.features("v1", Extractor(), indices), expected)
     assert torch.equal(bank.fresh(Extractor(), indices), expected)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fedloge.errors import ConfigError
-from fedloge.federation.federation import Federation, open_federation, resolve_device
+from fedloge.federation import Federation, open_federation, resolve_device
 from fedloge.methods.method import Part
 
 

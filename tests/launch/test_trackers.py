@@ -53,7 +53,7 @@ def config(tmp_path: Path, **changes: Any) -> Config:
             "local-epochs": 1,
             "batch-size": 64,
             "imbalance-factor": 0.1,
-            "dirichlet-alpha": 5.0,
+            "partitioner-options.alpha": 5.0,
             "evaluate-every": 2,
             "device": "cpu",
             **changes,

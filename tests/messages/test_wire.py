@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fedloge.errors import UpdateError
 from fedloge import messages as wire
+from fedloge.errors import UpdateError
 from fedloge.messages import Stamp
 
 TENSORS = st.dictionaries(

@@ -13,12 +13,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fedloge.config import from_flat
-from fedloge.data.images import Images
+from fedloge.data import Examples
 from fedloge.engines import local
 from fedloge.errors import ConfigError
-from fedloge.federation.federation import Federation
+from fedloge.federation import Federation
+from fedloge.learning.client_data import ClientData, Task
 from fedloge.methods import method_class, method_options
-from fedloge.methods.method import LocalData, Task
 from fedloge.models.backbone import Backbone
 
 
@@ -152,22 +152,22 @@ def task() -> Callable[..., Task]:
 
 
 @pytest.fixture
-def client() -> Callable[..., LocalData]:
+def client() -> Callable[..., ClientData]:
     """A client in round `round` with given pixels (images, dim), 0..255, and labels."""
 
-    def make(task: Task, pixels: Tensor, labels: Tensor, **changes: Any) -> LocalData:
+    def make(task: Task, pixels: Tensor, labels: Tensor, **changes: Any) -> ClientData:
         values = {
             "client": 0,
             "round": 1,
             "config": task.config,
-            "train": Images(pixels.to(torch.uint8).view(len(labels), 1, 1, -1), labels),
+            "train": Examples(pixels.to(torch.uint8).view(len(labels), 1, 1, -1), labels),
             "counts": torch.bincount(labels, minlength=task.num_classes),
             "mean": (0.0,),
             "std": (1 / 255,),  # so that a pixel of 7 is a feature of 7
             "augmentation": "none",
             "received": {},
         }
-        return LocalData(**(values | changes))
+        return ClientData(**(values | changes))
 
     return make
 

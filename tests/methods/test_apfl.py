@@ -11,7 +11,7 @@ from torch.nn.functional import one_hot
 
 
 def personal_logits(fed: Any, x: Tensor) -> Tensor:
-    predictor = fed.method.personal_predictors(fed.net, fed.local_data(0, 1, {}, 1))["raw"]
+    predictor = fed.method.personal_predictors(fed.net, fed.client_data(0, 1, {}, 1))["raw"]
     with torch.no_grad():
         return predictor.head.logits(getattr(fed.method, predictor.extractor)(fed.net, x))
 
@@ -19,7 +19,7 @@ def personal_logits(fed: Any, x: Tensor) -> Tensor:
 @pytest.mark.parametrize("alpha", [0, 0.25, 1])
 def test_the_mixture_and_its_limits(federation: Callable[..., Any], alpha: float) -> None:
     fed = federation("apfl", f"alpha = {alpha}, adaptive = false")
-    net, data = fed.net, fed.local_data(0, 1, {})
+    net, data = fed.net, fed.client_data(0, 1, {})
     update = fed.method.local_update(net, data)
     assert update.metrics["alpha"] == alpha
     net.eval()
@@ -35,13 +35,13 @@ def test_a_share_of_nothing_leaves_the_own_model_where_it_was(
 ) -> None:
     fed = federation("apfl", "alpha = 0, adaptive = false")
     before = fed.net.own_head.weight.clone()
-    fed.method.local_update(fed.net, fed.local_data(0, 1, {}))
+    fed.method.local_update(fed.net, fed.client_data(0, 1, {}))
     assert torch.equal(fed.net.own_head.weight, before)
 
 
 def test_alpha_follows_its_gradient(federation: Callable[..., Any]) -> None:
     fed = federation("apfl", "alpha = 0.5")
-    net, data = fed.net, fed.local_data(0, 1, {})
+    net, data = fed.net, fed.client_data(0, 1, {})
     with torch.no_grad():
         net.own_head.weight.mul_(3)  # so that the two models differ
     x, y = next(iter(data.plain_batches()))
@@ -62,7 +62,7 @@ def test_alpha_stays_a_share(federation: Callable[..., Any], own: float, limit: 
     # One step of a size that would carry it past the end.
     alpha = abs(limit - 0.01)
     fed = federation("apfl", f"alpha = {alpha}", lr=100.0, batch_size=4096)
-    net, data = fed.net, fed.local_data(0, 1, {})
+    net, data = fed.net, fed.client_data(0, 1, {})
     labels = data.train.labels
     with torch.no_grad():
         net.own_head.weight.zero_()

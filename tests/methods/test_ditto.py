@@ -19,8 +19,8 @@ def test_without_a_pull_the_own_model_trains_as_if_alone(federation: Callable[..
     fed, alone = federation("ditto", "lambda = 0"), federation("fedavg")
     net = alone.net
     for round in (1, 2):
-        fed.method.local_update(fed.net, fed.local_data(1, round, {}))
-        data = alone.local_data(1, round, {})
+        fed.method.local_update(fed.net, fed.client_data(1, round, {}))
+        data = alone.client_data(1, round, {})
         sgd(
             net,
             list(net.parameters()),
@@ -42,7 +42,7 @@ def test_the_pull_holds_the_own_model_near_the_received_one(
     for strength in (0, 1, 20):
         fed = federation("ditto", f"lambda = {strength}", momentum=0.0)
         received = {name: t.clone() for name, t in fed.tensors(Part.SHARED).items()}
-        fed.method.local_update(fed.net, fed.local_data(1, 1, received))
+        fed.method.local_update(fed.net, fed.client_data(1, 1, received))
         weights = [n for n, _ in fed.net.named_parameters() if n in received]
         mine = own(fed)
         distances.append(sum(float((mine[n] - received[n]).norm() ** 2) for n in weights))
@@ -61,8 +61,8 @@ def test_a_client_that_never_trained_predicts_with_the_shared_model(
     federation: Callable[..., Any],
 ) -> None:
     fed = federation("ditto")
-    before = fed.method.personal_predictors(fed.net, fed.local_data(0, 1, {}))["raw"]
-    after = fed.method.personal_predictors(fed.net, fed.local_data(0, 1, {}, 1))["raw"]
+    before = fed.method.personal_predictors(fed.net, fed.client_data(0, 1, {}))["raw"]
+    after = fed.method.personal_predictors(fed.net, fed.client_data(0, 1, {}, 1))["raw"]
     assert (before.extractor, after.extractor) == ("features", "own_features")
 
 

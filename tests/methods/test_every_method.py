@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fedloge.federation.federation import open_federation
+from fedloge.federation import open_federation
 from fedloge.methods import METHODS
 from fedloge.methods.method import Part
 from fedloge.results import trained_model as exported
@@ -78,11 +78,11 @@ def test_two_rounds(
     # Each model can be taken out and gives the figures that the run recorded.
     if fed.method.primary_global in fed.method.global_predictors(fed.net):
         export_global(opened, tmp_path / "global")
-        found = accuracy(exported.load(tmp_path / "global"), fed.test.pixels, fed.test.labels)
+        found = accuracy(exported.load(tmp_path / "global"), fed.test.inputs, fed.test.labels)
         assert found == pytest.approx(run.metrics[-1][f"global/{fed.method.primary_global}/all"])
     export_client(opened, 1, tmp_path / "client")
     own = torch.from_numpy(fed.partition.test[1])
-    found = accuracy(exported.load(tmp_path / "client"), fed.test.pixels[own], fed.test.labels[own])
+    found = accuracy(exported.load(tmp_path / "client"), fed.test.inputs[own], fed.test.labels[own])
     row = next(row for row in client_rows(run.folder) if (row["round"], row["client"]) == (2, 1))
     assert found == pytest.approx(row[f"personal/{fed.method.primary_personal}/accuracy"])
 

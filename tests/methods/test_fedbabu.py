@@ -15,7 +15,7 @@ def test_the_head_stays_as_drawn_and_the_backbone_learns(
 
     fed = federation("fedbabu")
     head, backbone = fed.net.head.weight.clone(), fed.net.backbone.layers[0].weight.clone()
-    fed.method.local_update(fed.net, fed.local_data(0, 1, {}))
+    fed.method.local_update(fed.net, fed.client_data(0, 1, {}))
     assert torch.equal(fed.net.head.weight, head)
     assert torch.equal(head, federation("fedavg").net.head.weight)
     assert not torch.equal(fed.net.backbone.layers[0].weight, backbone)
@@ -24,6 +24,6 @@ def test_the_head_stays_as_drawn_and_the_backbone_learns(
 def test_tuning_moves_a_copy(federation: Callable[..., Any]) -> None:
     fed = federation("fedbabu")
     head = fed.net.head.weight.clone()
-    models = fed.method.personal_predictors(fed.net, fed.local_data(0, 1, {}))
+    models = fed.method.personal_predictors(fed.net, fed.client_data(0, 1, {}))
     assert torch.equal(models["raw"].head.weight, head) and torch.equal(fed.net.head.weight, head)
     assert not torch.equal(models["tuned"].head.weight, head)

@@ -11,7 +11,7 @@ from fedloge.methods.method import Part
 
 def test_unit_features_against_a_fixed_simplex(federation: Callable[..., Any]) -> None:
     fed = federation("fedetf")
-    net, data = fed.net, fed.local_data(0, 1, {})
+    net, data = fed.net, fed.client_data(0, 1, {})
     before = net.fixed.weight.clone()
     x, y = next(iter(data.plain_batches()))
     h = fed.method.features(net, x)
@@ -40,7 +40,7 @@ def test_only_backbone_projection_and_scale_travel(run_twice: Callable[..., Any]
 def test_tuning_moves_the_personal_model_alone(federation: Callable[..., Any]) -> None:
     def logits(epochs: int) -> tuple[dict[str, Tensor], float]:
         fed = federation("fedetf", f"tune-epochs = {epochs}", lr=0.1)
-        data = fed.local_data(0, 1, {})
+        data = fed.client_data(0, 1, {})
         before = {name: t.clone() for name, t in fed.tensors(Part.SHARED).items()}
         models = fed.method.personal_predictors(fed.net, data)
         assert all(torch.equal(before[n], t) for n, t in fed.tensors(Part.SHARED).items())

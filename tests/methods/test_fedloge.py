@@ -17,7 +17,7 @@ RECIPES = Path(__file__).parents[2] / "experiments/recipes/ablation"
 
 def test_each_loss_moves_its_own_part(federation: Callable[..., Any]) -> None:
     fed = federation("fedloge")
-    net, data = fed.net, fed.local_data(0, 1, {})
+    net, data = fed.net, fed.client_data(0, 1, {})
     x, y = next(iter(data.plain_batches()))
     losses = fed.method.loss(net, x, y, data)
     parts = {
@@ -56,7 +56,7 @@ def test_without_prototypes_the_backbone_is_fedavgs_bit_for_bit(
 def test_local_realignment_by_hand(federation: Callable[..., Any], kind: str) -> None:
     fed = federation("fedloge", personal_realignment=kind, num_clients=20)
     client = next(k for k in range(20) if (fed.partition.train_counts[k] == 0).any())
-    data = fed.local_data(client, 1, {}, rounds_trained=1)
+    data = fed.client_data(client, 1, {}, rounds_trained=1)
     head = fed.method.personal_predictors(fed.net, data)["realigned"].head
     psi, phi = fed.net.global_head.weight.detach(), fed.net.local_head
     h = torch.randn(5, 128, generator=torch.Generator().manual_seed(0))
@@ -71,7 +71,7 @@ def test_a_client_that_never_trained_predicts_with_the_global_head(
     federation: Callable[..., Any],
 ) -> None:
     fed = federation("fedloge")
-    models = fed.method.personal_predictors(fed.net, fed.local_data(0, 1, {}))
+    models = fed.method.personal_predictors(fed.net, fed.client_data(0, 1, {}))
     psi = fed.net.global_head.weight.detach()
     assert torch.equal(models["raw"].head.weight, psi)
     torch.testing.assert_close(models["realigned"].head.weight, psi / psi.norm(dim=1)[:, None])
@@ -100,7 +100,7 @@ def test_tuned_personal_models_are_measured_besides_when_asked(
     federation: Callable[..., Any],
 ) -> None:
     fed = federation("fedloge", method_options="tune-epochs = 2")
-    data = fed.local_data(0, 1, {}, rounds_trained=1)
+    data = fed.client_data(0, 1, {}, rounds_trained=1)
     before = fed.net.local_head.weight.detach().clone()
     models = fed.method.personal_predictors(fed.net, data)
     assert models.keys() == {"raw", "realigned", "tuned", "tuned-realigned"}

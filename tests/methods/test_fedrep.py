@@ -21,7 +21,7 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 def test_first_the_head_then_the_backbone(federation: Callable[..., Any]) -> None:
     fed = federation("fedrep", "head-epochs = 2", local_epochs=1)
     method, net = fed.method, fed.net
-    data = fed.local_data(0, 1, {})
+    data = fed.client_data(0, 1, {})
     start = state(net)
     head = list(net.head.parameters())
     sgd(net, head, method.head_loss, data, epochs=2, purpose="train-head", frozen=net.backbone)

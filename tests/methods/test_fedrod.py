@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy, one_hot
 
 def test_each_loss_moves_its_own_part(federation: Callable[..., Any]) -> None:
     fed = federation("fedrod")
-    net, data = fed.net, fed.local_data(0, 1, {})
+    net, data = fed.net, fed.client_data(0, 1, {})
     x, y = next(iter(data.plain_batches()))
     losses = fed.method.loss(net, x, y, data)
     generic, private = (
@@ -42,8 +42,8 @@ def test_each_loss_moves_its_own_part(federation: Callable[..., Any]) -> None:
 def test_personal_logits_are_the_sum(federation: Callable[..., Any]) -> None:
     fed = federation("fedrod")
     h = torch.randn(7, 128, generator=torch.Generator().manual_seed(0))
-    trained = fed.method.personal_predictors(fed.net, fed.local_data(0, 1, {}, 1))["raw"].head
-    never = fed.method.personal_predictors(fed.net, fed.local_data(0, 1, {}, 0))["raw"].head
+    trained = fed.method.personal_predictors(fed.net, fed.client_data(0, 1, {}, 1))["raw"].head
+    never = fed.method.personal_predictors(fed.net, fed.client_data(0, 1, {}, 0))["raw"].head
     with torch.no_grad():
         torch.testing.assert_close(trained.logits(h), fed.net.head(h) + fed.net.private_head(h))
         torch.testing.assert_close(never.logits(h), fed.net.head(h))

@@ -13,20 +13,20 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fedloge.config import Config
-from fedloge.data.images import Images
+from fedloge.data import Examples
 from fedloge.errors import UpdateError
-from fedloge.federation.federation import Federation
+from fedloge.federation import Federation
 from fedloge.geometry.realignment import global_realign, local_realign, local_realign_sum
+from fedloge.learning.client_data import ClientData, Method, MethodOptions, Network, Part, Task
 from fedloge.learning.loop import sgd
-from fedloge.methods.method import LocalData, Method, MethodOptions, Network, Part, Task
 
 
 def federation(tmp_path: Path, **changes: Any) -> Federation:
     return Federation(harness.tiny(tmp_path, **changes))
 
 
-def client(fed: Federation, index: int = 0, rounds_trained: int = 0) -> LocalData:
-    return fed.local_data(index, 1, fed.initial[Part.SHARED], rounds_trained)
+def client(fed: Federation, index: int = 0, rounds_trained: int = 0) -> ClientData:
+    return fed.client_data(index, 1, fed.initial[Part.SHARED], rounds_trained)
 
 
 def gradients(net: nn.Module, loss: Tensor) -> dict[str, Tensor]:
@@ -187,17 +187,17 @@ class Quadratic(Method[Dot]):
         return Dot(backbone=layer)
 
     def loss(
-        self, net: Dot, images: Tensor, labels: Tensor, client: LocalData
+        self, net: Dot, images: Tensor, labels: Tensor, client: ClientData
     ) -> dict[str, Tensor]:
         prediction = net.backbone(images.flatten(1)).squeeze(1)
         return {"square": ((prediction - labels) ** 2).mean() / 2}
 
 
-def quadratic(**changes: Any) -> tuple[Dot, LocalData, Quadratic]:
+def quadratic(**changes: Any) -> tuple[Dot, ClientData, Quadratic]:
     config = Config(lr=0.5, momentum=0.5, batch_size=1, **changes)
     method = Quadratic(Task(config, 2, None, None), MethodOptions())  # type: ignore[arg-type]
-    images = Images(torch.full((1, 1, 1, 1), 255, dtype=torch.uint8), torch.tensor([1]))
-    data = LocalData(
+    images = Examples(torch.full((1, 1, 1, 1), 255, dtype=torch.uint8), torch.tensor([1]))
+    data = ClientData(
         client=0,
         round=1,
         config=config,
@@ -245,7 +245,7 @@ def test_a_diverging_client_says_so() -> None:
 def test_nothing_to_train_on_is_said(tmp_path: Path) -> None:
     fed = federation(tmp_path)
     with pytest.raises(UpdateError, match="nothing to train on, 0 images for 1 epochs"):
-        fed.method.local_update(fed.net, fed.local_data(-1, 1, {}))
+        fed.method.local_update(fed.net, fed.client_data(-1, 1, {}))
 
 
 def test_one_fedavg_step_is_plain_sgd(tmp_path: Path) -> None:
@@ -270,7 +270,7 @@ def test_an_epoch_is_every_image_once_and_rounds_differ(tmp_path: Path) -> None:
     fed = federation(tmp_path, augment="none")
     data = client(fed)
 
-    def order(local: LocalData, purpose: str = "train") -> list[int]:
+    def order(local: ClientData, purpose: str = "train") -> list[int]:
         return torch.cat([y for _, y in local.batches(2, purpose)]).tolist()
 
     labels = sorted(data.train.labels.tolist())
@@ -279,5 +279,5 @@ def test_an_epoch_is_every_image_once_and_rounds_differ(tmp_path: Path) -> None:
     assert sorted(both[:half]) == labels == sorted(both[half:])
     assert both[:half] != both[half:]
     assert order(data) == both
-    assert order(fed.local_data(0, 2, {})) != both
+    assert order(fed.client_data(0, 2, {})) != both
     assert order(data, "another purpose") != both

@@ -48,7 +48,7 @@ def test_every_loss_that_the_config_offers_trains(
 ) -> None:
     assert get_args(Config.model_fields["local_loss"].annotation).count(name) == 1
     fed = federation("fedper", local_loss=name)
-    metrics = fed.method.local_update(fed.net, fed.local_data(0, 1, {})).metrics
+    metrics = fed.method.local_update(fed.net, fed.client_data(0, 1, {})).metrics
     assert metrics.keys() == {"loss"} and metrics["loss"] > 0
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from fedloge.config import from_flat
 from fedloge.errors import ConfigError, PartitionError
-from fedloge.federation.federation import Federation
+from fedloge.federation import Federation
 from fedloge.partition import by_user, make_partition
 from fedloge.partition.partition import verify_parts
 from fedloge.rng import rng
@@ -155,7 +155,7 @@ def test_an_image_folder_finds_its_owners(tmp_path: Path) -> None:
             }
         )
     )
-    pixels = federation.train.pixels[:, 0, 0, 0].numpy()
+    pixels = federation.train.inputs[:, 0, 0, 0].numpy()
     assert [sorted(pixels[part].tolist()) for part in federation.partition.train] == [
         [40, 40, 200, 200],
         [50, 50, 210, 210],

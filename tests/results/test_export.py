@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fedloge.errors import DataError, InputError, RunError
-from fedloge.federation.federation import open_federation
+from fedloge.federation import open_federation
 from fedloge.results import trained_model as exported
 from fedloge.results.export import export_client, export_global
 from fedloge.results.run import open_run
@@ -31,7 +31,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def measured(model: exported.ExportedModel, folder: Path, client: int | None) -> float:
     """Accuracy on the test images: all, or a client's own."""
     federation = open_federation(open_run(folder).config)
-    images, labels = federation.data.test.pixels, federation.data.test.labels
+    images, labels = federation.data.test.inputs, federation.data.test.labels
     if client is not None:
         own = torch.from_numpy(federation.partition.test[client])
         images, labels = images[own], labels[own]

@@ -9,7 +9,7 @@ from pathlib import Path
 import harness
 import torch
 
-from fedloge.federation.federation import Federation
+from fedloge.federation import Federation
 from fedloge.methods.method import Predictor
 from fedloge.models.head import LinearHead
 from fedloge.results import trained_model as exported
@@ -31,7 +31,7 @@ def test_logits_are_head_of_features_of_normalised_pixels(tmp_path: Path) -> Non
     weight, bias = torch.randn(10, 128), torch.randn(10)
     mask = torch.tensor([0.0] * 9 + [float("-inf")])
     save(tmp_path / "out", fed, Predictor(LinearHead(weight, bias, mask)))
-    images = fed.data.test.pixels[:40]
+    images = fed.data.test.inputs[:40]
     x = (images.float() / 255 - fed.data.mean[0]) / fed.data.std[0]
     with torch.no_grad():
         expected = net.backbone(x) @ weight.T + bias + mask

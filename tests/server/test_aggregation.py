@@ -7,11 +7,11 @@ import torch
 from flwr.app import Message, RecordDict
 from safetensors.torch import load_file
 
+from fedloge import messages as wire
 from fedloge.config import Config
 from fedloge.engines import local
 from fedloge.engines.own_grid import take_identity
 from fedloge.errors import ConfigError, UpdateError
-from fedloge import messages as wire
 from fedloge.server.aggregation import combination
 
 TEMPLATE = {"w": torch.zeros(3)}

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from fedloge import config as configs
 from fedloge.errors import RunDirError
-from fedloge.federation.federation import open_federation
+from fedloge.federation import open_federation
 from fedloge.methods.method import Part
 from fedloge.server import run_record as record
 from fedloge.server.run_record import RunRecord

@@ -7,10 +7,10 @@ import harness
 import pytest
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 
+from fedloge import messages as wire
 from fedloge.engines.local import LocalGrid
 from fedloge.errors import RunError
-from fedloge.federation.federation import open_federation
-from fedloge import messages as wire
+from fedloge.federation import open_federation
 from fedloge.messages import Stamp
 from fedloge.methods.method import Part
 from fedloge.server.roster import Roster

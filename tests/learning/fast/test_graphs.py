@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fedloge.errors import ConfigError
-from fedloge.federation.federation import Federation
+from fedloge.federation import Federation
 from fedloge.learning.fast.graphs import StepGraphs
 from fedloge.learning.loop import Sgd
 
@@ -136,9 +136,9 @@ def test_methods_say_whether_their_step_is_the_same_for_every_client(tmp_path: P
     same = {"fedloge", "fedavg", "fedper", "fedbn"}
     for name in (*same, "fedprox", "fedrod"):
         federation = Federation(tiny(tmp_path, method=name))
-        assert federation.method.constant_loss is (name in same), name
+        assert federation.method.uniform_step is (name in same), name
     balanced = tiny(tmp_path, method="fedavg", local_loss="balanced-softmax")
-    assert not Federation(balanced).method.constant_loss
+    assert not Federation(balanced).method.uniform_step
 
 
 def test_tf32_is_refused_on_a_processor(tmp_path: Path) -> None:

@@ -11,11 +11,11 @@ from harness import called_again, tiny
 from torch import Tensor
 
 from fedloge.errors import UpdateError
-from fedloge.federation.federation import Federation
+from fedloge.federation import Federation
 from fedloge.learning import loop as training
+from fedloge.learning.client_data import ClientData, Losses, Network
 from fedloge.learning.fast import stacked as module
 from fedloge.learning.fast.stacked import StackedClients
-from fedloge.methods.method import LocalData, Losses, Network
 
 SIZES = (45, 37, 24, 21, 8, 5)
 """Images of six clients: with batches of 8, ragged ends of 5, 5, 0, 5, 0 and 5, and one with no full batch."""
@@ -24,17 +24,17 @@ SIZES = (45, 37, 24, 21, 8, 5)
 class Wide(Federation):
     """A federation that computes in float64, so that what differs is no rounding."""
 
-    def data_of(self, images: int, client: int, round: int = 1) -> LocalData:
+    def data_of(self, images: int, client: int, round: int = 1) -> ClientData:
         """A client of so many images."""
-        whole = self.local_data(client, round, {})
+        whole = self.client_data(client, round, {})
         indices = torch.arange(images) * (client + 1) % len(self.train)
-        return LocalData(**{**whole.__dict__, "train": self.train.take(indices)})
+        return ClientData(**{**whole.__dict__, "train": self.train.take(indices)})
 
-    def loss(self, net: Network, images: Tensor, labels: Tensor, client: LocalData) -> Losses:
+    def loss(self, net: Network, images: Tensor, labels: Tensor, client: ClientData) -> Losses:
         """The method's, on images of the network's width."""
         return self.method.loss(net, images.to(next(net.parameters()).dtype), labels, client)
 
-    def alone(self, client: LocalData, epochs: int) -> tuple[dict[str, float], dict[str, Tensor]]:
+    def alone(self, client: ClientData, epochs: int) -> tuple[dict[str, float], dict[str, Tensor]]:
         """What training this client by itself gives."""
         net = self.load(*self.initial.values())
         losses = training.sgd(net, self.method.trainable(net), self.loss, client, epochs=epochs)
@@ -53,7 +53,7 @@ def wide(tmp_path: Path, *, double: bool = True, **changes: object) -> Wide:
     return federation
 
 
-def clients(federation: Wide, sizes: tuple[int, ...] = SIZES, round: int = 1) -> list[LocalData]:
+def clients(federation: Wide, sizes: tuple[int, ...] = SIZES, round: int = 1) -> list[ClientData]:
     return [federation.data_of(size, client, round) for client, size in enumerate(sizes)]
 
 
@@ -106,7 +106,7 @@ def test_every_client_has_its_own_batches_and_nobody_is_padded(tmp_path: Path) -
     places = federation.places(len(SIZES))
     watched = places.loss
 
-    def loss(net: Network, images: Tensor, labels: Tensor, client: LocalData) -> Losses:
+    def loss(net: Network, images: Tensor, labels: Tensor, client: ClientData) -> Losses:
         seen.append(tuple(images.shape))
         return watched(net, images, labels, client)
 
