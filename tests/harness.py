@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fedloge.config import Config
+from fedloge.config import Config, from_flat
 from fedloge.engines.local import LocalGrid
 from fedloge.observer import Observer, Observers
 from fedloge.server.run_record import RunRecord
@@ -42,7 +42,7 @@ TINY: dict[str, Any] = {
 
 def tiny(runs_dir: Path, name: str = "run", **changes: Any) -> Config:
     """A federation of four that takes a tenth of a second a round."""
-    base = Config.model_validate(TINY)
+    base = from_flat(TINY)
     return base.replace(runs_dir=str(runs_dir), name=name, **changes)
 
 

@@ -14,7 +14,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from fedloge.methods.fedavg import FedAvg, TuningOptions
-from fedloge.methods.method import Part
+from fedloge.methods.method import Part, Predictor
 from fedloge.methods.single_head import HeadNetwork, LossOptions
 
 
@@ -35,6 +35,10 @@ class FedBABU(FedAvg):
         net = self.fresh_model()
         net.head.requires_grad_(False)
         return net
+
+    def global_predictors(self, net: HeadNetwork) -> dict[str, Predictor]:
+        """The averaged backbone under the head as it was drawn."""
+        return {"raw": Predictor.of(net.head)}
 
     def head_norms(self, net: HeadNetwork) -> dict[str, Tensor]:
         """None worth plotting: the head has learned nothing."""

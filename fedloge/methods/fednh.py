@@ -107,7 +107,7 @@ class FedNH(Method[FedNHNetwork]):
         moved = moved_prototypes(
             aggregate.shared[name], aggregate.sums["directions"], self.options.rho
         )
-        return dataclasses.replace(aggregate, shared=aggregate.shared | {name: moved})
+        return aggregate.with_shared({name: moved})
 
     def global_predictors(self, net: FedNHNetwork) -> dict[str, Predictor]:
         """The nearest prototype by angle; the scale and ||h|| change no ranking."""

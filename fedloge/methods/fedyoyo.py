@@ -17,7 +17,6 @@ round a client knows its own shares only.
 
 from __future__ import annotations
 
-import dataclasses
 from typing import ClassVar, cast
 
 import numpy as np
@@ -92,7 +91,7 @@ class FedYoYo(FedAvg):
         name, new = "federation.counts", aggregate.sums["counts"]
         old = aggregate.shared[name]
         mean = self.options.keep * old + (1 - self.options.keep) * new if old.any() else new
-        return dataclasses.replace(aggregate, shared=aggregate.shared | {name: mean})
+        return aggregate.with_shared({name: mean})
 
 
 class Federation(nn.Module):

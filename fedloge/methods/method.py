@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
@@ -86,6 +86,10 @@ class Aggregate:
     shared: dict[str, Tensor]
     sums: dict[str, Tensor]
     state: dict[str, Tensor]
+
+    def with_shared(self, tensors: Mapping[str, Tensor]) -> Aggregate:
+        """The same with some of the shared tensors replaced, by name."""
+        return replace(self, shared=self.shared | dict(tensors))
 
 
 N = TypeVar("N", bound=Network)

@@ -163,7 +163,7 @@ class RUCR(FedAvg):
             name: torch.where(seen.view(-1, *[1] * (new.ndim - 1)), new, aggregate.shared[name])
             for name, new in pooled.items()
         }
-        return dataclasses.replace(aggregate, shared=aggregate.shared | shared)
+        return aggregate.with_shared(shared)
 
     def global_predictors(self, net: HeadNetwork) -> dict[str, Predictor]:
         """The averaged head, and the average of the rectified ones."""

@@ -1,5 +1,13 @@
 """Public suites that put a user's plug-ins through their paces."""
 
-from fedloge.testing.partitioners import check_partitioner
+from fedloge.testing.methods import MethodCheck, check_method, method_checks
+from fedloge.testing.partitioners import PartitionerCheck, check_partitioner, partitioner_checks
 
-__all__ = ["check_partitioner"]
+__all__ = [
+    "MethodCheck",
+    "PartitionerCheck",
+    "check_method",
+    "check_partitioner",
+    "method_checks",
+    "partitioner_checks",
+]

@@ -1,0 +1,410 @@
+"""Does the code still train to the same bits? Record what many small runs give, and compare two records.
+
+    python tests/same_bits.py record --command OLD/.venv/bin/fedloge --dialect old --out DIR_A --jobs 2
+    python tests/same_bits.py record --command .venv/bin/fedloge --dialect new --out DIR_B --jobs 2
+    python tests/same_bits.py compare DIR_A DIR_B
+
+Nothing of the project is imported: a case is a few calls of its command line in an empty folder.
+Kept are all lines of metrics, clients and classes, and of every tensor shape, type and SHA-256.
+"""
+
+# ruff: noqa: T201 - a script: what it prints is for whoever calls it
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import deserialize
+
+# Names of record keys and tensors that have changed on purpose: {old: new}.
+RENAMED: dict[str, str] = {}
+# What the noise of differential privacy, which no seed fixes, leaves alone.
+NOISELESS = {"round", "clients", "failed", "images", "privacy/epsilon", "evaluated-clients"}
+NOISELESS |= {"client", "num-train", "num-test", "trained-rounds"}
+# Keys of their own in the old dialect, method-options of fedloge in the new one.
+FORMERLY_TOP = ("gamma", "sparsity", "prototypes", "personal-realignment")
+# Keys of the old dialect, and where they stand in the new one.
+MOVED = {
+    "local-loss": "method-options.loss",
+    "local-loss-options": "method-options.loss-options",
+    "post-hoc": "method-options.post-hoc",
+    "dirichlet-alpha": "partitioner-options.alpha",
+    "classes": "partitioner-options.classes",
+    "share-class-counts": "partitioner-options.share-class-counts",
+}
+CIFAR = Path(__file__).resolve().parents[2] / "shared" / "data" / "cifar10-lt.tar.xz"
+MARK, SHOWN, SECONDS = "FEDLOGE_SAME_BITS", 5, 1500.0
+
+GROUPS = {
+    "all": "fedavg rounds=5 evaluate-every=2 device=cpu threads=1 seed=0",
+    "own": "dataset=image-folder image-size=8 num-clients=4 clients-per-round=3 local-epochs=2 long-tail=none",
+    "plain": "+own data-path={plain} dirichlet-alpha=5.0",
+    "node": "+own partitioner=on-node data-path={sites} classes='bird, cat, dog'",
+    "cifar": "data-path={cifar} model=resnet8 imbalance-factor=0.02 dirichlet-alpha=0.5 num-clients=40 rounds=2 "
+    "clients-per-round=8 local-epochs=2 batch-size=16 lr=0.03 momentum=0.5",
+    "tiny": "fedloge rounds=3 num-clients=3 clients-per-round=2 local-epochs=1 batch-size=32",
+    "ray": "fedloge rounds=3 ray-workers=2 @engine=ray @equals=local-fedloge",
+}
+METHODS = "fedloge fedavg fedprox fedper fedrep fedbabu fedbn ditto apfl fedrod fedetf fednh creff ccvr fedgrab rucr"
+METHODS += " fedyoyo"
+# Cases: NAME, METHOD (without: fedavg), +GROUP, KEY=VALUE, .OPTION=VALUE for an option of the method,
+# KEY.OPTION=VALUE for another's, {PLACE} for a path. What is special: @engine; @equals another case;
+# @stop-after a round, and resume; @noisy: bits that no seed fixes.
+LINES = """
+fedloge-etf fedloge .prototypes=etf; fedloge-none fedloge .prototypes=none
+fedloge-sum fedloge .personal-realignment=sum; fedloge-gamma1 fedloge .gamma=1.0
+fedloge-sparsity fedloge .sparsity=0.3 .gamma=0.5; fedloge-tuned fedloge .tune-epochs=2 .personal-realignment=sum
+fedloge-none-sum fedloge .prototypes=none .personal-realignment=sum; fedavg-untuned .tune-epochs=0
+fedprox-mu1 fedprox .mu=1.0 .tune-epochs=1; fedrep-short fedrep .head-epochs=2; ditto-lambda ditto .lambda=0.1
+apfl-fixed apfl .alpha=0.25 .adaptive=false; fedetf-wide fedetf .dim=16 .scale=2.0 .tune-epochs=0
+fednh-fixed fednh .learn-scale=false .scale=10.0 .rho=0.5; creff-few creff .features-per-class=20 .match-steps=10
+creff-none creff .match-steps=0 .retrain-epochs=0; ccvr-diagonal ccvr .covariance=diagonal
+ccvr-few ccvr .virtual-features=50 .epochs=2 .batch-size=16
+fedgrab-all fedgrab .balance=all .balance-negatives=true; rucr-plain rucr .feature-weight=0.0 .rectify-epochs=0
+rucr-mixed rucr .mix-low=0.1 .mix-high=0.5 .virtual-features=20
+fedyoyo-warm fedyoyo .warmup=2 .local-share=0.5 .keep=0.5; loss-balanced-softmax local-loss=balanced-softmax
+loss-logit-adjusted local-loss=logit-adjusted
+loss-logit-adjusted-tau local-loss=logit-adjusted local-loss-options.tau=0.5; loss-fedlc local-loss=fedlc
+loss-focal local-loss=focal; loss-ratio local-loss=ratio; loss-ldam local-loss=ldam local-loss-options.drw-from=3
+loss-ldam-beta local-loss=ldam local-loss-options.drw-from=2 local-loss-options.drw-beta=0.9
+fedper-balanced fedper local-loss=balanced-softmax; fedbabu-fedlc fedbabu local-loss=fedlc
+post-hoc post-hoc='ga-fr, tau-norm = 0.5'; post-hoc-fedrod fedrod post-hoc=tau-norm
+post-hoc-fedloge fedloge post-hoc='tau-norm = 0.7'; norm-group norm=group; norm-sharing-affine norm-sharing=affine
+norm-sharing-none norm-sharing=none; norm-sharing-none-fedloge fedloge norm-sharing=none
+resnet8 model=resnet8 norm=group rounds=2 local-epochs=1
+torchvision-model +plain model=mobilenet_v3_small image-size=64 rounds=2
+sgd weight-decay=0.001 momentum=0.9 lr=0.01 augment=crop-flip batch-size=16; bf16 precision=bf16 rounds=2
+seed-7 fedloge seed=7 augment=none; wire-float16 wire-dtype=float16
+wire-float16-creff creff wire-dtype=float16 rounds=3; median aggregation=median
+median-fedloge fedloge aggregation=median; trimmed-mean aggregation=trimmed-mean byzantine-clients=1
+krum aggregation=krum byzantine-clients=1; dp-clip dp-clip=0.5 dp-noise=0.0 norm=group
+dp-noise dp-clip=0.5 dp-noise=1.0 norm=group @noisy=yes; at-once clients-at-once=4
+at-once-fedloge fedloge clients-at-once=4; at-once-fedetf fedetf clients-at-once=3
+at-once-focal clients-at-once=4 local-loss=focal norm=group
+pathological partitioner=pathological partitioner-options.classes-per-client=3; iid partitioner=iid
+quantity partitioner=quantity dirichlet-alpha=5.0
+dirichlet-5 dirichlet-alpha=5.0 num-clients=10 clients-per-round=10; no-tail long-tail=none rounds=2
+step long-tail=step imbalance-factor=0.1 shot-groups=count; image-folder +plain fedloge image-size=10
+user +plain partitioner=user partitioner-options.table={table}; on-node +node fedloge share-class-counts=true
+on-node-secret +node ccvr; cifar-fedloge +cifar fedloge .gamma=1.0 dataset=image-folder
+cifar-fedavg +cifar dataset=cifar10 local-epochs=1; resumed fedloge @stop-after=4 @equals=digits-fedloge
+resumed-creff creff @stop-after=2 @equals=digits-creff; local-fedloge fedloge rounds=3; ray-fedloge +ray
+ray-carried +ray ray-state=carried; local-tls +tiny; tls +tiny @engine=superlink @equals=local-tls
+"""
+
+
+def read_case(*words: str) -> dict[str, Any]:
+    """Settings, options as dicts, and under @KEY what is special, from the words that say so."""
+    case: dict[str, Any] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        table, dot, option = key.partition(".")
+        if word.startswith("+"):
+            case |= read_case(*shlex.split(GROUPS[word[1:]]))
+        elif dot:
+            case.setdefault(table or "method-options", {})[option] = value
+        else:
+            case |= {key: value} if equals else {"method": word}
+    return case
+
+
+CASES = {f"digits-{name}": read_case("+all", name) for name in METHODS.split()} | {
+    name: read_case("+all", *words)
+    for name, *words in map(shlex.split, re.split(r"\n|; ", LINES.strip()))
+}
+
+
+def old_dialect(settings: dict[str, Any]) -> list[str]:
+    """KEY=VALUE items as a flat config takes them: all options of a kind in one string."""
+    flat = {key: value for key, value in settings.items() if not isinstance(value, dict)}
+    for table in settings.keys() - flat.keys():
+        options = dict(settings[table])
+        flat |= {key: options.pop(key) for key in FORMERLY_TOP if key in options}
+        if options:
+            flat[table] = ", ".join(f"{key} = {value}" for key, value in options.items())
+    return [f"{key}={value}" for key, value in flat.items()]
+
+
+def new_dialect(settings: dict[str, Any]) -> list[str]:
+    """KEY=VALUE items as a config of tables takes them: KEY.OPTION=VALUE."""
+    items, alpha_is_read = [], settings.get("partitioner", "dirichlet") in ("dirichlet", "quantity")
+    for key, value in settings.items():
+        name = MOVED.get(key, key)
+        if name == "partitioner-options.alpha" and not alpha_is_read:
+            continue
+        options = value.items() if isinstance(value, dict) else ()
+        items += [f"{name}.{option}={v}" for option, v in options] or [f"{name}={value}"]
+    return [*items, "fast=true"] if "clients-at-once" in settings else items
+
+
+DIALECTS = {"old": old_dialect, "new": new_dialect}
+
+
+class Runner:
+    """Runs cases with one `fedloge` command and keeps what they give in `out`."""
+
+    def __init__(self, command: Path, dialect: str, out: Path, root: Path) -> None:
+        self.command, self.dialect, self.out, self.root = command, DIALECTS[dialect], out, root
+        self.places = {"cifar": CIFAR, **write_images(root / "images")}
+        # Ray, a deployment and real images fill the machine by themselves.
+        self.alone = threading.Lock()
+
+    def record(self, name: str) -> bool:
+        """Run a case and write its file; no file, and the reason printed, if it failed."""
+        case, folder, file = CASES[name], self.root / name, self.out / f"{name}.json"
+        file.unlink(missing_ok=True)
+        folder.mkdir()
+        heavy = "@engine" in case or case.get("data-path") == "{cifar}"
+        with self.alone if heavy else contextlib.nullcontext():
+            started = time.monotonic()
+            try:
+                heads = self.run(name, case, folder)
+                found = collect(folder / "runs" / name, heads, noisy="@noisy" in case)
+            except Exception as exc:  # of whatever kind: the other cases go on
+                print(f"{name}: FAILED: {exc}", flush=True)
+                return False
+        file.write_text(json.dumps({"case": name, **found}, indent=1) + "\n", "utf-8")
+        print(f"{name}: {time.monotonic() - started:.0f} s", flush=True)
+        return True
+
+    def run(self, name: str, case: dict[str, Any], folder: Path) -> list[Path]:
+        """Run a case to its end; the folders with the clients' personal tensors."""
+        runs, engine = folder / "runs", case.get("@engine", "local")
+        values = {key: value for key, value in case.items() if not key.startswith("@")}
+        values |= {"cache-dir": self.out / "cache", "runs-dir": runs}
+        stop = case.get("@stop-after", values["rounds"])
+        items = self.dialect(values | {"rounds": stop})
+        command = [self.command, "run", "--name", name, "--engine", engine]
+        command += [f"--set={item.format(**self.places)}" for item in items]
+        if engine == "superlink":
+            with deployment(self.command, folder, int(values["num-clients"])) as environment:
+                call([*command, "--superlink", "here"], folder, environment)
+            return sorted(folder.glob("state-*"))
+        call(command, folder)
+        if stop != values["rounds"]:
+            call([self.command, "resume", runs / name, "--rounds", values["rounds"]], folder)
+        return [runs / name / "heads"]
+
+
+def environment_of(command: Path) -> dict[str, str]:
+    """One thread, no settings of the caller's, the command's own programs first."""
+    dropped = ("FLWR_", "FEDLOGE_", "PYTHON", "VIRTUAL_ENV", "RAY_")
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(dropped)}
+    kept |= {"OMP_NUM_THREADS": "1", "FLWR_TELEMETRY_ENABLED": "0"}
+    return kept | {"FLWR_DISABLE_UPDATE_CHECK": "1", "PATH": f"{command.parent}:{kept['PATH']}"}
+
+
+def call(command: list[Any], folder: Path, environment: dict[str, str] | None = None) -> None:
+    """Run a command to its end; `RuntimeError` with its last words if it fails."""
+    words = [str(word) for word in command]
+    options: dict[str, Any] = {"cwd": folder, "env": environment or environment_of(command[0])}
+    options |= {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
+    done = subprocess.run(words, timeout=SECONDS, check=False, **options)
+    if done.returncode:
+        raise RuntimeError(f"exit code {done.returncode}: {(done.stderr or done.stdout)[-1500:]}")
+
+
+def write_images(folder: Path) -> dict[str, Path]:
+    """Folders of four sites, the last with all classes, and a table of its images' users."""
+    held, lines = ((14, 0, 6), (0, 11, 5), (9, 6, 0), (24, 15, 9)), ["user_id,class"]
+    for label, name in enumerate(("bird", "cat", "dog")):
+        write_stripes(folder / "sites" / "test" / name, label, 6, seed=100)
+        for k, counts in enumerate(held):
+            own, tests = folder / "sites" / f"client-{k}", 0 if k == 2 else counts[label] // 3
+            write_stripes(own / "train" / name, label, counts[label], seed=k)
+            write_stripes(own / "test" / name, label, tests, seed=10 + k)
+        lines += [f"{i % 5},{name}" for i in range(held[-1][label])]
+    table = folder / "users.csv"
+    table.write_text("\n".join(lines) + "\n", "utf-8")
+    return {"sites": folder / "sites", "plain": folder / "sites" / "client-3", "table": table}
+
+
+def write_stripes(folder: Path, label: int, count: int, seed: int) -> None:
+    """Images of 10x12 pixels: stripes of a period that tells the class, under noise."""
+    stripes = 120 * ((np.arange(10) // (label + 1)) % 2)[None, None, :, None]
+    noise = np.random.default_rng([seed, label]).integers(0, 90, (count, 12, 10, 3))
+    for i, pixels in enumerate((stripes + noise + 20).astype(np.uint8)):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{seed:03d}-{i:03d}.ppm").write_bytes(b"P6 10 12 255\n" + pixels.tobytes())
+
+
+@contextlib.contextmanager
+def deployment(command: Path, folder: Path, clients: int) -> Iterator[dict[str, str]]:
+    """A SuperLink with TLS, SuperNodes with keys; the environment in which it is called `here`."""
+    keys, mark = folder / "secrets", uuid.uuid4().hex
+    environment = environment_of(command) | {"FLWR_HOME": str(folder / "flwr"), MARK: mark}
+
+    def start(line: str) -> None:
+        with (folder / "log").open("ab") as log:
+            subprocess.Popen(shlex.split(line), cwd=folder, env=environment, stdout=log, stderr=log)
+
+    call([command, "certs", "--out", keys, "--clients", clients], folder)
+    port = free_port()
+    (folder / "flwr").mkdir()
+    (folder / "flwr" / "config.toml").write_text(
+        f'[superlink.here]\naddress = "127.0.0.1:{port}"\nroot-certificates = "{keys}/ca.crt"\n'
+    )
+    try:
+        start(
+            f"flower-superlink --enable-supernode-auth --port={port} --disable-runtime-dependency-installation "
+            f"--ssl-ca-certfile={keys}/ca.crt --ssl-certfile={keys}/server.crt --ssl-keyfile={keys}/server.key"
+        )
+        for _ in range(600):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                break
+            time.sleep(0.2)
+        for k in range(clients):
+            own = keys / f"client-{k}"
+            register = f"flwr supernode register {own}/supernode.pub here --name=client-{k}"
+            call(shlex.split(register), folder, environment)
+            node = f'partition-id={k} num-partitions={clients} state-dir="{folder}/state-{k}"'
+            start(
+                f"flower-supernode --superlink=127.0.0.1:{port} --port={free_port()} --node-config '{node}' "
+                f"--root-certificates={own}/ca.crt --auth-supernode-private-key={own}/supernode.key"
+            )
+        yield environment
+    finally:
+        stop(f"{MARK}={mark}".encode())
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as s:
+        return s.getsockname()[1]
+
+
+def stop(mark: bytes) -> None:
+    """End the processes whose environment carries the mark: those started here, and theirs."""
+    for how, seconds in ((signal.SIGTERM, 3.0), (signal.SIGKILL, 0.5)):
+        for entry in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if mark in (entry / "environ").read_bytes().split(b"\0"):
+                    os.kill(int(entry.name), how)
+        time.sleep(seconds)
+
+
+def collect(run: Path, heads: list[Path], *, noisy: bool) -> dict[str, Any]:
+    """Records and tensors of a finished run; of a noisy one only what the noise leaves alone."""
+    records = {}
+    for name in ("metrics", "clients", "classes"):
+        path = run / f"{name}.jsonl"
+        lines = path.read_text("utf-8").splitlines() if path.exists() else []
+        records[name] = [
+            {k: v for k, v in json.loads(line).items() if not noisy or k in NOISELESS}
+            for line in lines
+        ]
+    tensors: dict[str, dict[str, Any]] = {"run": {}}
+    for path in sorted(run.glob("*.safetensors")):
+        tensors["run"] |= digests(path)
+    tensors["checkpoint"] = digests(max((run / "checkpoint").glob("*.safetensors")))
+    for path in sorted(path for folder in heads for path in folder.rglob("*.safetensors")):
+        client, round = re.findall(r"client-(\d+)", str(path))[-1], re.findall(r"\d+", path.stem)[0]
+        tensors[f"client {int(client)} after round {int(round)}"] = digests(path)
+    for held in tensors.values() if noisy else ():
+        held |= {name: [*told[:2], "noise"] for name, told in held.items()}
+    fingerprint = json.loads((run / "run.json").read_bytes()).get("fingerprint")
+    return {"fingerprint": fingerprint, "records": records, "tensors": tensors}
+
+
+def digests(path: Path) -> dict[str, list[Any]]:
+    """Shape, type and SHA-256 of every tensor in a file."""
+    return {
+        name: [list(t["shape"]), t["dtype"], hashlib.sha256(t["data"]).hexdigest()]
+        for name, t in sorted(deserialize(path.read_bytes()))
+    }
+
+
+def places(file: Path) -> dict[str, dict[str, Any]]:
+    """Everything a case's file holds: place -> name -> value; nothing if it is missing."""
+    found = json.loads(file.read_bytes() if file.exists() else '{"records": {}, "tensors": {}}')
+    everything: dict[str, dict[str, Any]] = {}
+    for kind, lines in found["records"].items():
+        for line in lines:
+            client = f", client {line['client']}" if "client" in line else ""
+            place = f"{kind}, round {line.get('round')}{client}"
+            everything[place + " again" * (place in everything)] = line
+    return {
+        place: {RENAMED.get(name, name): value for name, value in held.items()}
+        for place, held in (everything | found["tensors"]).items()
+    }
+
+
+def differences(first: Path, second: Path) -> list[str]:
+    """What differs between two cases' files, in the order of the first; none: the same bits."""
+    left, right = places(first), places(second)
+    found = [f"{file} is missing" for file, held in ((first, left), (second, right)) if not held]
+    for place in dict.fromkeys([*left, *right]) if not found else ():
+        one, other = left.get(place, {}), right.get(place, {})
+        for name in dict.fromkeys([*one, *other]):
+            # As written: 0.0 is not -0.0 here, and NaN is NaN.
+            values = [json.dumps(side.get(name, "absent")) for side in (one, other)]
+            if values[0] != values[1]:
+                found.append(f"{place}: {name}: {' | '.join(values)}")
+    if not found and list(left) != list(right):
+        found.append("the same in another order")
+    return found
+
+
+def compare(first: Path, second: Path, only: list[str]) -> bool:
+    """Print case by case how two folders compare; whether all is the same."""
+    names = only or sorted({p.stem for folder in (first, second) for p in folder.glob("*.json")})
+    results = []
+    for name in names:
+        against = {name: first / f"{name}.json"}
+        if name in CASES and (equal := CASES[name].get("@equals")) in names:
+            against[f"{name} = {equal}"] = second / f"{equal}.json"
+        for title, file in against.items():
+            found = differences(file, second / f"{name}.json")
+            results.append(not found)
+            verdict = f"{len(found)} DIFFERENCES" if found else "identical"
+            print("\n    ".join([f"{title}: {verdict}", *found[:SHOWN]]))
+    print(f"{sum(results)} identical, {len(results) - sum(results)} different", flush=True)
+    return bool(results) and all(results)
+
+
+def main() -> int:
+    """Record or compare."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    commands = parser.add_subparsers(dest="what", required=True)
+    record, check = commands.add_parser("record"), commands.add_parser("compare")
+    record.add_argument("--command", required=True, type=Path, help="the fedloge program")
+    record.add_argument("--dialect", choices=DIALECTS, required=True)
+    record.add_argument("--out", required=True, type=Path)
+    record.add_argument("--jobs", type=int, default=1)
+    check.add_argument("folders", type=Path, nargs=2)
+    for command in (record, check):
+        command.add_argument("--only", type=lambda text: text.split(","), help="CASE,CASE")
+    given = parser.parse_args()
+    only = given.only or []
+    if unknown := set(only) - CASES.keys():
+        parser.error(f"no case {', '.join(sorted(unknown))}")
+    if given.what == "compare":
+        return 0 if compare(*given.folders, only) else 1
+    given.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="same-bits-") as folder:
+        runner = Runner(given.command.absolute(), given.dialect, given.out.resolve(), Path(folder))
+        with ThreadPoolExecutor(given.jobs) as pool:
+            done = list(pool.map(runner.record, only or CASES))
+    print(f"{sum(done)} of {len(done)} cases recorded in {given.out}", flush=True)
+    return 0 if all(done) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
