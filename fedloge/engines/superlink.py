@@ -20,7 +20,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +33,6 @@ from fedloge.observer import Observer, Observers, RunEnded, tell, told_to_the_en
 from fedloge.server.log_lines import PREFIX, Warned, from_json
 
 log = logging.getLogger(__name__)
-# What runs on the server and at the clients; the command line stays here.
-_ROOMS = ("fedloge", "clients", "server")
 _UNREACHABLE_SECONDS = 120.0
 
 
@@ -106,14 +103,12 @@ def _submit(config: Config, superlink: str) -> str:
 
 
 def _write_app(folder: Path) -> None:
-    """The bundle Flower sends: the packages as installed here, and the config's keys."""
-    for room in _ROOMS:
-        spec = find_spec(room)
-        if spec is None or spec.origin is None:
-            raise RunError(f"package {room!r} is not installed as files; install fedloge again")
-        shutil.copytree(
-            Path(spec.origin).parent, folder / room, ignore=shutil.ignore_patterns("__pycache__")
-        )
+    """The bundle Flower sends: the package as installed here, and the config's keys."""
+    shutil.copytree(
+        Path(__file__).parents[1],
+        folder / "fedloge",
+        ignore=shutil.ignore_patterns("__pycache__", "recipes"),
+    )
     app = {
         "publisher": "fedloge",
         "components": {
