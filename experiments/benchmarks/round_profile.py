@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import noise_data
 import torch
-import work
-from paced import LOGGER
+from observed_run import Observer, run_local
 from torch.profiler import ProfilerActivity, record_function
 
 import fedloge.client.client
 import fedloge.server.figures
 from fedloge.client.personal_state import PersonalStore
-from fedloge.engines import local
 from fedloge.federation.evaluation import FeatureBank
 from fedloge.federation.federation import Federation
 from fedloge.learning.loop import Sgd
@@ -51,22 +49,22 @@ def where_the_time_goes(quick: bool) -> dict[str, dict[str, Any]]:
     results = {}
     for model in ("resnet8",) if quick else ("resnet8", "resnet18"):
         images, tests = (40, 100) if quick else (350, 1250)
-        data = work.data_set(5 * images, tests)
+        data = noise_data.data_set(5 * images, tests)
         settings = {"model": model, "local_epochs": 1, "evaluate_every": 1, "rounds": 1}
         few = {"num_clients": 5, "clients_per_round": 1}
-        with work.federation(data, **settings, **few) as fed:
+        with noise_data.federation(data, **settings, **few) as fed:
             results[model] = _profiled(fed)
     return results
 
 
 def _profiled(fed: Federation) -> dict[str, Any]:
-    timing: dict[str, float] = {}
+    last = _LastRound()
     with (
         _labelled(),
-        _round_timing(timing),
         torch.profiler.profile(activities=[ProfilerActivity.CPU]) as profiler,
     ):
-        local.run(fed.config)
+        run_local(fed.config, last)
+    seconds = last.timing["seconds"]
     averages = profiler.key_averages()
     names = {name for name, _, _ in _LABELS}
     parts = {name: 0.0 for name, _, _ in _LABELS}
@@ -74,22 +72,33 @@ def _profiled(fed: Federation) -> dict[str, Any]:
         if event.key in names:
             parts[event.key] = event.cpu_time_total / 1e6
     parts["evaluation, heads"] -= parts["evaluation, backbone"]
-    parts["other"] = timing["seconds"] - sum(parts.values())
+    parts["other"] = seconds - sum(parts.values())
     operators = sorted(
         (event for event in averages if event.key not in names),
         key=lambda event: -event.self_cpu_time_total,
     )
     return {
-        "seconds": timing["seconds"],
-        "parts": {name: value / timing["seconds"] for name, value in parts.items()},
+        "seconds": seconds,
+        "parts": {name: value / seconds for name, value in parts.items()},
         "operators": {
             event.key: {
-                "share": event.self_cpu_time_total / 1e6 / timing["seconds"],
+                "share": event.self_cpu_time_total / 1e6 / seconds,
                 "calls": event.count,
             }
             for event in operators[:10]
         },
     }
+
+
+class _LastRound(Observer):
+    """Keeps the timing of the newest round."""
+
+    def __init__(self) -> None:
+        self.timing: dict[str, Any] = {}
+
+    def on_round(self, timing: dict[str, Any]) -> None:
+        """Keep it."""
+        self.timing = timing
 
 
 @contextmanager
@@ -125,22 +134,3 @@ def _under(label: str, function: Callable) -> Callable:
             return function(*args, **kwargs)
 
     return call
-
-
-@contextmanager
-def _round_timing(timing: dict[str, float]) -> Iterator[None]:
-    class Listener(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            if getattr(record, "event", "") == "round":
-                timing.update(record.details["timing"])  # type: ignore[attr-defined]
-
-    logger, listener = logging.getLogger(LOGGER), Listener()
-    before = logger.level, logger.propagate
-    logger.addHandler(listener)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    try:
-        yield
-    finally:
-        logger.removeHandler(listener)
-        logger.level, logger.propagate = before

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
-from loops import LR, MOMENTUM, Model
+from bare_loop import LR, MOMENTUM, Model
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset

@@ -17,6 +17,8 @@ from fedloge.data.images import Augmentation, DataSet, Images
 from fedloge.federation.federation import Federation, open_federation
 
 CLASSES = 10
+NEVER = 10**6
+"""Rounds between two evaluations or checkpoints, where there shall be none."""
 
 
 def images(count: int, shape: tuple[int, int, int], seed: int) -> Images:
@@ -51,8 +53,8 @@ def config_of(folder: Path, **changes: Any) -> Config:
         "device": "cpu",
         "partitioner": "iid",
         "long-tail": "none",
-        "evaluate-every": 10**6,
-        "rounds": 10**6,
+        "evaluate-every": NEVER,
+        "rounds": NEVER,
         "runs-dir": str(folder),
         "name": "bench",
         "threads": 1,
@@ -72,3 +74,8 @@ def batches(data: DataSet, size: int, count: int) -> list[tuple[Tensor, Tensor]]
     pixels = data.train.pixels[:count].float().div_(255).sub_(0.5).mul_(4)
     prepared = pixels.contiguous(memory_format=torch.channels_last)
     return list(zip(prepared.split(size), data.train.labels[:count].split(size), strict=True))
+
+
+def models(quick: bool = False) -> tuple[str, ...]:
+    """The networks that are measured."""
+    return ("resnet8",) if quick else ("resnet8", "resnet18")
