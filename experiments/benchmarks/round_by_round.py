@@ -82,6 +82,8 @@ class RoundByRound:
 
     def round(self) -> dict[str, Any]:
         """Let one round run; its line of ``timing.jsonl``."""
+        if not self._thread.is_alive():
+            raise RuntimeError("the run is over")
         self._paced.go_on()
         return self._next()
 
