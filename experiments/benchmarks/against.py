@@ -67,7 +67,7 @@ class Workload:
         count = self.clients * self.images
         for split, number, seed in (("train", count, 1), ("test", max(20, count // 5), 2)):
             made = noise_data.images(number, (3, self.side, self.side), seed)
-            for place, (pixels, label) in enumerate(zip(made.pixels, made.labels, strict=True)):
+            for place, (pixels, label) in enumerate(zip(made.inputs, made.labels, strict=True)):
                 path = folder / split / str(int(label)) / f"{place:06d}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(path)

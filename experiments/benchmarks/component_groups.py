@@ -20,8 +20,8 @@ from interleaved_timing import Case, Group, Ratio
 from noise_data import models
 from torch import Tensor
 
-from fedloge.geometry.prototypes import prototypes
 from fedloge import messages as wire
+from fedloge.geometry.prototypes import prototypes
 from fedloge.messages.averaging import WeightedSum, check_update
 from fedloge.models import build_backbone
 from fedloge.partition import make_partition

@@ -24,7 +24,7 @@ class LocalTraining:
         first = fed.initial
         self._shared = {n: t.to(fed.device) for n, t in first[Part.SHARED].items()}
         self._personal = {n: t.to(fed.device) for n, t in first[Part.PERSONAL].items()}
-        self._clients = [fed.local_data(k, 1, self._shared) for k in range(config.num_clients)]
+        self._clients = [fed.client_data(k, 1, self._shared) for k in range(config.num_clients)]
 
     def __call__(self) -> None:
         """Train; ends when the device has."""

@@ -13,19 +13,19 @@ from torch import Tensor
 
 from fedloge import config as configs
 from fedloge.config import Config
-from fedloge.data.images import Augmentation, DataSet, Images
-from fedloge.federation.federation import Federation, open_federation
+from fedloge.data import Augmentation, DataSet, Examples, ImagePreparation
+from fedloge.federation import Federation, open_federation
 
 CLASSES = 10
 NEVER = 10**6
 """Rounds between two evaluations or checkpoints, where there shall be none."""
 
 
-def images(count: int, shape: tuple[int, int, int], seed: int) -> Images:
+def images(count: int, shape: tuple[int, int, int], seed: int) -> Examples:
     """Noise, every class as often as any other."""
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randint(0, 256, (count, *shape), dtype=torch.uint8, generator=generator)
-    return Images(pixels, torch.arange(count) % CLASSES)
+    return Examples(pixels, torch.arange(count) % CLASSES)
 
 
 def data_set(
@@ -41,9 +41,7 @@ def data_set(
         train=images(train, shape, seed=1),
         test=images(test, shape, seed=2),
         classes=tuple(map(str, range(CLASSES))),
-        mean=mean[: shape[0]],
-        std=std[: shape[0]],
-        augment=augment,
+        preparation=ImagePreparation(mean[: shape[0]], std[: shape[0]], augment),
     )
 
 
@@ -71,7 +69,7 @@ def federation(data: DataSet, **changes: Any) -> Iterator[Federation]:
 
 def batches(data: DataSet, size: int, count: int) -> list[tuple[Tensor, Tensor]]:
     """The first `count` training images as float batches, made beforehand; the last may be smaller."""
-    pixels = data.train.pixels[:count].float().div_(255).sub_(0.5).mul_(4)
+    pixels = data.train.inputs[:count].float().div_(255).sub_(0.5).mul_(4)
     prepared = pixels.contiguous(memory_format=torch.channels_last)
     return list(zip(prepared.split(size), data.train.labels[:count].split(size), strict=True))
 

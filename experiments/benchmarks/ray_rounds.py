@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 
 import noise_data
-from observed_run import run_on
 from round_by_round import RoundByRound
 
 from fedloge.engines.ray import RayGrid
+from fedloge.observer import Observer, Observers
+from fedloge.server.server_app import app as server_app
 
 
 class Narrowed(RayGrid):
@@ -20,6 +20,11 @@ class Narrowed(RayGrid):
         """From the next round on."""
         self._everybody = getattr(self, "_everybody", self._workers)
         self._workers = self._everybody[:workers]
+
+    def run_observed(self, observer: Observer) -> None:
+        """A run to its end."""
+        self.observers = Observers((observer,))
+        server_app(self, self.server_context())
 
 
 @contextmanager
@@ -37,7 +42,7 @@ def ray_rounds(
     with noise_data.federation(data, **settings, **everybody) as fed:
         grid = Narrowed(fed.config)
         try:
-            with RoundByRound(partial(run_on, grid)) as run:
+            with RoundByRound(grid.run_observed) as run:
 
                 def rounds_on(workers: int) -> float:
                     grid.use(workers)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from observed_run import Observer, run_local
-
 from fedloge.config import Config
+from fedloge.engines import local
+from fedloge.observer import Observer, RoundDone, RunStarted
 
 
 class _Enough(BaseException):
@@ -21,7 +20,7 @@ class Paced(Observer):
     """Holds a run at its start and after every round, until it is let go on."""
 
     def __init__(self) -> None:
-        self.told: queue.Queue[dict[str, Any] | BaseException] = queue.Queue()
+        self.told: queue.Queue[Mapping[str, Any] | BaseException] = queue.Queue()
         self._go = threading.Semaphore(0)
         self._over = False
 
@@ -30,15 +29,15 @@ class Paced(Observer):
         self._over = over
         self._go.release()
 
-    def on_start(self) -> None:
+    def on_start(self, event: RunStarted) -> None:
         """Wait for the first round to be wanted."""
         self._hold({})
 
-    def on_round(self, timing: dict[str, Any]) -> None:
+    def on_round(self, event: RoundDone) -> None:
         """Tell the round's timing, and wait for the next one to be wanted."""
-        self._hold(timing)
+        self._hold(event.timing)
 
-    def _hold(self, told: dict[str, Any]) -> None:
+    def _hold(self, told: Mapping[str, Any]) -> None:
         self.told.put(told)
         self._go.acquire()
         if self._over:
@@ -80,7 +79,7 @@ class RoundByRound:
         """Let one round run."""
         self.round()
 
-    def round(self) -> dict[str, Any]:
+    def round(self) -> Mapping[str, Any]:
         """Let one round run; its line of ``timing.jsonl``."""
         if not self._thread.is_alive():
             raise RuntimeError("the run is over")
@@ -91,7 +90,7 @@ class RoundByRound:
         """Let one round run; one of the seconds that its line of ``timing.jsonl`` holds."""
         return float(self.round()[figure])
 
-    def _next(self) -> dict[str, Any]:
+    def _next(self) -> Mapping[str, Any]:
         told = self._paced.told.get()
         if isinstance(told, BaseException):
             raise told
@@ -109,4 +108,4 @@ class RoundByRound:
 
 def local_rounds(config: Config) -> RoundByRound:
     """The local engine's run."""
-    return RoundByRound(partial(run_local, config))
+    return RoundByRound(lambda observer: local.run(config, [observer]))

@@ -9,31 +9,35 @@ from typing import Any
 
 import noise_data
 import torch
-from observed_run import Observer, run_local
 from torch.profiler import ProfilerActivity, record_function
 
 import fedloge.client.client
+import fedloge.messages.protocol
+import fedloge.messages.records
 import fedloge.server.figures
+import fedloge.server.rounds
 from fedloge.client.personal_state import PersonalStore
-from fedloge.federation.evaluation import FeatureBank
+from fedloge.engines import local
+from fedloge.federation.feature_bank import FeatureBank
 from fedloge.federation.federation import Federation
-from fedloge.learning.loop import Sgd
-from fedloge import messages as wire
+from fedloge.learning.client_data import ClientData
+from fedloge.learning.optimiser import Sgd
 from fedloge.messages.averaging import WeightedSum
 from fedloge.methods.fedloge import FedLoGe
-from fedloge.methods.method import LocalData
+from fedloge.observer import Observer, RoundDone
 
 # What a label covers: functions of the hot path, by the object that holds them. The heads' label
 # lies around the backbone's, which is taken off below.
 _LABELS: tuple[tuple[str, Any, str], ...] = (
-    ("data", LocalData, "batches"),
+    ("data", ClientData, "batches"),
     ("forward", FedLoGe, "loss"),
     ("backward", torch.Tensor, "backward"),
     ("optimiser", Sgd, "step"),
     ("optimiser", Sgd, "zero_grad"),
     ("copies", Federation, "load"),
-    ("copies", wire, "encode"),
-    ("copies", wire, "decode"),
+    ("copies", fedloge.server.rounds, "encode"),
+    ("copies", fedloge.messages.protocol, "encode"),
+    ("copies", fedloge.messages.records, "decode"),
     ("aggregation", WeightedSum, "add"),
     ("aggregation", WeightedSum, "mean"),
     ("personal state", PersonalStore, "load"),
@@ -63,8 +67,8 @@ def _profiled(fed: Federation) -> dict[str, Any]:
         _labelled(),
         torch.profiler.profile(activities=[ProfilerActivity.CPU]) as profiler,
     ):
-        run_local(fed.config, last)
-    seconds = last.timing["seconds"]
+        local.run(fed.config, [last])
+    seconds = last.seconds
     averages = profiler.key_averages()
     names = {name for name, _, _ in _LABELS}
     parts = {name: 0.0 for name, _, _ in _LABELS}
@@ -91,14 +95,13 @@ def _profiled(fed: Federation) -> dict[str, Any]:
 
 
 class _LastRound(Observer):
-    """Keeps the timing of the newest round."""
+    """Keeps the seconds of the newest round."""
 
-    def __init__(self) -> None:
-        self.timing: dict[str, Any] = {}
+    seconds = 0.0
 
-    def on_round(self, timing: dict[str, Any]) -> None:
-        """Keep it."""
-        self.timing = timing
+    def on_round(self, event: RoundDone) -> None:
+        """Keep them."""
+        self.seconds = event.timing["seconds"]
 
 
 @contextmanager

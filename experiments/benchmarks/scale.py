@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +128,7 @@ def _on_ray(workers: int, clients: int, say: Say) -> dict[str, Any]:
     }
 
 
-def _processor(call: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any], float]:
+def _processor(call: Callable[[], Mapping[str, Any]]) -> tuple[Mapping[str, Any], float]:
     before = time.process_time()
     result = call()
     return result, time.process_time() - before

@@ -135,7 +135,7 @@ def at_once(quick: bool) -> Iterator[Group]:
         for precision in ("float32", "tf32", "bf16") if gpu else ("float32",):
             settings: dict[str, Any] = {"model": model, "device": device, "precision": precision}
             settings |= {"num_clients": clients, "clients_per_round": clients, "local_epochs": 1}
-            with noise_data.federation(data, **settings, cuda_graphs=gpu) as fed:
+            with noise_data.federation(data, **settings, fast=gpu) as fed:
                 batches = noise_data.batches(data, 8, images)
                 bare = BareLoop(
                     model, noise_data.CLASSES, batches, bf16=precision == "bf16", device=device

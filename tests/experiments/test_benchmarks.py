@@ -15,7 +15,6 @@ import torch
 import training_groups
 from interleaved_timing import Case, Group, Ratio, run_group
 from naive_round import PilImages
-from observed_run import Observer, run_local
 from rich.console import Console
 from round_by_round import local_rounds
 from round_profile import where_the_time_goes
@@ -128,32 +127,17 @@ def test_what_goes_wrong_in_a_run_is_raised_where_it_is_measured() -> None:
             engine.round()
 
 
-class Hears(Observer):
-    """Notes what it is told."""
-
-    def __init__(self) -> None:
-        self.heard: list[object] = []
-
-    def on_start(self) -> None:
-        self.heard.append("start")
-
-    def on_round(self, timing: dict[str, Any]) -> None:
-        self.heard.append(timing["round"])
-
-    def on_end(self) -> None:
-        self.heard.append("end")
-
-
-def test_an_observer_hears_of_its_own_run_and_of_no_other() -> None:
+def test_rounds_of_two_runs_may_be_mixed_and_a_run_that_is_over_says_so() -> None:
     data = noise_data.data_set(8, 10, shape=IMAGE)
-    observer = Hears()
     with noise_data.federation(data, num_clients=2, clients_per_round=1, local_epochs=1) as fed:
-        with local_rounds(fed.config.replace(name="beside")) as beside:
-            beside.round()
-            run_local(fed.config.replace(rounds=2), observer)
-            beside.round()
-        local.run(fed.config.replace(rounds=1, name="after"))
-    assert observer.heard == ["start", 1, 2, "end"]
+        with (
+            local_rounds(fed.config.replace(name="one")) as one,
+            local_rounds(fed.config.replace(name="other")) as other,
+        ):
+            rounds = [one.round(), other.round(), other.round(), one.round()]
+        assert [line["round"] for line in rounds] == [1, 1, 2, 2]
+        with pytest.raises(RuntimeError, match="the run is over"):
+            one.round()
 
 
 def test_the_command_measures_keeps_and_compares(
