@@ -1,4 +1,4 @@
-"""Measure what an engine costs beside its arithmetic: `python experiments/benchmarks`."""
+"""Measure what an engine costs beside its arithmetic: `uv run python experiments/benchmarks`."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from run import bench as measure
+from suite import run_suite
 
 from fedloge.console import fail
 from fedloge.errors import FedlogeError
 
 
-def bench(
+def benchmarks(
     quick: Annotated[bool, typer.Option("--quick", help="Small work, few repeats.")] = False,
     only: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Measure this alone; repeatable.")
@@ -27,12 +27,12 @@ def bench(
     ] = None,
 ) -> None:
     """Measure what an engine costs beside its arithmetic, side by side."""
-    measure(only or (), out, quick=quick, as_json=json_, compare=compare)
+    run_suite(only or (), out, quick=quick, as_json=json_, compare=compare)
 
 
 if __name__ == "__main__":
     sys.argv[0] = "benchmarks"
     try:
-        typer.run(bench)
+        typer.run(benchmarks)
     except FedlogeError as exc:
         fail(str(exc), exc.exit_code)

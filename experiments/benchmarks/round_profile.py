@@ -3,39 +3,41 @@
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import noise_data
 import torch
-import work
-from paced import LOGGER
 from torch.profiler import ProfilerActivity, record_function
 
 import fedloge.client.client
+import fedloge.messages.protocol
+import fedloge.messages.records
 import fedloge.server.figures
+import fedloge.server.rounds
 from fedloge.client.personal_state import PersonalStore
 from fedloge.engines import local
-from fedloge.federation.evaluation import FeatureBank
+from fedloge.federation.feature_bank import FeatureBank
 from fedloge.federation.federation import Federation
-from fedloge.learning.loop import Sgd
-from fedloge import messages as wire
+from fedloge.learning.client_data import ClientData
+from fedloge.learning.optimiser import Sgd
 from fedloge.messages.averaging import WeightedSum
 from fedloge.methods.fedloge import FedLoGe
-from fedloge.methods.method import LocalData
+from fedloge.observer import Observer, RoundDone
 
 # What a label covers: functions of the hot path, by the object that holds them. The heads' label
 # lies around the backbone's, which is taken off below.
 _LABELS: tuple[tuple[str, Any, str], ...] = (
-    ("data", LocalData, "batches"),
+    ("data", ClientData, "batches"),
     ("forward", FedLoGe, "loss"),
     ("backward", torch.Tensor, "backward"),
     ("optimiser", Sgd, "step"),
     ("optimiser", Sgd, "zero_grad"),
     ("copies", Federation, "load"),
-    ("copies", wire, "encode"),
-    ("copies", wire, "decode"),
+    ("copies", fedloge.server.rounds, "encode"),
+    ("copies", fedloge.messages.protocol, "encode"),
+    ("copies", fedloge.messages.records, "decode"),
     ("aggregation", WeightedSum, "add"),
     ("aggregation", WeightedSum, "mean"),
     ("personal state", PersonalStore, "load"),
@@ -51,22 +53,22 @@ def where_the_time_goes(quick: bool) -> dict[str, dict[str, Any]]:
     results = {}
     for model in ("resnet8",) if quick else ("resnet8", "resnet18"):
         images, tests = (40, 100) if quick else (350, 1250)
-        data = work.data_set(5 * images, tests)
+        data = noise_data.data_set(5 * images, tests)
         settings = {"model": model, "local_epochs": 1, "evaluate_every": 1, "rounds": 1}
         few = {"num_clients": 5, "clients_per_round": 1}
-        with work.federation(data, **settings, **few) as fed:
+        with noise_data.federation(data, **settings, **few) as fed:
             results[model] = _profiled(fed)
     return results
 
 
 def _profiled(fed: Federation) -> dict[str, Any]:
-    timing: dict[str, float] = {}
+    last = _LastRound()
     with (
         _labelled(),
-        _round_timing(timing),
         torch.profiler.profile(activities=[ProfilerActivity.CPU]) as profiler,
     ):
-        local.run(fed.config)
+        local.run(fed.config, [last])
+    seconds = last.seconds
     averages = profiler.key_averages()
     names = {name for name, _, _ in _LABELS}
     parts = {name: 0.0 for name, _, _ in _LABELS}
@@ -74,22 +76,32 @@ def _profiled(fed: Federation) -> dict[str, Any]:
         if event.key in names:
             parts[event.key] = event.cpu_time_total / 1e6
     parts["evaluation, heads"] -= parts["evaluation, backbone"]
-    parts["other"] = timing["seconds"] - sum(parts.values())
+    parts["other"] = seconds - sum(parts.values())
     operators = sorted(
         (event for event in averages if event.key not in names),
         key=lambda event: -event.self_cpu_time_total,
     )
     return {
-        "seconds": timing["seconds"],
-        "parts": {name: value / timing["seconds"] for name, value in parts.items()},
+        "seconds": seconds,
+        "parts": {name: value / seconds for name, value in parts.items()},
         "operators": {
             event.key: {
-                "share": event.self_cpu_time_total / 1e6 / timing["seconds"],
+                "share": event.self_cpu_time_total / 1e6 / seconds,
                 "calls": event.count,
             }
             for event in operators[:10]
         },
     }
+
+
+class _LastRound(Observer):
+    """Keeps the seconds of the newest round."""
+
+    seconds = 0.0
+
+    def on_round(self, event: RoundDone) -> None:
+        """Keep them."""
+        self.seconds = event.timing["seconds"]
 
 
 @contextmanager
@@ -125,22 +137,3 @@ def _under(label: str, function: Callable) -> Callable:
             return function(*args, **kwargs)
 
     return call
-
-
-@contextmanager
-def _round_timing(timing: dict[str, float]) -> Iterator[None]:
-    class Listener(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            if getattr(record, "event", "") == "round":
-                timing.update(record.details["timing"])  # type: ignore[attr-defined]
-
-    logger, listener = logging.getLogger(LOGGER), Listener()
-    before = logger.level, logger.propagate
-    logger.addHandler(listener)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    try:
-        yield
-    finally:
-        logger.removeHandler(listener)
-        logger.level, logger.propagate = before

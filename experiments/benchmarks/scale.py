@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import work
-from loops import BareLoop
-from paced import Paced
+import noise_data
+from bare_loop import BareLoop
+from ray_rounds import ray_rounds
+from round_by_round import local_rounds
 
-from fedloge.engines import local
 from fedloge.methods.method import Part
 
 TINY = (1, 8, 8)
@@ -62,8 +61,8 @@ def _on_local(
     say: Say,
 ) -> dict[str, Any]:
     say(f"scale: {asked} of {clients} clients, {model}")
-    data = work.data_set(2 * clients, max(10, min(10 * clients, 1000)), shape, "none")
-    bare = BareLoop(model, work.CLASSES, work.batches(data, 8, 2))
+    data = noise_data.data_set(2 * clients, max(10, min(10 * clients, 1000)), shape, "none")
+    bare = BareLoop(model, noise_data.CLASSES, noise_data.batches(data, 8, 2))
     settings = {"model": model, "local_epochs": 1, "evaluate_every": 2}
     many = {"num_clients": clients, "clients_per_round": asked}
     measured: dict[str, list[float]] = {}
@@ -73,9 +72,9 @@ def _on_local(
         measured.setdefault(name, []).append(seconds)
         measured.setdefault(f"{name}-processor", []).append(processor)
 
-    with work.federation(data, **settings, **many) as fed:
+    with noise_data.federation(data, **settings, **many) as fed:
         began = time.perf_counter()
-        with Paced(partial(local.run, fed.config)) as engine:
+        with local_rounds(fed.config) as engine:
             start = time.perf_counter() - began
             engine.round()
             for _ in range(repeats):
@@ -101,10 +100,12 @@ def _on_local(
 
 
 def _on_ray(workers: int, clients: int, say: Say) -> dict[str, Any]:
-    from workers import ray_rounds
-
     say(f"scale: {clients} clients on {workers} Ray worker(s)")
-    bare = BareLoop("cnn", work.CLASSES, work.batches(work.data_set(2, 10, TINY, "none"), 8, 2))
+    bare = BareLoop(
+        "cnn",
+        noise_data.CLASSES,
+        noise_data.batches(noise_data.data_set(2, 10, TINY, "none"), 8, 2),
+    )
     began = time.perf_counter()
     with ray_rounds("cnn", 2, clients, TINY) as rounds_on:
         start = time.perf_counter() - began
@@ -127,7 +128,7 @@ def _on_ray(workers: int, clients: int, say: Say) -> dict[str, Any]:
     }
 
 
-def _processor(call: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any], float]:
+def _processor(call: Callable[[], Mapping[str, Any]]) -> tuple[Mapping[str, Any], float]:
     before = time.process_time()
     result = call()
     return result, time.process_time() - before

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fedloge.data.image_preparation import normalise
-from fedloge.data.images import DataSet
-from fedloge.methods.method import EVALUATION_BATCH
+from fedloge.data import DataSet
+from fedloge.learning.client_data import EVALUATION_BATCH
 from fedloge.models import build_backbone
 
 LR, MOMENTUM = 0.003, 0.5
@@ -96,13 +95,12 @@ class BackbonePass:
     """The test images once through a backbone, in the batches that evaluation uses."""
 
     def __init__(self, name: str, data: DataSet) -> None:
-        backbone = build_backbone(name, data.image_shape, seed=0)
+        backbone = build_backbone(name, data.input_shape, seed=0)
         self.backbone = backbone.eval().to(memory_format=torch.channels_last)
         self.data = data
 
     @torch.no_grad()
     def __call__(self) -> None:
         """From uint8 pixels to features."""
-        for pixels in self.data.test.pixels.split(EVALUATION_BATCH):
-            images = normalise(pixels, self.data.mean, self.data.std)
-            self.backbone(images.contiguous(memory_format=torch.channels_last))
+        for inputs in self.data.test.inputs.split(EVALUATION_BATCH):
+            self.backbone(self.data.preparation.prepare(inputs))

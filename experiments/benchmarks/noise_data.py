@@ -13,17 +13,19 @@ from torch import Tensor
 
 from fedloge import config as configs
 from fedloge.config import Config
-from fedloge.data.images import Augmentation, DataSet, Images
-from fedloge.federation.federation import Federation, open_federation
+from fedloge.data import Augmentation, DataSet, Examples, ImagePreparation
+from fedloge.federation import Federation, open_federation
 
 CLASSES = 10
+NEVER = 10**6
+"""Rounds between two evaluations or checkpoints, where there shall be none."""
 
 
-def images(count: int, shape: tuple[int, int, int], seed: int) -> Images:
+def images(count: int, shape: tuple[int, int, int], seed: int) -> Examples:
     """Noise, every class as often as any other."""
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randint(0, 256, (count, *shape), dtype=torch.uint8, generator=generator)
-    return Images(pixels, torch.arange(count) % CLASSES)
+    return Examples(pixels, torch.arange(count) % CLASSES)
 
 
 def data_set(
@@ -39,9 +41,7 @@ def data_set(
         train=images(train, shape, seed=1),
         test=images(test, shape, seed=2),
         classes=tuple(map(str, range(CLASSES))),
-        mean=mean[: shape[0]],
-        std=std[: shape[0]],
-        augment=augment,
+        preparation=ImagePreparation(mean[: shape[0]], std[: shape[0]], augment),
     )
 
 
@@ -51,8 +51,8 @@ def config_of(folder: Path, **changes: Any) -> Config:
         "device": "cpu",
         "partitioner": "iid",
         "long-tail": "none",
-        "evaluate-every": 10**6,
-        "rounds": 10**6,
+        "evaluate-every": NEVER,
+        "rounds": NEVER,
         "runs-dir": str(folder),
         "name": "bench",
         "threads": 1,
@@ -69,6 +69,11 @@ def federation(data: DataSet, **changes: Any) -> Iterator[Federation]:
 
 def batches(data: DataSet, size: int, count: int) -> list[tuple[Tensor, Tensor]]:
     """The first `count` training images as float batches, made beforehand; the last may be smaller."""
-    pixels = data.train.pixels[:count].float().div_(255).sub_(0.5).mul_(4)
+    pixels = data.train.inputs[:count].float().div_(255).sub_(0.5).mul_(4)
     prepared = pixels.contiguous(memory_format=torch.channels_last)
     return list(zip(prepared.split(size), data.train.labels[:count].split(size), strict=True))
+
+
+def models(quick: bool = False) -> tuple[str, ...]:
+    """The networks that are measured."""
+    return ("resnet8",) if quick else ("resnet8", "resnet18")

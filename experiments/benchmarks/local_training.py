@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from fedloge.federation.federation import Federation
 from fedloge.methods.method import Part
 
@@ -22,7 +24,7 @@ class LocalTraining:
         first = fed.initial
         self._shared = {n: t.to(fed.device) for n, t in first[Part.SHARED].items()}
         self._personal = {n: t.to(fed.device) for n, t in first[Part.PERSONAL].items()}
-        self._clients = [fed.local_data(k, 1, self._shared) for k in range(config.num_clients)]
+        self._clients = [fed.client_data(k, 1, self._shared) for k in range(config.num_clients)]
 
     def __call__(self) -> None:
         """Train; ends when the device has."""
@@ -35,3 +37,10 @@ class LocalTraining:
                 for place in range(len(clients)):
                     self._stacked.load(place, self._shared, self._personal)
                 self._stacked.train(clients, epochs=fed.config.local_epochs)
+
+    def last_client(self) -> dict[str, Tensor]:
+        """The tensors where the last client's training has ended."""
+        if self._stacked is None:
+            return {name: t.clone() for name, t in self.federation.net.state_dict().items()}
+        place = (len(self._clients) - 1) % self._at_once
+        return {name: t.clone() for name, t in self._stacked.tensors(place).items()}

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import work
-from paced import Paced
+import noise_data
+from round_by_round import RoundByRound
 
 from fedloge.engines.ray import RayGrid
+from fedloge.observer import Observer, Observers
 from fedloge.server.server_app import app as server_app
 
 
@@ -20,6 +21,11 @@ class Narrowed(RayGrid):
         self._everybody = getattr(self, "_everybody", self._workers)
         self._workers = self._everybody[:workers]
 
+    def run_observed(self, observer: Observer) -> None:
+        """A run to its end."""
+        self.observers = Observers((observer,))
+        server_app(self, self.server_context())
+
 
 @contextmanager
 def ray_rounds(
@@ -30,17 +36,17 @@ def ray_rounds(
     epochs: int = 1,
 ) -> Iterator[Callable[[int], float]]:
     """Yields a function: workers to seconds of a round's training. All clients take part, alike in size."""
-    data = work.data_set(images * clients, 40, shape)
-    settings = {"model": model, "local_epochs": epochs, "checkpoint_every": 10**6, "ray_workers": 2}
-    everybody = {"num_clients": clients, "clients_per_round": clients}
-    with work.federation(data, **settings, **everybody) as fed:
+    data = noise_data.data_set(images * clients, 40, shape)
+    settings = {"model": model, "local_epochs": epochs, "checkpoint_every": noise_data.NEVER}
+    everybody = {"num_clients": clients, "clients_per_round": clients, "ray_workers": 2}
+    with noise_data.federation(data, **settings, **everybody) as fed:
         grid = Narrowed(fed.config)
         try:
-            with Paced(lambda: server_app(grid, grid.server_context())) as paced:
+            with RoundByRound(grid.run_observed) as run:
 
                 def rounds_on(workers: int) -> float:
                     grid.use(workers)
-                    return float(paced.round()["train-seconds"])
+                    return run.seconds("train-seconds")
 
                 yield rounds_on
         finally:

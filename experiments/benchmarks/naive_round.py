@@ -7,22 +7,22 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
-from loops import LR, MOMENTUM, Model
+from bare_loop import LR, MOMENTUM, Model
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from fedloge.data.images import DataSet, Images
+from fedloge.data import DataSet, Examples, ImagePreparation
 
 
 class PilImages(Dataset):
     """Images decoded and transformed one by one."""
 
     def __init__(
-        self, images: Images, indices: Iterable[int], transform: Callable[[Image.Image], Tensor]
+        self, images: Examples, indices: Iterable[int], transform: Callable[[Image.Image], Tensor]
     ) -> None:
-        self.pixels = images.pixels.permute(0, 2, 3, 1).numpy()
+        self.pixels = images.inputs.permute(0, 2, 3, 1).numpy()
         self.labels = images.labels.tolist()
         self.indices = [int(index) for index in indices]
         self.transform = transform
@@ -55,7 +55,9 @@ class NaiveRound:
         batch_size: int,
         epochs: int,
     ) -> None:
-        normalise = [transforms.ToTensor(), transforms.Normalize(data.mean, data.std)]
+        prepared = data.preparation
+        assert isinstance(prepared, ImagePreparation)
+        normalise = [transforms.ToTensor(), transforms.Normalize(prepared.mean, prepared.std)]
         augmented = transforms.Compose(
             [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip(), *normalise]
         )

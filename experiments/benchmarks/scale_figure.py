@@ -1,4 +1,4 @@
-"""The figure of docs/performance.md: `python -m experiments.bench.plot HISTORY FIGURE`."""
+"""The figure of docs/performance.md: `uv run python experiments/benchmarks/scale_figure.py HISTORY FIGURE`."""
 
 from __future__ import annotations
 
