@@ -16,10 +16,11 @@ from typing import Any, Literal
 import pydantic
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
+from fedloge.config.on_node import OnNodeOptions
 from fedloge.config.tables import Scalar, check_table, flattened, table_text
 from fedloge.digest import digest
 from fedloge.errors import ConfigError, unknown_name
-from fedloge.options import Options, Table, checked_options, first_problem
+from fedloge.options import Table, checked_options, first_problem
 
 TABLES = ("method-options", "model-options", "partitioner-options")
 """The keys that are tables."""
@@ -295,9 +296,7 @@ class Config(pydantic.BaseModel):
     @property
     def class_names(self) -> tuple[str, ...]:
         """The classes that ``on-node`` names, in alphabetical order as an image folder's are."""
-        given = self.on_node_options.classes
-        names = given.split(",") if isinstance(given, str) else given
-        return tuple(sorted({name.strip() for name in names} - {""}))
+        return self.on_node_options.class_names
 
     @property
     def shares_class_counts(self) -> bool:
@@ -356,18 +355,6 @@ class Config(pydantic.BaseModel):
 
     def __hash__(self) -> int:
         return hash(json.dumps(self.nested(), sort_keys=True))
-
-
-class OnNodeOptions(Options):
-    """Of partitioner ``on-node``, where the examples lie with the clients already.
-
-    `classes`: their names, the same for all; a list, or text separated by commas.
-    `share_class_counts`: clients tell how many examples of each class they hold, for many,
-    medium and few.
-    """
-
-    classes: list[str] | str = ""
-    share_class_counts: bool = False
 
 
 def differences(configs: Sequence[Config]) -> dict[str, list[Any]]:
