@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from functools import cache
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,6 +25,11 @@ def stderr() -> Console:
     from rich.console import Console
 
     return Console(stderr=True, highlight=False)
+
+
+def print_json(value: Any) -> None:
+    """A result for a script, on standard output."""
+    sys.stdout.write(json.dumps(value, indent=1) + "\n")
 
 
 class _Warnings(logging.Handler):

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 import fedloge as package
-from fedloge.sweep.execute import check_methods
-from fedloge.sweep.spec import load_sweep
+from fedloge.sweeps.run_sweep import check_methods
+from fedloge.sweeps.sweep_file import load_sweep
 
 PAGE = (Path(__file__).parents[1] / "docs/add-your-method.md").read_text()
 TINY = {

@@ -15,8 +15,8 @@ from fedloge.config import Config, load
 from fedloge.data import long_tail_counts
 from fedloge.partition import make_partition
 from fedloge.results.grouping import EQUAL_KEYS
-from fedloge.sweep.execute import check_methods
-from fedloge.sweep.spec import load_sweep
+from fedloge.sweeps.run_sweep import check_methods
+from fedloge.sweeps.sweep_file import load_sweep
 
 RECIPES = Path(__file__).parents[2] / "experiments/recipes"
 FLAT = sorted([*RECIPES.glob("*.toml"), *RECIPES.glob("ablation/*.toml")])

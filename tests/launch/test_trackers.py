@@ -9,7 +9,7 @@ import pytest
 
 from fedloge.config import Config, from_flat
 from fedloge.errors import PluginError
-from fedloge.launch import start as launch
+from fedloge.launch.run_on_engine import run_on_engine
 from fedloge.launch.trackers import find_trackers, tracked
 from fedloge.observer import RoundDone, RunStarted
 
@@ -61,6 +61,11 @@ def config(tmp_path: Path, **changes: Any) -> Config:
     )
 
 
+def run_tracked(given: Config, *names: str) -> None:
+    with tracked(names, given) as observer:
+        run_on_engine(given, "local", [observer])
+
+
 def recorded(folder: Path, name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
 
@@ -74,7 +79,7 @@ def trackers(tmp_path: Path) -> str:
 
 def test_a_tracker_of_ones_own_gets_every_figure(tmp_path: Path, trackers: str) -> None:
     given = config(tmp_path)
-    launch.start(given, "local", as_json=True, track=[f"{trackers}:Writer"])
+    run_tracked(given, f"{trackers}:Writer")
     folder = tmp_path / "runs" / "one"
     events = recorded(folder, "tracked")
     assert [event["event"] for event in events] == ["made", "log", "log", "log", "close"]
@@ -93,7 +98,7 @@ def test_a_tracker_that_fails_is_dropped_and_the_run_goes_on(
 ) -> None:
     names = [f"{trackers}:Fragile", f"{trackers}:Writer"]
     with caplog.at_level(logging.WARNING, logger="fedloge"):
-        launch.start(config(tmp_path), "local", as_json=True, track=names)
+        run_tracked(config(tmp_path), *names)
     events = [e["event"] for e in recorded(tmp_path / "runs" / "one", "tracked")]
     assert events.count("log") == 1 + 3 and events.count("close") == 1
     assert "Fragile' failed and is dropped: OSError: network is down" in caplog.text
@@ -108,7 +113,7 @@ def test_a_tracker_that_cannot_be_had_is_an_error(tmp_path: Path, trackers: str)
     with pytest.raises(
         PluginError, match="could not be started: RuntimeError: no account; the run is kept"
     ):
-        launch.start(config(tmp_path), "local", as_json=True, track=[f"{trackers}:Unmade"])
+        run_tracked(config(tmp_path), f"{trackers}:Unmade")
 
 
 def test_figures_that_are_not_finite_are_left_out(tmp_path: Path, trackers: str) -> None:
@@ -130,11 +135,11 @@ def test_tensorboard_reads_what_was_written(tmp_path: Path) -> None:
         "tensorboard.backend.event_processing.event_accumulator",
         reason="tensorboard is not installed",
     )
-    launch.start(config(tmp_path), "local", as_json=True, track=["tensorboard"])
+    run_tracked(config(tmp_path), "tensorboard")
     # The run goes on: TensorBoard shows one curve, not the rounds twice.
     again = config(tmp_path, rounds=4, resume=True)
     again = again.replace(from_round=2)
-    launch.start(again, "local", as_json=True, track=["tensorboard"])
+    run_tracked(again, "tensorboard")
     folder = tmp_path / "runs" / "one"
     events = reader.EventAccumulator(str(folder / "tensorboard"))
     events.Reload()

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
-from fedloge.console import fail, stderr, stdout
+from fedloge.console import fail, print_json, stderr, stdout
+from fedloge.recipe_files import recipe_path
 from fedloge.results.terminal_tables import plural
-from fedloge.sweep.execute import (
-    Outcome,
-    Standing,
+from fedloge.sweeps.child_runs import Outcome
+from fedloge.sweeps.run_sweep import (
     check_methods,
     failures,
     run_sweep,
-    standing,
     stopped_by_signals,
     usable_jobs,
 )
-from fedloge.sweep.spec import Sweep, load_sweep
+from fedloge.sweeps.standing import Standing, standing
+from fedloge.sweeps.sweep_file import Sweep, load_sweep
 
 
 def sweep(
-    file: Path,
+    file: str,
     overrides: Sequence[str],
     runs_dir: str,
     *,
@@ -35,7 +31,7 @@ def sweep(
     as_json: bool,
 ) -> bool:
     """Run a sweep file; True when every run is done (or, in a dry run, could begin)."""
-    planned = load_sweep(file, overrides, runs_dir)
+    planned = load_sweep(recipe_path(file, "sweep"), overrides, runs_dir)
     check_methods(planned)
     at_once = usable_jobs(planned, jobs)
     standings = {run.name: standing(run) for run in planned.runs}
@@ -75,7 +71,7 @@ def _show_plan(planned: Sweep, standings: dict[str, Standing], jobs: int, *, as_
             | {"config": run.config.flat()}
             for run in planned.runs
         ]
-        _print_json({"name": planned.name, "folder": str(planned.folder), "runs": runs})
+        print_json({"name": planned.name, "folder": str(planned.folder), "runs": runs})
         return
     out = stdout()
     for run in planned.runs:
@@ -91,7 +87,7 @@ def _show_outcomes(planned: Sweep, outcomes: Sequence[Outcome], *, as_json: bool
             {"name": o.run.name, "done": not o.problem, "problem": o.problem, "seconds": o.seconds}
             for o in outcomes
         ]
-        _print_json({"name": planned.name, "folder": str(planned.folder), "runs": runs})
+        print_json({"name": planned.name, "folder": str(planned.folder), "runs": runs})
         return
     out = stdout()
     out.print(f"{len(outcomes) - len(failed)} of {plural(len(outcomes), 'run')} done")
@@ -101,7 +97,3 @@ def _show_outcomes(planned: Sweep, outcomes: Sequence[Outcome], *, as_json: bool
         out.print("the same command again goes on with what failed", soft_wrap=True)
     if len(failed) < len(outcomes):
         out.print(f"fedloge table --sweep {planned.folder}", soft_wrap=True, markup=False)
-
-
-def _print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, indent=1) + "\n")

@@ -14,15 +14,15 @@ import pytest
 from fedloge.errors import ConfigError, PluginError, RunDirError
 from fedloge.results.grouping import gather, line_up
 from fedloge.results.run import list_runs, open_run
-from fedloge.sweep.execute import (
+from fedloge.sweeps.run_sweep import (
     check_methods,
     failures,
     run_sweep,
-    standing,
     stopped_by_signals,
     usable_jobs,
 )
-from fedloge.sweep.spec import Sweep, load_sweep
+from fedloge.sweeps.standing import standing
+from fedloge.sweeps.sweep_file import Sweep, load_sweep
 
 TINY = """
 rounds = 1
@@ -98,7 +98,7 @@ def test_a_recipe_stands_beside_the_sweep_and_below_its_base(tmp_path: Path) -> 
     assert run.name == "fedloge"
 
 
-def test_names_do_not_hang_on_the_rest_of_the_sweep(tmp_path: Path) -> None:
+def test_names_do_not_depend_on_the_rest_of_the_sweep(tmp_path: Path) -> None:
     one = read(tmp_path, "[grid]\nseed = [3]\n")
     more = read(
         tmp_path,

@@ -1,9 +1,8 @@
-"""Tables for the terminal that need no run: a split, a list of figures."""
+"""A partition as a table for the terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +14,7 @@ from rich.text import Text
 _MOST_CLASSES = 12
 
 
-def split(
+def partition_table(
     classes: Sequence[str], train_counts: NDArray[np.int64], local_test_counts: NDArray[np.int64]
 ) -> RenderableType:
     """What each client holds: images of each class, and how many for testing.
@@ -42,13 +41,3 @@ def split(
     if shown < len(classes):
         parts.append(Text(f"{shown} of {len(classes)} classes are shown; --json has them all"))
     return Group(*parts)
-
-
-def figures(title: str, values: Mapping[str, Any]) -> Table:
-    """Names and values, one a line."""
-    table = Table(box=None, show_header=False, title=title, title_justify="left", pad_edge=False)
-    table.add_column()
-    table.add_column(justify="right")
-    for name, value in values.items():
-        table.add_row(name, f"{value:.6g}" if isinstance(value, float) else str(value))
-    return table

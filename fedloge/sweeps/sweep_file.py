@@ -5,7 +5,7 @@ A sweep file has up to four parts::
     name = "loss"                    # the folder of its runs; default: the file's name
 
     [base]                           # config keys of all runs
-    recipe = "../cifar10-lt.toml"    # read first, from beside this file; may be left out
+    recipe = "cifar10-lt"            # read first: a name, or a path from beside this file; may be left out
     rounds = 40
 
     [grid]                           # every combination of these
@@ -26,7 +26,7 @@ from __future__ import annotations
 import itertools
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from fedloge.config.keys import unknown_key
 from fedloge.config.tables import flattened
 from fedloge.digest import digest
 from fedloge.errors import ConfigError, unknown_name
+from fedloge.recipe_files import recipe_path
 from fedloge.results.grouping import is_method_key
 
 _PARTS = ("name", "base", "grid", "method")
@@ -77,8 +78,10 @@ class Sweep:
     runs: list[PlannedRun]
 
 
-def load_sweep(path: Path, overrides: Iterable[str] = (), runs_dir: str = "") -> Sweep:
-    """Read a sweep file; `overrides` (``key=value``) stand over its base.
+def load_sweep(
+    path: Path, overrides: Mapping[str, Any] | Iterable[str] = (), runs_dir: str = ""
+) -> Sweep:
+    """Read a sweep file; `overrides` (``key=value``, or values by key) stand over its base.
 
     Raises
     ------
@@ -98,29 +101,52 @@ def load_sweep(path: Path, overrides: Iterable[str] = (), runs_dir: str = "") ->
         )
     grid = _grid(path, content.get("grid", {}))
     methods = _methods(path, content.get("method", [{}]), grid)
-    given = parse_overrides(overrides)
+    base = _base(path, content.get("base", {})) | _overrides(path, overrides, grid, methods)
+    root = Path(runs_dir or str(base.pop("runs-dir", "runs"))).expanduser().resolve()
+    folder = root / name
+    runs = [run for method in methods for run in _runs(path, folder, base, grid, method)]
+    _check_distinct(path, runs)
+    by = tuple(key for key in grid if key != "seed" and not is_method_key(key))
+    return Sweep(name, folder, by, runs)
+
+
+def _runs(
+    path: Path,
+    folder: Path,
+    base: Mapping[str, Any],
+    grid: Mapping[str, list[Scalar]],
+    method: Mapping[str, Any],
+) -> Iterator[PlannedRun]:
+    """Every combination of the grid's values and of those that a [[method]] table lists."""
+    own = {key: value for key, value in method.items() if key != "label"}
+    label = str(method.get("label", ""))
+    choices = {key: values for key, values in grid.items() if key not in own}
+    choices |= {key: _values(path, key, value) for key, value in own.items()}
+    varied = [k for k in choices if len(choices[k]) > 1 or k in grid or k == "seed"]
+    for chosen in itertools.product(*choices.values()):
+        keyed = dict(zip(choices, chosen, strict=True))
+        flat = {**base, **keyed}
+        name = _run_name(label, flat, {key: keyed[key] for key in varied})
+        flat |= {"name": name, "runs-dir": str(folder)}
+        yield PlannedRun(name, label, from_flat(flat, f"{path}, {name}"))
+
+
+def _overrides(
+    path: Path,
+    overrides: Mapping[str, Any] | Iterable[str],
+    grid: Mapping[str, Any],
+    methods: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    if isinstance(overrides, Mapping):
+        given = _dotted({key.replace("_", "-"): value for key, value in overrides.items()})
+    else:
+        given = dict(parse_overrides(overrides))
     for key in given:
         if key in _RESERVED:
             raise ConfigError(f"--set {key}: a sweep says this itself; leave it out")
         if key in grid or any(key in method for method in methods):
             raise ConfigError(f"--set {key}: {path} varies it; change it there")
-    base = _base(path, content.get("base", {})) | given
-    root = Path(runs_dir or str(base.pop("runs-dir", "runs"))).expanduser().resolve()
-    runs = []
-    for method in methods:
-        label = str(method.pop("label", ""))
-        choices = {key: values for key, values in grid.items() if key not in method}
-        choices |= {key: _values(path, key, value) for key, value in method.items()}
-        varied = [k for k in choices if len(choices[k]) > 1 or k in grid or k == "seed"]
-        for chosen in itertools.product(*choices.values()):
-            keyed = dict(zip(choices, chosen, strict=True))
-            flat = {**base, **keyed}
-            run_name = _run_name(label, flat, {key: keyed[key] for key in varied})
-            flat |= {"name": run_name, "runs-dir": str(root / name)}
-            runs.append(PlannedRun(run_name, label, from_flat(flat, f"{path}, {run_name}")))
-    _check_distinct(path, runs)
-    by = tuple(key for key in grid if key != "seed" and not is_method_key(key))
-    return Sweep(name, root / name, by, runs)
+    return given
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -141,14 +167,15 @@ def _base(path: Path, given: Any) -> dict[str, Scalar]:
     own = dict(given)
     recipe = own.pop("recipe", None)
     if recipe is not None and not isinstance(recipe, str):
-        raise ConfigError(f"{path}: base: recipe: expected a path, got {recipe!r}")
+        raise ConfigError(f"{path}: base: recipe: expected a name or a path, got {recipe!r}")
     own = _dotted(own)
     for key in own:
         _check_key(path, "base", key)
     flat: dict[str, Scalar] = {}
     if recipe:
         # Whole, so that a recipe that says little still means what it says on its own.
-        flat = load(path.parent / recipe).flat()
+        beside = path.parent / recipe
+        flat = load(beside if beside.suffix == ".toml" else recipe_path(recipe)).flat()
     flat |= own
     return {k: v for k, v in flat.items() if k not in _RESERVED or k == "runs-dir"}
 

@@ -1,0 +1,48 @@
+"""Arguments and options that several commands take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Recipe = Annotated[
+    str | None,
+    typer.Argument(
+        help="A recipe: its name (see 'fedloge recipes') or a TOML file. Without one: the embedded digits."
+    ),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a config key; repeatable."),
+]
+Engine = Annotated[str, typer.Option(help="local, ray or superlink")]
+SuperLink = Annotated[
+    str, typer.Option(help="Engine superlink: a connection in Flower's config.toml.")
+]
+Track = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Send the figures on: tensorboard, or a tracker of your own; repeatable.",
+        metavar="NAME",
+    ),
+]
+RunFolder = Annotated[Path, typer.Argument(help="A run directory.")]
+RunFolders = Annotated[list[Path], typer.Argument(help="Run directories.")]
+AnyRunFolders = Annotated[list[Path] | None, typer.Argument(help="Run directories.")]
+SweepFolder = Annotated[
+    Path | None, typer.Option("--sweep", help="All runs of a sweep, by its folder.")
+]
+By = Annotated[
+    list[str] | None,
+    typer.Option(help="A table for each value of this key; repeatable. A sweep knows its own."),
+]
+Where = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY=VALUE", help="Only runs whose config says so; repeatable."),
+]
+AllowUnequal = Annotated[
+    bool, typer.Option("--allow-unequal", help="Also runs of unequal data or budget.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]

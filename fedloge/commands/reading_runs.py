@@ -1,0 +1,168 @@
+"""What reads runs: show, compare, report, table, plot, export. Heavy imports wait for the command."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedloge.commands.arguments import (
+    AllowUnequal,
+    AnyRunFolders,
+    By,
+    Json,
+    RunFolder,
+    RunFolders,
+    SweepFolder,
+    Where,
+)
+from fedloge.console import print_json, stdout
+from fedloge.errors import InputError
+
+
+def show(run: RunFolder, json_: Json = False) -> None:
+    """What a run was and what came of it."""
+    from fedloge.results import terminal_tables as tables
+    from fedloge.results.run import open_run, summary
+
+    opened = open_run(run)
+    if json_:
+        print_json(summary(opened))
+    else:
+        stdout().print(tables.show(opened))
+
+
+def compare(runs: RunFolders, json_: Json = False) -> None:
+    """Runs side by side, and in what they differ."""
+    from fedloge.results import terminal_tables as tables
+    from fedloge.results.run import open_run, summary
+
+    opened = [open_run(path) for path in runs]
+    if json_:
+        compared = dataclasses.asdict(tables.compare_runs(opened))
+        print_json({"runs": [summary(r) for r in opened], **compared})
+    else:
+        stdout().print(tables.compare(opened))
+
+
+def report(
+    runs: RunFolders,
+    out: Annotated[
+        Path | None, typer.Option(help="The page to write; default: in the first run.")
+    ] = None,
+) -> None:
+    """Write one self-contained page about one run, or several."""
+    from fedloge.results.report import write_report
+    from fedloge.results.run import open_run
+
+    opened = [open_run(path) for path in runs]
+    page = out or opened[0].path / ("report.html" if len(opened) == 1 else "table_and_plot.html")
+    write_report(opened, page)
+    stdout().print(str(page), soft_wrap=True)
+
+
+def table(
+    runs: AnyRunFolders = None,
+    sweep: SweepFolder = None,
+    format_: Annotated[
+        str, typer.Option("--format", help="text, md, latex, csv or json; default: by --out.")
+    ] = "",
+    out: Annotated[Path | None, typer.Option(help="Write to this file.")] = None,
+    when: Annotated[
+        str, typer.Option(help="last (evaluated round), mean (of the last ten) or both.")
+    ] = "both",
+    models: Annotated[
+        str, typer.Option(help="primary: the one a method is judged by; all: a row for each.")
+    ] = "primary",
+    test: Annotated[
+        str, typer.Option(help="Pairs of the test: auto, seeds, clients or none.")
+    ] = "auto",
+    against: Annotated[
+        str, typer.Option(help="The row others are tested against; default: FedLoGe.")
+    ] = "",
+    by: By = None,
+    where: Where = None,
+    allow_unequal: AllowUnequal = False,
+) -> None:
+    """The table of a paper from runs: over seeds, best in bold, with paired tests."""
+    from fedloge.commands import table_and_plot
+
+    table_and_plot.table(
+        runs or [],
+        sweep,
+        form=format_,
+        out=out,
+        when=when,
+        models=models,
+        test=test,
+        against=against,
+        by=by or [],
+        where=where or [],
+        allow_unequal=allow_unequal,
+    )
+
+
+def plot(
+    out: Annotated[Path, typer.Option(help="A .pdf, .png or .svg file.")],
+    kind: Annotated[str, typer.Option(help="curves, per-class, clients or bytes")],
+    runs: AnyRunFolders = None,
+    sweep: SweepFolder = None,
+    side: Annotated[str, typer.Option(help="global, personal or both")] = "both",
+    rows: Annotated[
+        list[str] | None,
+        typer.Option("--row", help="Only this method or label, in this order; repeatable."),
+    ] = None,
+    where: Where = None,
+    allow_unequal: AllowUnequal = False,
+) -> None:
+    """A figure for a paper: curves, accuracy by class size, client against client, bytes."""
+    from fedloge.commands import table_and_plot
+
+    table_and_plot.plot(
+        runs or [],
+        sweep,
+        out,
+        kind=kind,
+        side=side,
+        rows=rows or [],
+        where=where or [],
+        allow_unequal=allow_unequal,
+    )
+
+
+def export(
+    run: RunFolder,
+    out: Annotated[Path, typer.Option(help="Folder to write; must not exist.")],
+    global_: Annotated[bool, typer.Option("--global", help="The global model.")] = False,
+    client: Annotated[
+        int | None, typer.Option(help="The personal model of this client.", min=0)
+    ] = None,
+    predictor: Annotated[
+        str, typer.Option(help="Which model, as the metrics name it; default: the primary.")
+    ] = "",
+    state_dir: Annotated[
+        Path | None, typer.Option(help="At a site of a deployment: its personal states.")
+    ] = None,
+    data_path: Annotated[
+        str, typer.Option(help="At a site with images of its own: where they lie.")
+    ] = "",
+    json_: Json = False,
+) -> None:
+    """Write a trained model's weights and manifest, to load without this run."""
+    from fedloge.results.export import export_client, export_global
+    from fedloge.results.run import open_run
+
+    if global_ == (client is not None):
+        raise InputError("export: give either --global or --client K")
+    opened = open_run(run)
+    manifest = (
+        export_global(opened, out, predictor)
+        if client is None
+        else export_client(opened, client, out, predictor, state_dir, data_path)
+    )
+    if json_:
+        print_json(manifest)
+    else:
+        stdout().print(f"{manifest['model']} of {opened.path.name} in {out}", soft_wrap=True)

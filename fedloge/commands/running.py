@@ -1,0 +1,145 @@
+"""What runs: run, resume, sweep. Heavy imports wait for the command."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fedloge.commands.arguments import Engine, Json, Recipe, RunFolder, Set, SuperLink, Track
+from fedloge.console import fail, print_json, stdout
+from fedloge.observer import Observer, RunStarted
+
+if TYPE_CHECKING:
+    from fedloge.config import Config
+
+
+def run(
+    recipe: Recipe = None,
+    set_: Set = None,
+    engine: Engine = "local",
+    name: Annotated[str, typer.Option(help="Name of the run; empty: made up.")] = "",
+    runs_dir: Annotated[str, typer.Option(help="Folder that holds the runs.")] = "",
+    superlink: SuperLink = "",
+    track: Track = None,
+    json_: Json = False,
+) -> None:
+    """Train a federation and leave its record."""
+    from fedloge.launch.run_on_engine import with_whole_paths
+    from fedloge.launch.runs_from_python import load_recipe
+
+    config = load_recipe(recipe, set_ or [])
+    config = config.replace(name=name or config.name, runs_dir=runs_dir or config.runs_dir)
+    _run_and_tell(with_whole_paths(config), engine, superlink, track or [], as_json=json_)
+
+
+def resume(
+    run: RunFolder,
+    rounds: Annotated[
+        int | None, typer.Option(help="Run to this round instead.", min=1, show_default=False)
+    ] = None,
+    from_round: Annotated[
+        int | None, typer.Option(help="Continue from this kept round; default: the newest.", min=0)
+    ] = None,
+    engine: Engine = "local",
+    superlink: SuperLink = "",
+    track: Track = None,
+    json_: Json = False,
+) -> None:
+    """Continue an interrupted run from its newest checkpoint."""
+    from fedloge.launch.run_on_engine import resumed
+    from fedloge.results.run import open_run
+
+    config = resumed(open_run(run), rounds, from_round)
+    _run_and_tell(config, engine, superlink, track or [], as_json=json_)
+
+
+def sweep(
+    file: Annotated[
+        str, typer.Argument(help="A sweep: its name (see 'fedloge recipes') or a TOML file.")
+    ],
+    set_: Set = None,
+    jobs: Annotated[
+        int | None, typer.Option(help="Runs at once; default: what cores or GPUs allow.", min=1)
+    ] = None,
+    engine: Annotated[str, typer.Option(help="local or ray")] = "local",
+    runs_dir: Annotated[str, typer.Option(help="Folder that holds the sweep's folder.")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be run.")] = False,
+    track: Track = None,
+    json_: Json = False,
+) -> None:
+    """Run methods x settings x seeds; go on with what is not done."""
+    from fedloge.commands import sweep_output
+
+    done = sweep_output.sweep(
+        file,
+        set_ or [],
+        runs_dir,
+        jobs=jobs,
+        engine=engine,
+        track=track or [],
+        dry_run=dry_run,
+        as_json=json_,
+    )
+    if not done:
+        raise typer.Exit(1)
+
+
+class _Began(Observer):
+    """Knows the folder of a run that has begun."""
+
+    folder: Path | None = None
+
+    def on_start(self, event: RunStarted) -> None:
+        self.folder = event.folder
+
+
+def _run_and_tell(
+    config: Config, engine: str, superlink: str, track: Sequence[str], *, as_json: bool
+) -> None:
+    """Run or resume with its progress shown, then print the table and the path of the report."""
+    from fedloge.launch.progress import Progress
+    from fedloge.launch.run_on_engine import run_on_engine
+    from fedloge.launch.trackers import tracked
+
+    began = _Began()
+    try:
+        with tracked(track, config) as trackers:
+            observers = [began, Progress(), trackers]
+            folder = run_on_engine(config, engine, observers, superlink=superlink)
+    except KeyboardInterrupt:
+        if began.folder is None:
+            fail("interrupted before the first round", 130)
+        fail(f"interrupted; 'fedloge resume {began.folder}' continues the run", 130)
+    # A run on a SuperLink is recorded there; trackers may have made a folder of its name here.
+    if engine == "superlink" and not (folder / "run.json").is_file():
+        _tell_where(folder, as_json=as_json)
+    else:
+        _tell_results(folder, as_json=as_json)
+
+
+def _tell_where(folder: Path, *, as_json: bool) -> None:
+    if as_json:
+        sys.stdout.write(json.dumps({"name": folder.name, "server-folder": str(folder)}) + "\n")
+    else:
+        stdout().print(f"complete; its record lies on the server: {folder}", soft_wrap=True)
+
+
+def _tell_results(folder: Path, *, as_json: bool) -> None:
+    from fedloge.results import terminal_tables as tables
+    from fedloge.results.report import write_report
+    from fedloge.results.run import open_run, summary
+
+    opened = open_run(folder)
+    page = opened.path / "report.html"
+    write_report([opened], page)
+    if as_json:
+        shown: dict[str, Any] = summary(opened) | {"folder": str(opened.path)}
+        print_json(shown)
+        return
+    stdout().print(tables.show(opened))
+    stdout().print(f"report: {page}", soft_wrap=True)

@@ -1,0 +1,165 @@
+"""What needs no run: recipes, partition, prototypes, certs, doctor. Heavy imports wait for the command."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fedloge.commands.arguments import Json, Recipe, Set
+from fedloge.console import print_json, stdout
+from fedloge.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def recipes(json_: Json = False) -> None:
+    """The recipes and sweeps that come with fedloge, by name."""
+    from fedloge.recipe_files import first_sentence, known_files
+
+    found = {
+        "recipe": {name: first_sentence(path) for name, path in known_files("recipe").items()},
+        "sweep": {name: first_sentence(path) for name, path in known_files("sweep").items()},
+    }
+    if json_:
+        print_json(found)
+        return
+    for kind, command in (("recipe", "fedloge run NAME"), ("sweep", "fedloge sweep NAME")):
+        stdout().print(f"{command}", style="bold")
+        width = max(map(len, found[kind]), default=0)
+        for name, text in found[kind].items():
+            stdout().print(f"  {name:{width}}  {text}", soft_wrap=True, markup=False)
+
+
+def partition(recipe: Recipe = None, set_: Set = None, json_: Json = False) -> None:
+    """Split the data over the clients and show what each would hold."""
+    from fedloge.commands.partition_table import partition_table
+    from fedloge.federation import open_federation
+    from fedloge.launch.runs_from_python import load_recipe
+
+    federation = open_federation(load_recipe(recipe, set_ or []))
+    split = federation.partition
+    if json_:
+        print_json(
+            {
+                "num_clients": federation.config.num_clients,
+                "classes": list(federation.data.classes),
+                "train_counts": split.train_counts.tolist(),
+                "local_test_counts": split.local_test_counts.tolist(),
+            }
+        )
+    else:
+        stdout().print(
+            partition_table(federation.data.classes, split.train_counts, split.local_test_counts)
+        )
+
+
+def prototypes(
+    classes: Annotated[int, typer.Option(help="Number of classes C.")],
+    dim: Annotated[int, typer.Option(help="Feature width d.")],
+    kind: Annotated[str, typer.Option(help="sparse-etf or etf")] = "sparse-etf",
+    sparsity: Annotated[float, typer.Option(help="Share of zeros in every row.")] = 0.6,
+    gamma: Annotated[float, typer.Option(help="Norm of every row.")] = 0.1,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the matrix (classes x dim) as safetensors.")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Build a fixed classifier and measure it."""
+    import time
+
+    from fedloge.geometry import prototypes as geometry
+
+    began = time.perf_counter()
+    made = geometry.prototypes(classes, dim, kind, sparsity=sparsity, gamma=gamma, seed=seed)
+    seconds = time.perf_counter() - began
+    if out is not None:
+        made.to_file(out)
+    figures = {
+        "kind": made.kind,
+        "classes": classes,
+        "dim": dim,
+        "sparsity": made.sparsity,
+        "gamma": gamma,
+        "seed": seed,
+        **made.quality(),
+        "seconds": seconds,
+    }
+    if json_:
+        print_json(figures)
+    else:
+        stdout().print(_figures(f"{made.kind}: {made.reason}", figures))
+
+
+def certs(
+    out: Annotated[Path, typer.Option(help="Folder of the deployment's keys.")],
+    clients: Annotated[
+        int | None, typer.Option(help="Make the folder, for this many clients.", min=1)
+    ] = None,
+    add_client: Annotated[int | None, typer.Option(help="Add keys for client K.", min=0)] = None,
+    renew_server: Annotated[
+        bool, typer.Option("--renew-server", help="A new server key and certificate.")
+    ] = False,
+    host: Annotated[
+        list[str] | None,
+        typer.Option(help="A name or address clients reach the server by; repeatable."),
+    ] = None,
+    days: Annotated[
+        int, typer.Option(help="Lifetime of the server's certificate.", min=1, max=3650)
+    ] = 365,
+    owner: Annotated[
+        int, typer.Option(help="Give the private keys to this user id (needs root); -1: yours.")
+    ] = -1,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="With --add-client: rotate its keys.")
+    ] = False,
+) -> None:
+    """Make the certificates and keys of a deployment, or renew some of them."""
+    from fedloge.commands import certificates as deployment
+
+    if (clients is not None) + (add_client is not None) + renew_server != 1:
+        raise InputError("certs: give one of --clients N, --add-client K and --renew-server")
+    made: list[str] = []
+    if clients is not None:
+        deployment.create(out, clients, host or [], days, owner)
+        made = [f"client-{k}" for k in range(clients)]
+    elif add_client is not None:
+        deployment.add_client(out, add_client, replace=replace, owner=owner)
+        made = [f"client-{add_client}"]
+    else:
+        deployment.renew_server(out, host or [], days, owner)
+    stdout().print(deployment.next_steps(out, made), soft_wrap=True, markup=False)
+
+
+def doctor(json_: Json = False) -> None:
+    """Check this machine and installation."""
+    from fedloge.commands.doctor import examine
+
+    findings = examine()
+    if json_:
+        print_json([dataclasses.asdict(finding) for finding in findings])
+    else:
+        for finding in findings:
+            mark = {"ok": "[green]ok[/]  ", "warn": "[yellow]warn[/]", "bad": "[red]bad[/] "}[
+                finding.state
+            ]
+            stdout().print(f"{mark} {finding.what}: {finding.found}", soft_wrap=True)
+    if any(finding.state == "bad" for finding in findings):
+        raise typer.Exit(1)
+
+
+def _figures(title: str, values: Mapping[str, Any]) -> Table:
+    """Names and values, one per line."""
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False, title=title, title_justify="left", pad_edge=False)
+    table.add_column()
+    table.add_column(justify="right")
+    for name, value in values.items():
+        table.add_row(name, f"{value:.6g}" if isinstance(value, float) else str(value))
+    return table

@@ -1,0 +1,81 @@
+"""Starting a run on the engine of a name."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from fedloge.config import Config
+from fedloge.errors import ConfigError, unknown_name
+from fedloge.observer import Observer, RunEnded
+from fedloge.results.run import Run
+
+# Ray and Flower's command line take seconds to import: only the engine that is asked for is.
+_ENGINES = {
+    "local": "fedloge.engines.local",
+    "ray": "fedloge.engines.ray",
+    "superlink": "fedloge.engines.superlink",
+}
+
+
+def run_on_engine(
+    config: Config, engine: str, observers: Iterable[Observer] = (), *, superlink: str = ""
+) -> Path:
+    """Run, or with ``config.resume`` resume; the folder of the run.
+
+    On the superlink engine the folder is the server's, and need not be here.
+
+    Parameters
+    ----------
+    engine : local, ray or superlink.
+    superlink : for the superlink engine, the name of a connection in Flower's config.
+
+    Raises
+    ------
+    ConfigError
+        There is no engine of this name, or it cannot run this config.
+    RunError
+        The run has stopped; its folder holds what was done.
+    """
+    if engine not in _ENGINES:
+        raise ConfigError(unknown_name("engine", engine, _ENGINES))
+    module = importlib.import_module(_ENGINES[engine])
+    if engine == "superlink":
+        return module.run(config, superlink, observers)
+    ended = _Ended()
+    module.run(config, [*observers, ended])
+    return ended.folder
+
+
+def with_whole_paths(config: Config) -> Config:
+    """The same config whatever folder it is read from, so that the run can be resumed from any."""
+    changes = {"runs_dir": str(Path(config.runs_dir).expanduser().resolve())}
+    if config.data_path and (data := Path(config.data_path).expanduser()).exists():
+        changes["data_path"] = str(data.resolve())
+    return config.replace(**changes)
+
+
+def resumed(run: Run, rounds: int | None = None, from_round: int | None = None) -> Config:
+    """The config that continues a run.
+
+    Parameters
+    ----------
+    rounds : run to this round; None: as many as before.
+    from_round : the kept round to continue from; None: the newest.
+    """
+    folder = run.path.resolve()
+    return run.config.replace(
+        name=folder.name,
+        runs_dir=str(folder.parent),
+        resume=True,
+        from_round=-1 if from_round is None else from_round,
+        rounds=run.config.rounds if rounds is None else rounds,
+    )
+
+
+class _Ended(Observer):
+    folder = Path()
+
+    def on_end(self, event: RunEnded) -> None:
+        self.folder = event.folder

@@ -1,0 +1,116 @@
+"""`fedloge.run`, `fedloge.resume` and `fedloge.open_run`: a run begun, continued or opened from Python."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from fedloge import config as configs
+from fedloge.config import Config
+from fedloge.errors import RunDirError
+from fedloge.launch.run_on_engine import resumed, run_on_engine, with_whole_paths
+from fedloge.observer import Observer
+from fedloge.recipe_files import recipe_path
+from fedloge.results import run as results
+
+
+@dataclasses.dataclass(frozen=True)
+class Run(results.Run):
+    """A run and all that it recorded, which can be continued."""
+
+    def resume(
+        self,
+        *,
+        rounds: int | None = None,
+        from_round: int | None = None,
+        engine: str = "local",
+        observers: Iterable[Observer] = (),
+    ) -> Run:
+        """Continue this run; returns it as it is then. See `fedloge.resume`."""
+        return resume(
+            self, rounds=rounds, from_round=from_round, engine=engine, observers=observers
+        )
+
+
+def run(
+    recipe: str | Path | Config | None = None,
+    *,
+    engine: str = "local",
+    observers: Iterable[Observer] = (),
+    superlink: str = "",
+    **changes: Any,
+) -> Run:
+    """Train a federation; returns its record, which stays on disk under ``runs_dir``.
+
+    Parameters
+    ----------
+    recipe : the name of a recipe that comes with fedloge (``"cifar10-lt"``), the path of a
+        TOML file, or a config; None: the defaults, the embedded digits.
+    engine : local, this process; ray, several processes or a cluster; superlink, a deployment.
+    observers : hear of the run while it runs, for example ``fedloge.Progress()``.
+    superlink : for the superlink engine, the name of a connection in Flower's config.
+    changes : config keys that stand over the recipe's, in snake_case: ``rounds=5``,
+        ``method="fedprox"``, ``method_options={"mu": 0.1}``. A table is given whole.
+
+    Raises
+    ------
+    ConfigError
+        There is no such recipe or engine, or a key or value is wrong.
+    RunError
+        The run has stopped: no quorum, diverged, or the disk is full. `resume` continues it.
+    """
+    config = recipe if isinstance(recipe, Config) else load_recipe(recipe)
+    if changes:
+        config = config.replace(**changes)
+    folder = run_on_engine(with_whole_paths(config), engine, observers, superlink=superlink)
+    return _opened(folder, engine)
+
+
+def resume(
+    run: results.Run | str | Path,
+    *,
+    rounds: int | None = None,
+    from_round: int | None = None,
+    engine: str = "local",
+    observers: Iterable[Observer] = (),
+    superlink: str = "",
+) -> Run:
+    """Continue a run where it stopped, or beyond its last round; returns its record.
+
+    Interrupted and resumed gives the same bits as never interrupted.
+
+    Parameters
+    ----------
+    run : a run, its folder, or its name in ``runs/``.
+    rounds : run to this round; None: to the one that was asked for.
+    from_round : the kept round to continue from; None: the newest.
+    engine, observers, superlink : as in `run`; the engine may be another than before.
+    """
+    found = run if isinstance(run, results.Run) else results.open_run(run)
+    config = resumed(found, rounds, from_round)
+    return _opened(run_on_engine(config, engine, observers, superlink=superlink), engine)
+
+
+def open_run(path: str | Path) -> Run:
+    """A run that is on disk, by its folder or its name in ``runs/``; it may still be running.
+
+    Raises
+    ------
+    RunDirError
+        There is no such run, or a file of it is missing or damaged.
+    """
+    found = results.open_run(path)
+    return Run(**{f.name: getattr(found, f.name) for f in dataclasses.fields(found)})
+
+
+def load_recipe(recipe: str | Path | None, overrides: Iterable[str] = ()) -> Config:
+    """The config of a recipe, by name or path, with ``key=value`` overrides; None: the defaults."""
+    return configs.load(None if recipe is None else recipe_path(recipe), overrides)
+
+
+def _opened(folder: Path, engine: str) -> Run:
+    if engine == "superlink" and not (folder / "run.json").is_file():
+        raise RunDirError(f"the run is complete; its record is on the server, in {folder}")
+    return open_run(folder)
