@@ -189,6 +189,7 @@ class Picky(FedAvg):
 """
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_where_it_stopped(tmp_path: Path) -> None:
     """One fails without stopping the other; the next call resumes the one and runs the other."""
     method = write(tmp_path, PICKY.format(body='raise ConfigError("not today")'), "picky.py")
