@@ -52,6 +52,12 @@ def settings(**changes: Any) -> list[str]:
     return [arg for key, value in flat.items() for arg in ("--set", f"{key}={value}")]
 
 
+def recipe(**changes: Any) -> str:
+    """The same as lines of TOML."""
+    flat = TINY | {key.replace("_", "-"): value for key, value in changes.items()}
+    return "\n".join(f"{key} = {json.dumps(value)}" for key, value in flat.items())
+
+
 def run_local(
     config: Config,
     grid: Callable[[Config], LocalGrid] = LocalGrid,

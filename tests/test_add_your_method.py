@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import harness
 import pytest
 
 import fedloge as package
@@ -17,16 +18,6 @@ from fedloge.sweeps.run_sweep import check_methods
 from fedloge.sweeps.sweep_file import load_sweep
 
 PAGE = (Path(__file__).parents[1] / "docs/add-your-method.md").read_text()
-TINY = {
-    "rounds": 2,
-    "num-clients": 4,
-    "clients-per-round": 3,
-    "local-epochs": 1,
-    "batch-size": 32,
-    "imbalance-factor": 0.1,
-    "partitioner-options.alpha": 5.0,
-    "device": "cpu",
-}
 
 
 def blocks(language: str) -> list[str]:
@@ -62,15 +53,13 @@ def command(starting: str) -> list[str]:
     return shlex.split(next(line for line in lines if line.startswith(starting)))[1:]
 
 
-def settings() -> list[str]:
-    return [part for key, value in TINY.items() for part in ("--set", f"{key}={value}")]
-
-
 def test_the_method_is_short_and_runs(tmp_path: Path) -> None:
     write(tmp_path)
     code = (tmp_path / "fed_prior.py").read_text()
     assert 25 <= sum(1 for line in code.splitlines() if line.strip()) <= 35
-    done = fedloge([*command("fedloge run"), *settings(), "--name", "mine", "--json"], tmp_path)
+    done = fedloge(
+        [*command("fedloge run"), *harness.settings(rounds=2), "--name", "mine", "--json"], tmp_path
+    )
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
     assert summary["method"] == "fed-prior" and summary["rounds-done"] == 2
@@ -84,7 +73,7 @@ def test_its_options_are_checked(tmp_path: Path) -> None:
     write(tmp_path)
     arguments = command("fedloge run")
     wrong = [part.replace("tau = 1", "tau = -1") for part in arguments]
-    done = fedloge([*wrong, *settings()], tmp_path)
+    done = fedloge([*wrong, *harness.settings(rounds=2)], tmp_path)
     assert done.returncode == 2
     assert "method-options of 'fed-prior': tau: " in done.stderr
     assert done.stderr.startswith("fedloge: ") and done.stderr.count("\n") == 1

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from harness import TINY
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -26,13 +27,10 @@ log = logging.getLogger(__name__)
 
 pytestmark = [pytest.mark.deployment_faults, pytest.mark.timeout(1800)]
 
-SMALL: dict[str, Any] = {
-    "num_clients": 3,
-    "clients_per_round": 3,
-    "evaluate_every": 100,
-    "local_epochs": 1,
-    "batch_size": 32,
-    "device": "cpu",
+SMALL: dict[str, Any] = TINY | {
+    "num-clients": 3,
+    "clients-per-round": 3,
+    "evaluate-every": 100,
 }
 
 
@@ -81,7 +79,7 @@ def test_a_killed_supernode_comes_back_and_finds_its_head(up: Deployment) -> Non
     folder = up.runs / "node"
     # A round that lacks one of three goes on: two are the quorum. The time limit matters: a node
     # that is back before the SuperLink has missed it neither answers nor counts as gone.
-    run = submit(up, "node", rounds=8, min_fraction=0.6, round_timeout=150, **SMALL)
+    run = submit(up, "node", **SMALL | {"rounds": 8, "min_fraction": 0.6, "round_timeout": 150})
     until(lambda: len(rows(folder)) >= 1, 600, "round 1")
     until(lambda: "ROUND 2" in up.log("supernode-2"), 300, "round 2 at the client")
     up.kill(*up.client(2))
@@ -119,7 +117,7 @@ def test_a_killed_supernode_comes_back_and_finds_its_head(up: Deployment) -> Non
 
 def test_a_killed_server_resumes_from_its_checkpoint(up: Deployment, tmp_path: Path) -> None:
     folder = up.runs / "link"
-    run = submit(up, "link", rounds=4, **SMALL)
+    run = submit(up, "link", **SMALL | {"rounds": 4})
     until(lambda: len(rows(folder)) >= 2, 600, "round 2")
     app = [
         pid for pid in up.alive() if b"flwr-serverapp" in Path(f"/proc/{pid}/cmdline").read_bytes()
@@ -145,9 +143,7 @@ def test_a_killed_server_resumes_from_its_checkpoint(up: Deployment, tmp_path: P
     assert [row["round"] for row in rows(folder)] == [1, 2, 3, 4]
     log.info("complete %.0f s after the server was killed", time.monotonic() - killed)
 
-    sets = [
-        f"--set={key.replace('_', '-')}={value}" for key, value in (SMALL | {"rounds": 4}).items()
-    ]
+    sets = [f"--set={key}={value}" for key, value in (SMALL | {"rounds": 4}).items()]
     program = Path(sys.executable).with_name("fedloge")
     subprocess.run([program, "run", "--name=link", f"--runs-dir={tmp_path}", *sets], check=True)
     there, here = (

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from harness import TINY
 from safetensors.torch import load_file
 
 from fedloge.commands import certificates as certs
@@ -25,30 +26,25 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-TINY: dict[str, Any] = {
-    "num_clients": 3,
-    "clients_per_round": 2,
+FEW: dict[str, Any] = TINY | {
+    "num-clients": 3,
+    "clients-per-round": 2,
     "rounds": 2,
-    "evaluate_every": 2,
-    "local_epochs": 1,
-    "batch_size": 32,
-    "device": "cpu",
+    "evaluate-every": 2,
 }
 
 
 @pytest.fixture(scope="module")
 def deployed(federation: Deployment) -> subprocess.CompletedProcess[str]:
     """`fedloge run` on the deployment, to its end."""
-    return federation.fedloge(
-        "run", "--name=tls", f"--runs-dir={federation.runs}", "--json", **TINY
-    )
+    return federation.fedloge("run", "--name=tls", f"--runs-dir={federation.runs}", "--json", **FEW)
 
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same run on the local engine."""
     folder = tmp_path_factory.mktemp("local")
-    sets = [f"--set={key.replace('_', '-')}={value}" for key, value in TINY.items()]
+    sets = [f"--set={key}={value}" for key, value in FEW.items()]
     program = Path(sys.executable).with_name("fedloge")
     subprocess.run([program, "run", "--name=tls", f"--runs-dir={folder}", *sets], check=True)
     return folder / "tls"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -24,61 +25,110 @@ GOLDEN = Path(__file__).parents[1] / "golden/cifar10-lt-if0.02-alpha0.5-partitio
 FAULTY = '''
 import os, signal
 from pathlib import Path
-from fedloge.errors import UpdateError
 from fedloge.methods.fedloge import FedLoGe
 
 class Dies(FedLoGe):
     """Client 3 kills its worker, the first time it is asked."""
     name = "dies"
     def local_update(self, net, client):
-        mark = Path(os.environ["FEDLOGE_TEST_MARK"])
+        mark = Path(__file__).with_name("killed-once")
         if client.client == 3 and not mark.exists():
             mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return super().local_update(net, client)
 
-class AlwaysDies(FedLoGe):
-    """Client 3 kills every worker."""
-    name = "always-dies"
+class Fails(FedLoGe):
+    """Client 2 kills every worker, client 3 has a bug."""
+    name = "fails"
     def local_update(self, net, client):
-        if client.client == 3:
+        if client.client == 2:
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().local_update(net, client)
-
-class Raises(FedLoGe):
-    """Client 3 has a bug."""
-    name = "raises"
-    def local_update(self, net, client):
         if client.client == 3:
             raise ZeroDivisionError("a bug of the user's")
         return super().local_update(net, client)
 '''
 
+# In a process of its own, so that no cluster outlives it. Starting Ray takes longer than a run:
+# one run starts a Ray for itself, the others share a cluster of two nodes.
+RUNS = """
+import json, sys, traceback
+from ray.cluster_utils import Cluster
+from fedloge.config import from_flat
+from fedloge.engines import ray as engine
 
-def config(tmp_path: Path, name: str, **changes) -> Config:
+own, *shared = json.loads(sys.argv[1])
+problems = {}
+
+def run(settings):
+    try:
+        engine.run(from_flat(settings))
+    except Exception:
+        problems[settings["name"]] = traceback.format_exc()
+
+run(own)
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+cluster.add_node(num_cpus=1)
+for settings in shared:
+    run(settings | {"ray-address": cluster.address})
+print("problems:" + json.dumps(problems))
+"""
+
+
+def config(folder: Path, name: str, **changes: Any) -> Config:
     base = Config(num_clients=6, clients_per_round=4, rounds=2, evaluate_every=2, local_epochs=1)
-    return base.replace(name=name, runs_dir=str(tmp_path), dirichlet_alpha=5.0, **changes)
+    base = base.replace(partitioner_options={"alpha": 5.0})
+    return base.replace(name=name, runs_dir=str(folder), **changes)
 
 
-def run_ray(
-    settings: Config, env: dict[str, str] | None = None, before: str = ""
-) -> subprocess.CompletedProcess[str]:
-    """In a process of its own, so that a cluster never outlives its test."""
-    code = (
-        "import json, sys\n"
-        "from fedloge.engines import ray as engine\n"
-        "from fedloge import config\n"
-        "settings = json.loads(sys.argv[1])\n"
-        f"{before}"
-        "engine.run(config.from_flat(settings))\n"
-    )
-    return subprocess.run(
-        [sys.executable, "-c", code, json.dumps(settings.flat())],
+@dataclass(frozen=True)
+class Runs:
+    """Runs on Ray in one folder, and what went wrong in each."""
+
+    folder: Path
+    problems: dict[str, str]
+
+    def __getitem__(self, name: str) -> Path:
+        assert name not in self.problems, self.problems[name]
+        return self.folder / name
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of the methods that fail."""
+    path = tmp_path_factory.mktemp("methods") / "faulty.py"
+    path.write_text(FAULTY)
+    return path
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, faulty: Path) -> Runs:
+    """All that is run on Ray."""
+    folder = tmp_path_factory.mktemp("ray")
+    everybody = {"clients_per_round": 6, "ray_workers": 1}
+    wanted = [
+        config(folder, "one", ray_workers=1),
+        config(folder, "two-nodes", ray_workers=2, ray_state="carried"),
+        config(folder, "at-once", fast=True, clients_at_once=2, ray_workers=1, ray_state="carried"),
+        config(folder, "killed", method=f"{faulty}:Dies", **everybody),
+        config(folder, "failures", method=f"{faulty}:Fails", rounds=1, **everybody),
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", RUNS, json.dumps([settings.flat() for settings in wanted])],
         capture_output=True,
         text=True,
-        timeout=500,
-        env={**os.environ, **(env or {})},
+        timeout=800,
+        check=False,
     )
+    assert done.returncode == 0, done.stderr
+    return Runs(folder, json.loads(done.stdout.rpartition("problems:")[2]))
+
+
+@pytest.fixture(scope="module")
+def on_one_machine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that two of those on Ray should be, on the local engine."""
+    folder = tmp_path_factory.mktemp("local")
+    local.run(config(folder, "local"))
+    return folder / "local"
 
 
 def assert_same_run(a: Path, b: Path) -> None:
@@ -94,87 +144,45 @@ def assert_same_run(a: Path, b: Path) -> None:
             assert all(left[key].equal(right[key]) for key in left), file
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_one_and_two_workers_and_carried_state_give_the_local_engines_bits(tmp_path: Path) -> None:
-    local.run(config(tmp_path, "local"))
-    for name, changes in {
-        "one": {"ray_workers": 1},
-        "two-carried": {"ray_workers": 2, "ray_state": "carried"},
-    }.items():
-        done = run_ray(config(tmp_path, name, **changes))
-        assert done.returncode == 0, done.stderr
-        assert_same_run(tmp_path / "local", tmp_path / name)
-    assert not list(tmp_path.glob(".seen-*"))
+# The first of these to run starts all of them.
+on_ray = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_a_worker_trains_the_same_clients_at_once_as_one_process_does(tmp_path: Path) -> None:
-    local.run(config(tmp_path, "local", clients_at_once=2))
-    done = run_ray(config(tmp_path, "ray", clients_at_once=2, ray_workers=1, ray_state="carried"))
-    assert done.returncode == 0, done.stderr
-    assert_same_run(tmp_path / "local", tmp_path / "ray")
+class TestOnRay:
+    """Real runs."""
 
+    pytestmark: ClassVar = on_ray
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_a_cluster_of_two_nodes_gives_the_same_bits(tmp_path: Path) -> None:
-    local.run(config(tmp_path, "local"))
-    cluster = (
-        "import ray\n"
-        "from ray.cluster_utils import Cluster\n"
-        "cluster = Cluster(initialize_head=True, head_node_args={'num_cpus': 1})\n"
-        "cluster.add_node(num_cpus=1)\n"
-        "settings['ray-address'] = cluster.address\n"
-    )
-    done = run_ray(config(tmp_path, "cluster", ray_workers=2, ray_state="carried"), before=cluster)
-    assert done.returncode == 0, done.stderr
-    assert_same_run(tmp_path / "local", tmp_path / "cluster")
+    @pytest.mark.parametrize("name", ["one", "two-nodes"])
+    def test_workers_and_carried_state_give_the_local_engines_bits(
+        self, name: str, runs: Runs, on_one_machine: Path
+    ) -> None:
+        assert_same_run(on_one_machine, runs[name])
+        assert not list(runs.folder.glob(".seen-*"))
 
+    def test_a_worker_trains_the_same_clients_at_once_as_one_process_does(
+        self, runs: Runs, tmp_path: Path
+    ) -> None:
+        local.run(config(tmp_path, "local", fast=True, clients_at_once=2))
+        assert_same_run(tmp_path / "local", runs["at-once"])
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_a_worker_killed_in_the_middle_is_replaced_and_nothing_is_lost(tmp_path: Path) -> None:
-    faulty = tmp_path / "faulty.py"
-    faulty.write_text(FAULTY)
-    mark = tmp_path / "killed-once"
-    mark.touch()
-    settings = {"method": f"{faulty}:Dies", "clients_per_round": 6, "ray_workers": 1}
-    os.environ["FEDLOGE_TEST_MARK"] = str(mark)
-    try:
-        local.run(config(tmp_path, "whole", **settings))
-    finally:
-        del os.environ["FEDLOGE_TEST_MARK"]
-    mark.unlink()
-    done = run_ray(config(tmp_path, "killed", **settings), {"FEDLOGE_TEST_MARK": str(mark)})
-    assert done.returncode == 0, done.stderr
-    assert mark.exists()
-    assert_same_run(tmp_path / "whole", tmp_path / "killed")
-    assert not (tmp_path / "killed/failures.jsonl").exists()
+    def test_a_worker_killed_in_the_middle_is_replaced_and_nothing_is_lost(
+        self, runs: Runs, faulty: Path, tmp_path: Path
+    ) -> None:
+        killed = runs["killed"]
+        assert faulty.with_name("killed-once").exists()  # so that nobody dies in this process
+        local.run(config(tmp_path, "whole", method=f"{faulty}:Dies", clients_per_round=6))
+        assert_same_run(tmp_path / "whole", killed)
+        assert not (killed / "failures.jsonl").exists()
 
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize(
-    ("method", "words"),
-    [("Raises", "ZeroDivisionError: a bug of the user's"), ("AlwaysDies", "died 3 times")],
-)
-def test_a_client_that_fails_costs_itself_only(tmp_path: Path, method: str, words: str) -> None:
-    faulty = tmp_path / "faulty.py"
-    faulty.write_text(FAULTY)
-    settings = config(
-        tmp_path, "run", method=f"{faulty}:{method}", clients_per_round=6, ray_workers=1, rounds=1
-    )
-    done = run_ray(settings)
-    assert done.returncode == 0, done.stderr
-    failures = [
-        json.loads(line) for line in (tmp_path / "run/failures.jsonl").read_text().splitlines()
-    ]
-    assert [(f["round"], f["client"]) for f in failures] == [(1, 3)]
-    assert words in failures[0]["reason"]
-    row = json.loads((tmp_path / "run/metrics.jsonl").read_text().splitlines()[0])
-    assert (row["clients"], row["failed"]) == (5, 1)
+    def test_clients_that_fail_cost_themselves_only(self, runs: Runs) -> None:
+        lines = (runs["failures"] / "failures.jsonl").read_text().splitlines()
+        reasons = {(f["round"], f["client"]): f["reason"] for f in map(json.loads, lines)}
+        assert len(lines) == 2 and reasons.keys() == {(1, 2), (1, 3)}
+        assert "died 3 times" in reasons[1, 2]
+        assert "ZeroDivisionError: a bug of the user's" in reasons[1, 3]
+        row = json.loads((runs["failures"] / "metrics.jsonl").read_text().splitlines()[0])
+        assert (row["clients"], row["failed"]) == (4, 2)
 
 
 def messages(weights: list[int]) -> list[Message]:

@@ -22,7 +22,7 @@ rounds = int(next(a for a in sys.argv if a.startswith("--set=rounds=")).split("=
 rows = [{"round": r + 1, "seconds": float(sys.argv[1])} for r in range(rounds)]
 rows[0]["seconds"] = 100.0
 rows[-1] |= {"seconds": 200.0, "evaluate-seconds": 190.0}
-(run / "timing.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+(run / "timing.jsonl").write_text("".join(json.dumps(row) + "\\n" for row in rows))
 """
 
 
@@ -46,7 +46,7 @@ def test_the_first_round_and_the_evaluated_one_do_not_count(command: str, tmp_pa
 
 
 def test_a_command_that_fails_is_named_with_what_it_said(tmp_path: Path) -> None:
-    code = "import sys; sys.stderr.write('so far\nno such thing\n'); sys.exit(3)"
+    code = "import sys; sys.stderr.write('so far\\nno such thing\\n'); sys.exit(3)"
     with pytest.raises(RunError, match=r"-c .*: no such thing$"):
         against.time_run([sys.executable, "-c", code], {}, tmp_path)
 

@@ -146,15 +146,15 @@ def test_the_same_bits_on_other_processors_and_thread_counts(machine: dict[str, 
 
 
 def test_100_classes_take_less_than_3_seconds() -> None:
-    began = time.perf_counter()
+    began = time.process_time()  # of this process, which has one thread: others may be at work
     sparse_etf(100, 512, seed=1)
-    assert time.perf_counter() - began < 3
+    assert time.process_time() - began < 3
 
 
 @pytest.mark.slow
 def test_1000_classes_in_2048_features() -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     w = sparse_etf(1000, 2048, seed=0)
-    assert time.perf_counter() - began < 90
+    assert time.process_time() - began < 90
     check(w, 1229, 0.1)
     assert sha(w) == GOLDEN_LARGE

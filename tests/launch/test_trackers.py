@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness import TINY
 
 from fedloge.config import Config, from_flat
 from fedloge.errors import PluginError
@@ -43,22 +44,8 @@ class Fragile(Writer):
 
 
 def config(tmp_path: Path, **changes: Any) -> Config:
-    return from_flat(
-        {
-            "runs-dir": str(tmp_path / "runs"),
-            "name": "one",
-            "rounds": 3,
-            "num-clients": 4,
-            "clients-per-round": 2,
-            "local-epochs": 1,
-            "batch-size": 64,
-            "imbalance-factor": 0.1,
-            "partitioner-options.alpha": 5.0,
-            "evaluate-every": 2,
-            "device": "cpu",
-            **changes,
-        }
-    )
+    place = {"runs-dir": str(tmp_path / "runs"), "name": "one"}
+    return from_flat(TINY | place | {"clients-per-round": 2, "evaluate-every": 2} | changes)
 
 
 def run_tracked(given: Config, *names: str) -> None:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from harness import recipe
 
 from fedloge.errors import ConfigError, PluginError, RunDirError
 from fedloge.results.grouping import gather, line_up
@@ -24,17 +25,7 @@ from fedloge.sweeps.run_sweep import (
 from fedloge.sweeps.standing import standing
 from fedloge.sweeps.sweep_file import Sweep, load_sweep
 
-TINY = """
-rounds = 1
-num-clients = 4
-clients-per-round = 2
-local-epochs = 1
-batch-size = 64
-imbalance-factor = 0.1
-dirichlet-alpha = 5.0
-evaluate-every = 1
-device = "cpu"
-"""
+TINY = recipe(rounds=1, clients_per_round=2)
 
 
 def write(folder: Path, text: str, name: str = "loss.toml") -> Path:
@@ -198,6 +189,7 @@ class Picky(FedAvg):
 """
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_where_it_stopped(tmp_path: Path) -> None:
     """One fails without stopping the other; the next call resumes the one and runs the other."""
     method = write(tmp_path, PICKY.format(body='raise ConfigError("not today")'), "picky.py")
@@ -250,7 +242,7 @@ def test_two_sweeps_of_one_folder_do_not_run_at_once(tmp_path: Path) -> None:
 
 
 def test_a_stopped_sweep_leaves_no_run_behind(tmp_path: Path) -> None:
-    sweep = write(tmp_path, f"[base]\n{TINY.replace('rounds = 1', 'rounds = 100000')}")
+    sweep = write(tmp_path, f"[base]\n{recipe(rounds=100000)}")
     command = "from fedloge.commands.main import main; main()"
     process = subprocess.Popen(
         [sys.executable, "-c", command, "sweep", str(sweep), "--runs-dir", str(tmp_path / "runs")],
