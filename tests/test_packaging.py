@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 import subprocess
 import tomllib
 import zipfile
 from email.parser import Parser
+from importlib.resources import files
 from pathlib import Path
 
+import jsonschema
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -79,3 +84,38 @@ def test_the_tested_versions_cover_what_is_required() -> None:
     pinned = {pin.partition("==")[0] for pin in PROJECT["tool"]["uv"]["constraint-dependencies"]}
     names = {requirement.partition(">=")[0].partition("[")[0] for requirement in required}
     assert names <= pinned
+
+
+def test_what_is_said_of_the_version_agrees() -> None:
+    version = PROJECT["project"]["version"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    schemas = files("check_jsonschema") / "builtin_schemas" / "vendor"
+    schema = schemas / "citation-file-format.json"
+    jsonschema.validate(citation, json.loads(schema.read_text(encoding="utf-8")))
+    assert citation["version"] == version
+    assert citation["license"] == PROJECT["project"]["license"]
+    newest = re.search(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest is not None and newest[1] == version
+
+
+def test_links_of_the_pages_lead_somewhere() -> None:
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("experiments/**/*.md")]
+    pages += [ROOT / "clients/README.md", ROOT / "server/README.md"]
+    broken = []
+    for page in pages:
+        for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+            path, _, anchor = target.partition("#")
+            if "://" in target:
+                continue
+            linked = page.parent / path if path else page
+            if not linked.exists():
+                broken.append(f"{page.name}: {target}")
+            elif anchor and anchor not in anchors(linked):
+                broken.append(f"{page.name}: {target} has no such heading")
+    assert broken == []
+
+
+def anchors(page: Path) -> set[str]:
+    """Of a page's headings, as they are made of their text."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in headings}

@@ -34,9 +34,9 @@ tiny=(--set rounds=1 --set local-epochs=1 --set num-clients=4 --set clients-per-
 "$fedloge" run "${tiny[@]}" --name first >run.txt 2>run.log || fail "run: $(cat run.log)"
 [[ -s runs/first/report.html && $(wc -l <runs/first/metrics.jsonl) == 1 ]] || fail "no record in runs/first"
 
-# A recipe by its name; CIFAR-10 is not where it is said to be: one line and exit code 2.
+# A recipe by its name, whose images are not where they are said to be: one line and exit code 2.
 code=0
-"$fedloge" run cifar10-lt --set rounds=1 --set data-path=nowhere >lost.txt 2>lost.log || code=$?
+"$fedloge" run cifar10-lt --set rounds=1 --set dataset=image-folder --set data-path=nowhere >lost.txt 2>lost.log || code=$?
 [[ $code == 2 && $(wc -l <lost.log) == 1 ]] || fail "cifar10-lt ended with $code: $(cat lost.log)"
 grep -q "nowhere" lost.log || fail "cifar10-lt was not found by name: $(cat lost.log)"
 echo "smoke: passed"
