@@ -151,7 +151,7 @@ def test_parameters_of_a_constructor() -> None:
     assert keyword_options(Rounds).names() == ["turn"]
     assert keyword_options(Rounds, positional=True).names() == ["step", "turn"]
     assert keyword_options(Rounds, positional=True, without=("step",)).names() == ["turn"]
-    with pytest.raises(ConfigError, match="turn: .*less than or equal to 1, got 2"):
+    with pytest.raises(ConfigError, match=r"turn: .*less than or equal to 1, got 2"):
         checked_options(keyword_options(Rounds), {"turn": 2}, HERE)
 
 

@@ -65,6 +65,7 @@ def load_dataset(config: Config) -> DataSet:
 
 def _digits(config: Config) -> DataSet:
     """scikit-learn's 8x8 digits (Alpaydin and Kaynak, 1998); test: the last 50 of each class."""
+    _refuse_image_size(config)
     table = _digits_table()
     labels = table[:, -1].astype(np.int64)
     pixels = np.rint(table[:, :-1] * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)
@@ -127,6 +128,7 @@ def _cifar(
         return dataclasses.replace(
             _image_folder(config), name=config.dataset, preparation=preparation
         )
+    _refuse_image_size(config)
     folder = folder or cache_folder(config.cache_dir) / "cifar"
     train, test = _cifar_split(source, folder, True), _cifar_split(source, folder, False)
     return DataSet(
@@ -138,6 +140,14 @@ def _cifar(
         train_origins=[f"train/{row}" for row in range(len(train.targets))],
         test_origins=[f"test/{row}" for row in range(len(test.targets))],
     )
+
+
+def _refuse_image_size(config: Config) -> None:
+    if config.image_size:
+        raise ConfigError(
+            f"image-size: dataset {config.dataset!r} is taken at its own size, got {config.image_size}; "
+            "leave it out"
+        )
 
 
 def _cifar_split(source: type[CIFAR10], folder: Path, train: bool) -> CIFAR10:

@@ -23,7 +23,7 @@ class Partitioner(Protocol):
     positions in `labels`, ascending. An index stands in one array at most, and none is
     left out unless the partitioner has a true attribute ``lossy``. All randomness comes
     from `rng`. What cannot be split as asked is refused with a `PartitionError`.
-    `fedloge.partition.check_partitioner` tries all this out.
+    `fedloge.testing.check_partitioner` tries all this out.
     """
 
     def __call__(

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from fedloge.config import from_flat
-from fedloge.data import DataSet, load_dataset
+from fedloge.data import DataSet, ImagePreparation, load_dataset
 from fedloge.data import folder as folder_module
 from fedloge.errors import DataError
 from fedloge.folders import cache_folder
@@ -81,7 +81,7 @@ def reds(pixels: torch.Tensor) -> list[int]:
 
 def check_content(data: DataSet) -> None:
     assert data.classes == ("cat", "dog")
-    assert data.image_shape == (3, 3, 4)
+    assert data.input_shape == (3, 3, 4)
     assert reds(data.train.inputs) == [10, 11, 12, 20, 21]
     assert data.train.labels.tolist() == [0, 0, 0, 1, 1]
     assert reds(data.test.inputs) == [30, 31, 40]
@@ -98,9 +98,18 @@ def test_a_folder(tmp_path) -> None:
         data = load(root, tmp_path / "cache")
         check_content(data)
         # Mean red: (10 + 11 + 12 + 20 + 21) / 5; the other channels are constant.
-        assert data.mean == pytest.approx((14.8 / 255, 1 / 255, 1 / 255), abs=1e-15)
-        assert data.std == pytest.approx((np.std([10, 11, 12, 20, 21]) / 255, 1, 1), abs=1e-15)
-        assert data.augment == "crop-flip"
+        preparation = data.preparation
+        assert isinstance(preparation, ImagePreparation)
+        assert preparation.mean == pytest.approx((14.8 / 255, 1 / 255, 1 / 255), abs=1e-15)
+        assert preparation.std == pytest.approx(
+            (np.std([10, 11, 12, 20, 21]) / 255, 1, 1), abs=1e-15
+        )
+        assert preparation.augmentation == "crop-flip"
+        assert data.train_origins == (
+            *("train/cat/a.png", "train/cat/b.png", "train/cat/c.png"),
+            *("train/dog/a.png", "train/dog/b.png"),
+        )
+        assert data.test_origins == ("test/cat/a.png", "test/cat/b.png", "test/dog/a.png")
 
 
 def test_a_folder_one_level_down(tmp_path) -> None:
@@ -159,7 +168,7 @@ def test_resizing(tmp_path) -> None:
     content["train/cat/b.png"] = png((11, 1, 1), size=(9, 9))
     root = write_folder(tmp_path / "set", content)
     data = load(root, tmp_path / "cache", image_size=6)
-    assert data.image_shape == (3, 6, 6)
+    assert data.input_shape == (3, 6, 6)
     assert reds(data.train.inputs) == [10, 11, 12, 20, 21]
     with pytest.raises(
         DataError, match=r"train/cat/a.png is 4x3 but train/cat/b.png is 9x9; set image-size"
@@ -348,7 +357,7 @@ from fedloge.data.folder import load_image_folder
 print("ready", flush=True)
 sys.stdin.readline()
 decoded = load_image_folder(Path(sys.argv[1]), 0, Path(sys.argv[2]))
-print(decoded.inputs["train"][:, 0, 0, 0].tolist(), flush=True)
+print(decoded.pixels["train"][:, 0, 0, 0].tolist(), flush=True)
 """
 
 
@@ -394,8 +403,10 @@ def test_the_real_cifar10_lt(tmp_path) -> None:
     sizes = [5000, 3237, 2096, 1357, 878, 568, 368, 238, 154, 100]
     assert torch.bincount(data.train.labels).tolist() == sizes
     assert torch.bincount(data.test.labels).tolist() == [1000] * 10
-    assert data.image_shape == (3, 32, 32)
+    assert data.input_shape == (3, 32, 32)
     assert data.classes[0] == "airplane"
     pixels = data.train.inputs.double() / 255
-    assert data.mean == pytest.approx(pixels.mean((0, 2, 3)).tolist(), abs=1e-12)
-    assert data.std == pytest.approx(pixels.std((0, 2, 3), correction=0).tolist(), abs=1e-12)
+    preparation = data.preparation
+    assert isinstance(preparation, ImagePreparation)
+    assert preparation.mean == pytest.approx(pixels.mean((0, 2, 3)).tolist(), abs=1e-12)
+    assert preparation.std == pytest.approx(pixels.std((0, 2, 3), correction=0).tolist(), abs=1e-12)

@@ -13,20 +13,24 @@ import torch
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from fedloge.config import from_flat
-from fedloge.data import Examples, channel_statistics, load_dataset
+from fedloge.data import AsTheyAre, DataSet, load_dataset
 from fedloge.data.sources import _digits_table
-from fedloge.errors import ConfigError, DataError
+from fedloge.errors import ConfigError, DataError, PluginError
 
 
 def test_digits() -> None:
     data = load_dataset(from_flat({"dataset": "digits"}))
-    assert data.image_shape == (1, 8, 8)
+    assert data.input_shape == (1, 8, 8)
     assert data.num_classes == 10
     # 174 images of the scarcest class, 50 of each for the test.
     assert torch.bincount(data.train.labels).tolist() == [124] * 10
     assert torch.bincount(data.test.labels).tolist() == [50] * 10
     assert data.train.inputs.max() == 255
-    assert data.augment == "crop"
+    assert data.preparation.augmentation == "crop"
+    rows = [int(origin.removeprefix("digits/")) for origin in data.train_origins]
+    table = _digits_table()
+    assert torch.equal(data.train.labels, torch.from_numpy(table[rows, -1]).long())
+    assert not {*data.train_origins} & {*data.test_origins}
     again = load_dataset(from_flat({"dataset": "digits"}))
     assert torch.equal(data.train.inputs, again.train.inputs)
     together = torch.cat([data.train.inputs, data.test.inputs]).flatten(1)
@@ -34,35 +38,81 @@ def test_digits() -> None:
 
 
 def test_the_config_may_choose_the_augmentation() -> None:
-    assert load_dataset(from_flat({"augment": "none"})).augment == "none"
-    assert load_dataset(from_flat({"augment": "crop-flip"})).augment == "crop-flip"
+    assert load_dataset(from_flat({"augment": "none"})).preparation.augmentation == "none"
+    assert load_dataset(from_flat({"augment": "crop-flip"})).preparation.augmentation == "crop-flip"
 
 
 def test_an_unknown_source() -> None:
-    with pytest.raises(ConfigError, match=r"unknown dataset 'cifar' .*did you mean 'cifar10'"):
+    with pytest.raises(PluginError, match=r"unknown dataset 'cifar' .*did you mean 'cifar10'"):
         load_dataset(from_flat({"dataset": "cifar"}))
 
 
-def test_take() -> None:
-    images = Examples(
-        torch.arange(4, dtype=torch.uint8).view(4, 1, 1, 1), torch.tensor([0, 1, 0, 1])
-    )
-    taken = images.take(np.array([3, 0, 3]))
-    assert len(taken) == 3
-    assert taken.inputs.flatten().tolist() == [3, 0, 3]
-    assert taken.labels.tolist() == [1, 0, 1]
-    taken.inputs.zero_()
-    assert images.inputs.flatten().tolist() == [0, 1, 2, 3]
+@pytest.mark.parametrize("dataset", ["digits", "cifar10"])
+def test_an_image_size_that_nobody_reads_is_refused(dataset: str) -> None:
+    message = f"image-size: dataset '{dataset}' is taken at its own size, got 16; leave it out"
+    with pytest.raises(ConfigError) as caught:
+        load_dataset(from_flat({"dataset": dataset, "image-size": 16}))
+    assert str(caught.value) == message
 
 
-def test_channel_statistics() -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (50, 3, 5, 4), dtype=np.uint8)
-    pixels[:, 2] = 7
-    mean, std = channel_statistics(pixels)
-    scaled = pixels / 255
-    assert mean == pytest.approx(scaled.mean((0, 2, 3)), abs=1e-14)
-    assert std[:2] == pytest.approx(scaled.std((0, 2, 3))[:2], abs=1e-14)
-    assert std[2] == 1, "a constant channel can still be divided by"
+PLUGIN = """
+import torch
+from fedloge.data import AsTheyAre, DataSet, Examples, ImagePreparation
+
+def features(config):
+    '''Six rows of two cached features, in half precision.'''
+    train = Examples(torch.arange(8.0).view(4, 2).half(), torch.tensor([0, 1, 0, 1]))
+    test = Examples(torch.tensor([[8.0, 9.0], [10.0, 11.0]]).half(), torch.tensor([0, 1]))
+    return DataSet("features", train, test, ("a", "b"), AsTheyAre())
+
+def pixels(config):
+    shape = (2, 1, config.image_size, config.image_size)
+    ones = Examples(torch.ones(shape, dtype=torch.uint8), torch.tensor([0, 1]))
+    return DataSet("pixels", ones, ones, ("a", "b"), ImagePreparation((0.0,), (1.0,), "crop-flip"))
+
+def tuples(config):
+    return [1, 2], [0, 1]
+"""
+
+
+@pytest.fixture
+def plugin(tmp_path: Path) -> str:
+    file = tmp_path / "mine.py"
+    file.write_text(PLUGIN)
+    return str(file)
+
+
+def test_a_data_set_of_ones_own(plugin: str) -> None:
+    data = load_dataset(from_flat({"dataset": f"{plugin}:features"}))
+    assert isinstance(data, DataSet) and data.preparation == AsTheyAre()
+    assert (data.name, data.input_shape, data.classes) == ("features", (2,), ("a", "b"))
+    blank = data.blank_inputs(3)
+    assert blank.dtype == torch.float32 and blank.tolist() == [[0, 0]] * 3
+
+
+def test_images_of_ones_own_are_augmented_as_the_config_says(plugin: str) -> None:
+    asked = {"dataset": f"{plugin}:pixels", "image-size": 5}
+    data = load_dataset(from_flat(asked))
+    assert data.input_shape == (1, 5, 5)
+    assert data.preparation.augmentation == "crop-flip"
+    assert load_dataset(from_flat(asked | {"augment": "none"})).preparation.augmentation == "none"
+
+
+def test_what_is_no_image_is_not_augmented(plugin: str) -> None:
+    asked = {"dataset": f"{plugin}:features", "augment": "crop"}
+    with pytest.raises(
+        ConfigError, match=r"augment: 'crop' is for images, and dataset .* has none"
+    ):
+        load_dataset(from_flat(asked))
+
+
+def test_what_is_no_data_set_is_refused(plugin: str) -> None:
+    with pytest.raises(
+        PluginError, match=r"tuples': expected a fedloge\.data\.DataSet, got tuple$"
+    ):
+        load_dataset(from_flat({"dataset": f"{plugin}:tuples"}))
+    with pytest.raises(PluginError, match=r"unknown name in .*did you mean 'features'"):
+        load_dataset(from_flat({"dataset": f"{plugin}:feature"}))
 
 
 def write_cifar(folder: Path, source: type[CIFAR10], monkeypatch) -> np.ndarray:
@@ -111,7 +161,9 @@ def test_cifar(tmp_path, monkeypatch, capfd, name, source, placed) -> None:
     assert data.test.labels.tolist() == [3, 4]
     assert data.test.labels.dtype == torch.int64
     assert data.classes[1] == "class 1"
-    assert data.augment == "crop-flip"
+    assert list(data.train_origins) == [f"train/{row}" for row in range(10)]
+    assert list(data.test_origins) == ["test/0", "test/1"]
+    assert data.preparation.augmentation == "crop-flip"
     assert capfd.readouterr() == ("", "")
 
 

@@ -1,21 +1,21 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torchvision
 from torch import nn
 
-from fedloge.errors import ConfigError
+from fedloge.errors import ConfigError, PluginError
 from fedloge.models import (
     LinearHead,
     build_backbone,
-    head,
     linear,
     norm_parameters,
     norm_statistics,
-    stack_predictions,
 )
 
 DIGIT, COLOUR = (1, 8, 8), (3, 32, 32)
@@ -114,6 +114,95 @@ def test_wrong_models_are_refused_in_one_line() -> None:
         build_backbone("squeezenet1_1", COLOUR, "group", seed=0)
 
 
+def test_a_built_in_model_has_no_options_and_takes_images() -> None:
+    with pytest.raises(ConfigError, match="model-options: model 'cnn' has none, got 'width'"):
+        build_backbone("cnn", DIGIT, options={"width": 3}, seed=0)
+    with pytest.raises(ConfigError, match=r"'cnn' takes images .* have the shape \(7,\)"):
+        build_backbone("cnn", (7,), seed=0)
+
+
+PLUGIN = """
+import torch
+from torch import nn
+from fedloge.models import Backbone
+
+class Wide(Backbone):
+    def __init__(self, input_shape, *, width: int = 4, bias: bool = True):
+        super().__init__()
+        self.out_features = width
+        self.layer = nn.Linear(torch.Size(input_shape).numel(), width, bias)
+
+    def forward(self, inputs):
+        return self.layer(inputs.flatten(1))
+
+class Normed(Wide):
+    def __init__(self, input_shape):
+        super().__init__(input_shape)
+        self.norm = nn.BatchNorm2d(3)
+
+class Widthless(Backbone):
+    def __init__(self, input_shape):
+        super().__init__()
+
+class Plain(nn.Module):
+    out_features = 3
+
+    def __init__(self, input_shape):
+        super().__init__()
+
+def function(input_shape):
+    return Wide(input_shape)
+"""
+
+
+@pytest.fixture
+def plugin(tmp_path: Path) -> str:
+    file = tmp_path / "mine.py"
+    file.write_text(PLUGIN)
+    return str(file)
+
+
+def test_a_model_of_ones_own(plugin: str) -> None:
+    net = build_backbone(f"{plugin}:Wide", (5,), options={"width": 6, "bias": False}, seed=1)
+    assert net.out_features == 6 and net.layer.bias is None
+    assert net(torch.randn(2, 5)).shape == (2, 6)
+    assert build_backbone(f"{plugin}:Wide", (2, 3), seed=1).layer.weight.shape == (4, 6)
+    again = build_backbone(f"{plugin}:Wide", (5,), options={"width": 6, "bias": False}, seed=1)
+    other = build_backbone(f"{plugin}:Wide", (5,), options={"width": 6, "bias": False}, seed=2)
+    assert torch.equal(net.layer.weight, again.layer.weight)
+    assert not torch.equal(net.layer.weight, other.layer.weight)
+
+
+def test_its_norm_layers_are_as_any_others(plugin: str) -> None:
+    own = build_backbone(f"{plugin}:Normed", (5,), seed=0)
+    assert norm_statistics(own) == {"norm.running_mean", "norm.running_var"}
+    assert "norm.num_batches_tracked" not in own.state_dict()
+    grouped = build_backbone(f"{plugin}:Normed", (5,), "group", seed=0)
+    assert isinstance(grouped.norm, nn.GroupNorm)
+    with pytest.raises(ConfigError, match="norm 'group' replaces batch norm layers, but model"):
+        build_backbone(f"{plugin}:Wide", (5,), "group", seed=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "error", "words"),
+    [
+        ("Wide", {"widht": 3}, ConfigError, "model-options of .*'widht' .did you mean 'width'"),
+        ("Wide", {"width": "3"}, ConfigError, "width: .*integer, got '3'"),
+        ("Normed", {"width": 3}, ConfigError, "there are no options, got 'width'"),
+        ("Widthless", {}, PluginError, "Backbone with out_features, got Widthless"),
+        ("Plain", {}, PluginError, "Backbone with out_features, got Plain"),
+        ("function", {}, PluginError, "function': expected a class, got <function"),
+        ("Wied", {}, PluginError, "unknown name in .*did you mean 'Wide'"),
+    ],
+)
+def test_what_is_no_model_is_refused_in_one_line(
+    plugin: str, name: str, options: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words) as caught:
+        build_backbone(f"{plugin}:{name}", (5,), options=options, seed=0)
+    assert "\n" not in str(caught.value)
+
+
 def test_initialisation_hangs_on_the_seed_alone() -> None:
     torch.manual_seed(7)
     before = torch.get_rng_state()
@@ -199,31 +288,3 @@ def test_head_of_a_layer() -> None:
     torch.testing.assert_close(taken.logits(features), layer(features))
     assert not taken.weight.requires_grad
     assert LinearHead.of(nn.Linear(5, 3, bias=False)).bias is None
-
-
-@pytest.mark.parametrize("chunk_bytes", [head._CHUNK_BYTES, 7 * 16 * 4 * 3, 1])
-def test_stacked_predictions_equal_single_ones(
-    chunk_bytes: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(head, "_CHUNK_BYTES", chunk_bytes)
-    g = torch.Generator().manual_seed(0)
-    features = torch.randn(50, 16, generator=g)
-    heads = []
-    for i in range(10):
-        mask = torch.zeros(7)
-        mask[i % 7] = -torch.inf
-        heads.append(
-            LinearHead(
-                torch.randn(7, 16, generator=g),
-                torch.randn(7, generator=g) if i % 2 else None,
-                mask if i % 3 else None,
-            )
-        )
-    expected = torch.stack([h.predict(features) for h in heads])
-    assert torch.equal(stack_predictions(heads, features), expected)
-
-
-def test_stacked_predictions_of_nothing() -> None:
-    one = LinearHead(torch.randn(3, 4))
-    assert stack_predictions([], torch.randn(5, 4)).shape == (0, 5)
-    assert stack_predictions([one, one], torch.empty(0, 4)).shape == (2, 0)

@@ -118,7 +118,9 @@ def test_an_unreadable_table_is_refused(tmp_path: Path) -> None:
 
 def test_the_table_is_an_option_that_must_be_given(tmp_path: Path) -> None:
     given = {"partitioner": "user", "num-clients": 2, "clients-per-round": 1}
-    with pytest.raises(ConfigError, match="'user' needs table"):
+    with pytest.raises(
+        ConfigError, match="partitioner-options of 'user': table is missing; give it a value"
+    ):
         make_partition(from_flat(given), np.array([0]), np.array([0]), 1)
     table = write(tmp_path / "users.csv", "user_id,class", "a,x", "b,x")
     config = from_flat(given | {"partitioner-options": f"table = {table}"})

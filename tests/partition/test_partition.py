@@ -156,7 +156,9 @@ def test_quantity_skews_sizes_but_not_labels() -> None:
 
 
 def test_an_alpha_beyond_arithmetic_is_refused() -> None:
-    with pytest.raises(PartitionError, match=r"dirichlet-alpha \(1e-300\) is too small"):
+    with pytest.raises(
+        PartitionError, match=r"'dirichlet': alpha \(1e-300\) is too small.*raise it"
+    ):
         dirichlet(blocks(5, 5), 3, partition_rng(0), alpha=1e-300)
 
 
@@ -164,10 +166,13 @@ def test_an_empty_client_is_refused_with_a_remedy() -> None:
     with pytest.raises(
         PartitionError,
         match=r"^partitioner 'dirichlet': client \d+ of 40 gets no image; "
-        r"raise dirichlet-alpha \(0.05\) or lower num-clients \(40\)$",
+        r"raise partitioner-options.alpha \(0.05\) or lower num-clients \(40\)$",
     ):
         make_partition(
-            config(num_clients=40, dirichlet_alpha=0.05), blocks(30, 9), blocks(10, 10), 2
+            config(num_clients=40, partitioner_options={"alpha": 0.05}),
+            blocks(30, 9),
+            blocks(10, 10),
+            2,
         )
     with pytest.raises(PartitionError, match=r"of 5 gets no image; lower num-clients \(5\)$"):
         make_partition(config(num_clients=5, partitioner="iid"), blocks(2, 2), blocks(10, 10), 2)
@@ -204,17 +209,30 @@ def test_options_reach_the_partitioner() -> None:
         config(partitioner="pathological", partitioner_options="classes-per-client = 3")
     )
     assert bound.options == {"classes_per_client": 3}
-    assert resolve_partitioner(config(dirichlet_alpha=0.25)).options == {"alpha": 0.25}
+    for name in ("dirichlet", "quantity"):
+        own = config(partitioner=name, partitioner_options={"alpha": 0.25})
+        assert resolve_partitioner(own).options == {"alpha": 0.25}
+        assert resolve_partitioner(config(partitioner=name)).options == {"alpha": 0.5}
 
 
 @pytest.mark.parametrize(
     ("partitioner", "options", "message"),
     [
         ("pathological", "classes-per-clint = 3", "did you mean 'classes-per-client'"),
-        ("pathological", "classes-per-client = many", "must be of type int, got 'many'"),
-        ("pathological", "classes-per-client = true", "must be of type int, got True"),
-        ("dirichlet", "alpha = 0.1", "a key of its own, dirichlet-alpha"),
-        ("iid", "alpha = 0.1", "'iid' has no options, got 'alpha'"),
+        (
+            "pathological",
+            "classes-per-client = many",
+            "classes-per-client: .*valid integer, got 'many'",
+        ),
+        (
+            "pathological",
+            "classes-per-client = true",
+            "classes-per-client: .*valid integer, got True",
+        ),
+        ("dirichlet", "alpha = 0", "alpha: .*greater than 0, got 0"),
+        ("quantity", "alpha = -1", "alpha: .*greater than 0, got -1"),
+        ("dirichlet", "alpha = nan", "alpha: expected a finite number, got nan"),
+        ("iid", "alpha = 0.1", "of 'iid': there are no options, got 'alpha'"),
     ],
 )
 def test_wrong_options_are_refused(partitioner, options, message) -> None:
@@ -274,13 +292,15 @@ def test_a_bad_partitioner_from_a_file_is_refused_in_a_line(plugin) -> None:
         make("careless")
     with pytest.raises(PartitionError, match=r"failed: AttributeError: .*no_such_thing"):
         make("broken")
-    with pytest.raises(ConfigError, match="needs keep; for example partitioner-options"):
+    with pytest.raises(
+        ConfigError, match=r"partitioner-options of .*:halves': keep is missing; give it a value"
+    ):
         make("halves")
 
 
 def test_ten_thousand_clients_and_a_million_images_take_seconds() -> None:
     made = make_partition(
-        config(num_clients=10_000, dirichlet_alpha=5.0),
+        config(num_clients=10_000, partitioner_options={"alpha": 5.0}),
         blocks(*[10_000] * 100),
         blocks(*[100] * 100),
         100,

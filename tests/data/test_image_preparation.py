@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedloge.data import augment, normalise
-from fedloge.data.image_preparation import crop_padding
+from fedloge.data import ImagePreparation, augment, normalise, preparation_of
+from fedloge.data.image_preparation import channel_statistics, crop_padding
 
 
 def images(n: int, side: int, channels: int = 3) -> torch.Tensor:
@@ -80,6 +82,33 @@ def test_normalise_by_hand() -> None:
     assert out.dtype == torch.float32
     expected = torch.tensor([[0.0, -2.0], [0.2, -1.2], [1.0, 2.0]])
     assert torch.allclose(out.view(3, 2), expected, atol=1e-6)
+
+
+def test_a_preparation_augments_as_it_says_and_normalises() -> None:
+    crop = ImagePreparation((0.5,) * 3, (0.25,) * 3, "crop")
+    varied = crop.augment(images(9, 8), np.random.default_rng(3))
+    assert torch.equal(varied, augment(images(9, 8), "crop", np.random.default_rng(3)))
+    assert not torch.equal(varied, images(9, 8))
+    prepared = crop.prepare(images(9, 8))
+    assert torch.equal(prepared, normalise(images(9, 8), (0.5,) * 3, (0.25,) * 3))
+    assert prepared.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_model_that_is_used_elsewhere_normalises_but_does_not_augment() -> None:
+    crop = ImagePreparation((0.1, 0.2, 0.3), (1.0, 0.5, 0.25), "crop-flip")
+    again = preparation_of(json.loads(json.dumps(crop.described())))
+    assert again == ImagePreparation(crop.mean, crop.std, "none")
+    assert torch.equal(again.prepare(images(2, 8)), crop.prepare(images(2, 8)))
+
+
+def test_channel_statistics() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 3, 5, 4), dtype=np.uint8)
+    pixels[:, 2] = 7
+    mean, std = channel_statistics(pixels)
+    scaled = pixels / 255
+    assert mean == pytest.approx(scaled.mean((0, 2, 3)), abs=1e-14)
+    assert std[:2] == pytest.approx(scaled.std((0, 2, 3))[:2], abs=1e-14)
+    assert std[2] == 1, "a constant channel can still be divided by"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
