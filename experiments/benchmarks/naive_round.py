@@ -16,7 +16,7 @@ from torchvision import transforms
 from fedloge.data import DataSet, Examples, ImagePreparation
 
 
-class PilImages(Dataset):
+class PilImages(Dataset[tuple[Tensor, int]]):
     """Images decoded and transformed one by one."""
 
     def __init__(

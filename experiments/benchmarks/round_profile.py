@@ -116,7 +116,7 @@ def _labelled() -> Iterator[None]:
             setattr(holder, name, function)
 
 
-def _under(label: str, function: Callable) -> Callable:
+def _under(label: str, function: Callable[..., Any]) -> Callable[..., Any]:
     if label == "data":
 
         @functools.wraps(function)

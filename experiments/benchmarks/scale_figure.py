@@ -12,6 +12,8 @@ TITLES = {
     "clients a round": "clients asked, of 1,000",
     "model": "million shared parameters, 8 clients asked",
 }
+# For each series the column that grows, and its unit.
+SIZES = {"clients": ("clients", 1), "clients a round": ("asked", 1), "model": ("parameters", 1e6)}
 
 
 def draw(rows: list[dict[str, Any]], figure: Path) -> None:
@@ -22,12 +24,8 @@ def draw(rows: list[dict[str, Any]], figure: Path) -> None:
     panels = made.subplots(1, len(TITLES), sharey=True)
     for panel, (series, title) in zip(panels, TITLES.items(), strict=True):
         chosen = [row for row in rows if row["series"] == series]
-        size = {
-            "clients": lambda row: row["clients"],
-            "clients a round": lambda row: row["asked"],
-            "model": lambda row: row["parameters"] / 1e6,
-        }[series]
-        x = [size(row) for row in chosen]
+        column, unit = SIZES[series]
+        x = [row[column] / unit for row in chosen]
         panel.loglog(x, [row["train"] for row in chosen], "o-", label="training of a round")
         panel.loglog(x, [row["bare"] for row in chosen], "s--", label="its steps in a bare loop")
         if all(row.get("evaluate") for row in chosen):

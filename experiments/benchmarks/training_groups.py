@@ -51,7 +51,7 @@ def training(quick: bool) -> Iterator[Group]:
 
 def steps(quick: bool) -> Iterator[Group]:
     """The bare loop, the same in other ways: optimiser, memory layout, bf16."""
-    ways: dict[str, dict] = {
+    ways: dict[str, dict[str, Any]] = {
         "fused, channels last": {},
         "fused, contiguous": {"layout": "contiguous"},
         "foreach, channels last": {"optimiser": "foreach"},

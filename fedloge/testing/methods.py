@@ -31,7 +31,7 @@ from fedloge.rng import torch_seeded
 from fedloge.run_files import RunFiles
 from fedloge.testing.random_states import process_wide_states
 
-Spec = str | type[Method]
+Spec = str | type[Method[Any]]
 
 # Four clients of the embedded digits, one of them with few images: a second or two in all.
 _SETTING: Mapping[str, Any] = {
@@ -338,7 +338,7 @@ def _check_predictors(
 
 
 @torch.no_grad()
-def _logits(method: Method, net: Network, predictor: Predictor, inputs: Tensor) -> Tensor:
+def _logits(method: Method[Any], net: Network, predictor: Predictor, inputs: Tensor) -> Tensor:
     extract = getattr(method, predictor.extractor, None)
     if extract is None:
         raise _Broken(f"the method has no function {predictor.extractor!r} for its features")
