@@ -34,13 +34,14 @@ if TYPE_CHECKING:
     from fedloge.config import Config
     from fedloge.launch.progress import Progress
     from fedloge.launch.runs_from_python import Run, open_run, resume, run
+    from fedloge.learning.probes import Probe
     from fedloge.methods.method import Method
     from fedloge.observer import Observer
     from fedloge.partition.partition import Partitioner
     from fedloge.results.trained_model import ExportedModel as Model
     from fedloge.results.trained_model import load
     from fedloge.sweeps.sweep_from_python import sweep
-    from fedloge.testing import check_partitioner
+    from fedloge.testing import check_method, check_partitioner
 
     __version__: str
 
