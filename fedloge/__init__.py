@@ -38,8 +38,7 @@ if TYPE_CHECKING:
     from fedloge.methods.method import Method
     from fedloge.observer import Observer
     from fedloge.partition.partition import Partitioner
-    from fedloge.results.trained_model import ExportedModel as Model
-    from fedloge.results.trained_model import load
+    from fedloge.results.trained_model import Model, load
     from fedloge.sweeps.sweep_from_python import sweep
     from fedloge.testing import check_method, check_partitioner
 
@@ -68,7 +67,7 @@ __all__ = [
 _PLACES = {
     "Config": "fedloge.config:Config",
     "Method": "fedloge.methods.method:Method",
-    "Model": "fedloge.results.trained_model:ExportedModel",
+    "Model": "fedloge.results.trained_model:Model",
     "Observer": "fedloge.observer:Observer",
     "Partitioner": "fedloge.partition.partition:Partitioner",
     "Probe": "fedloge.learning.probes:Probe",

@@ -25,7 +25,8 @@ from fedloge.errors import InputError
 def show(run: RunFolder, json_: Json = False) -> None:
     """What a run was and what came of it."""
     from fedloge.results import terminal_tables as tables
-    from fedloge.results.run import open_run, summary
+    from fedloge.results.run import open_run
+    from fedloge.results.run_figures import summary
 
     opened = open_run(run)
     if json_:
@@ -37,11 +38,13 @@ def show(run: RunFolder, json_: Json = False) -> None:
 def compare(runs: RunFolders, json_: Json = False) -> None:
     """Runs side by side, and in what they differ."""
     from fedloge.results import terminal_tables as tables
-    from fedloge.results.run import open_run, summary
+    from fedloge.results.run import open_run
+    from fedloge.results.run_figures import summary
+    from fedloge.results.side_by_side import side_by_side
 
     opened = [open_run(path) for path in runs]
     if json_:
-        compared = dataclasses.asdict(tables.compare_runs(opened))
+        compared = dataclasses.asdict(side_by_side(opened))
         print_json({"runs": [summary(r) for r in opened], **compared})
     else:
         stdout().print(tables.compare(opened))
@@ -58,7 +61,8 @@ def report(
     from fedloge.results.run import open_run
 
     opened = [open_run(path) for path in runs]
-    page = out or opened[0].path / ("report.html" if len(opened) == 1 else "table_and_plot.html")
+    files = opened[0].files
+    page = out or (files.report if len(opened) == 1 else files.comparison)
     write_report(opened, page)
     stdout().print(str(page), soft_wrap=True)
 

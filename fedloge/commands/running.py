@@ -131,12 +131,11 @@ def _tell_where(folder: Path, *, as_json: bool) -> None:
 
 def _tell_results(folder: Path, *, as_json: bool) -> None:
     from fedloge.results import terminal_tables as tables
-    from fedloge.results.report import write_report
-    from fedloge.results.run import open_run, summary
+    from fedloge.results.run import open_run
+    from fedloge.results.run_figures import summary
 
     opened = open_run(folder)
-    page = opened.path / "report.html"
-    write_report([opened], page)
+    page = opened.report()
     if as_json:
         shown: dict[str, Any] = summary(opened) | {"folder": str(opened.path)}
         print_json(shown)

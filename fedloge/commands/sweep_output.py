@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from fedloge.console import fail, print_json, stderr, stdout
 from fedloge.recipe_files import recipe_path
-from fedloge.results.terminal_tables import plural
+from fedloge.results.number_words import plural
 from fedloge.sweeps.child_runs import Outcome
 from fedloge.sweeps.run_sweep import (
     check_methods,

@@ -9,8 +9,10 @@ from typing import cast, get_args
 
 from fedloge.console import stdout
 from fedloge.errors import InputError, unknown_name
-from fedloge.results.grouping import Section, find_row, gather, in_words, line_up
-from fedloge.results.paper_table import TestOver, When, paper_table
+from fedloge.results.grouping import Section, find_row, gather, group_runs, setting_in_words
+from fedloge.results.paired_tests import TestOver
+from fedloge.results.paper_table import paper_table
+from fedloge.results.run_figures import When
 from fedloge.results.table_formats import FORMATS, SUFFIXES
 
 
@@ -39,7 +41,7 @@ def table(
     _among("--models", models, ["primary", "all"])
     _among("--test", test, get_args(TestOver))
     opened, own = gather(runs, sweep, where)
-    sections = line_up(opened, [*by] or own, allow_unequal=allow_unequal)
+    sections = group_runs(opened, [*by] or own, allow_unequal=allow_unequal)
     whens = get_args(When) if when == "both" else (when,)
     tables = [
         paper_table(
@@ -80,7 +82,7 @@ def plot(
             f"--out {out}: expected a file ending in {', '.join(plots.SUFFIXES)}, got {out.suffix!r}"
         )
     opened, by = gather(runs, sweep, where)
-    section = _only(line_up(opened, by, allow_unequal=allow_unequal))
+    section = _only(group_runs(opened, by, allow_unequal=allow_unequal))
     shown = [find_row(section.rows, name) for name in rows] or section.rows
     said = plots.draw(kind, shown, plots.SIDES if side == "both" else (side,), out)
     stdout().print(f"{out}: {said}", soft_wrap=True, markup=False)
@@ -88,7 +90,7 @@ def plot(
 
 def _only(sections: Sequence[Section]) -> Section:
     if len(sections) > 1:
-        settings = "; ".join(in_words(section.setting) for section in sections)
+        settings = "; ".join(setting_in_words(section.setting) for section in sections)
         raise InputError(
             f"a plot shows one setting, these are {len(sections)} ({settings}); "
             f"choose with --where, for example --where {_example(sections[0])}"

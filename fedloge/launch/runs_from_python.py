@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from fedloge.recipe_files import recipe_path
 from fedloge.results import run as results
 
 
-@dataclasses.dataclass(frozen=True)
 class Run(results.Run):
     """A run and all that it recorded, which can be continued."""
 
@@ -101,8 +99,7 @@ def open_run(path: str | Path) -> Run:
     RunDirError
         There is no such run, or a file of it is missing or damaged.
     """
-    found = results.open_run(path)
-    return Run(**{f.name: getattr(found, f.name) for f in dataclasses.fields(found)})
+    return Run.open(path)
 
 
 def load_recipe(recipe: str | Path | None, overrides: Iterable[str] = ()) -> Config:

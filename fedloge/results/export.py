@@ -1,4 +1,4 @@
-"""Taking a trained model out of a run."""
+"""Taking a trained model out of a run: into memory, or into a folder of its own."""
 
 from __future__ import annotations
 
@@ -10,15 +10,59 @@ from fedloge.errors import InputError, unknown_name
 from fedloge.federation import Federation, open_federation, open_site
 from fedloge.messages import Stamp
 from fedloge.methods.method import Part, Predictor
-from fedloge.results import trained_model as exported
-from fedloge.results.run import Run
+from fedloge.results import trained_model
+from fedloge.results.recorded_run import RecordedRun
+from fedloge.results.trained_model import Model, Packed
 from fedloge.rng import torch_seeded
 from fedloge.server.checkpoint import Checkpoint, CheckpointStore
 from fedloge.server.run_record import RunRecord
 
 
-def export_global(run: Run, out: Path, predictor: str = "") -> dict[str, Any]:
-    """Write the global model of a run's newest checkpoint; `predictor` as the metrics name it."""
+def global_model(run: RecordedRun, predictor: str = "") -> Model:
+    """The global model of a run's newest checkpoint; `predictor` as the metrics name it."""
+    return trained_model.unpack(_packed_global(run, predictor))
+
+
+def client_model(
+    run: RecordedRun,
+    client: int,
+    predictor: str = "",
+    state_dir: Path | None = None,
+    data_path: str = "",
+) -> Model:
+    """Client `client`'s personal model; see `export_client` for the parameters."""
+    return trained_model.unpack(_packed_client(run, client, predictor, state_dir, data_path))
+
+
+def export_global(run: RecordedRun, out: Path, predictor: str = "") -> dict[str, Any]:
+    """Write the global model of a run's newest checkpoint into a new folder; the manifest."""
+    packed = _packed_global(run, predictor)
+    trained_model.write(out, packed)
+    return packed.manifest
+
+
+def export_client(
+    run: RecordedRun,
+    client: int,
+    out: Path,
+    predictor: str = "",
+    state_dir: Path | None = None,
+    data_path: str = "",
+) -> dict[str, Any]:
+    """Write client `client`'s personal model into a new folder; returns the manifest.
+
+    Parameters
+    ----------
+    state_dir : at a site of a deployment, the ``state-dir`` of its node; without it the personal
+        states are the run's own.
+    data_path : at a site that holds its own images, the ``data-path`` of its node.
+    """
+    packed = _packed_client(run, client, predictor, state_dir, data_path)
+    trained_model.write(out, packed)
+    return packed.manifest
+
+
+def _packed_global(run: RecordedRun, predictor: str) -> Packed:
     if run.config.norm_sharing != "all":
         raise InputError(
             f"export: with norm-sharing {run.config.norm_sharing!r} norm layers stay with the clients and no "
@@ -28,32 +72,18 @@ def export_global(run: Run, out: Path, predictor: str = "") -> dict[str, Any]:
     net = federation.load(checkpoint.shared, federation.initial[Part.PERSONAL]).eval()
     found = federation.method.global_predictors(net)
     name = predictor or federation.method.primary_global or ""
-    return _write(
-        run, out, federation, checkpoint, _pick(found, name, "global"), {"model": f"global/{name}"}
-    )
+    chosen = _pick(found, name, "global")
+    return _pack(run, federation, checkpoint, chosen, {"model": f"global/{name}"})
 
 
-def export_client(
-    run: Run,
-    client: int,
-    out: Path,
-    predictor: str = "",
-    state_dir: Path | None = None,
-    data_path: str = "",
-) -> dict[str, Any]:
-    """Write client `client`'s personal model.
-
-    Parameters
-    ----------
-    state_dir : at a site of a deployment, the ``state-dir`` of its node; without it the personal
-        states are the run's own.
-    data_path : at a site that holds its own images, the ``data-path`` of its node.
-    """
-    if client >= run.config.num_clients:
+def _packed_client(
+    run: RecordedRun, client: int, predictor: str, state_dir: Path | None, data_path: str
+) -> Packed:
+    if not 0 <= client < run.config.num_clients:
         raise InputError(
             f"export: client {client} asked for, the run has 0 to {run.config.num_clients - 1}"
         )
-    heads = run.path / "heads" if state_dir is None else state_dir / run.info["run-id"]
+    heads = run.files.heads if state_dir is None else state_dir / run.info["run-id"]
     if not heads.is_dir():
         raise InputError(
             f"export: {heads} is not there; the personal models of a deployment lie at their sites: "
@@ -78,11 +108,11 @@ def export_client(
         "client": client,
         "rounds-trained": personal.rounds_trained,
     }
-    return _write(run, out, federation, checkpoint, _pick(found, name, "personal"), origin)
+    return _pack(run, federation, checkpoint, _pick(found, name, "personal"), origin)
 
 
-def _opened(run: Run) -> tuple[Federation, Checkpoint]:
-    store = CheckpointStore(run.path / "checkpoint", run.info["run-id"], run.info["fingerprint"])
+def _opened(run: RecordedRun) -> tuple[Federation, Checkpoint]:
+    store = CheckpointStore(run.files.checkpoints, run.info["run-id"], run.info["fingerprint"])
     return open_federation(run.config), store.load()
 
 
@@ -94,14 +124,13 @@ def _pick(found: dict[str, Predictor], name: str, kind: str) -> Predictor:
     return found[name]
 
 
-def _write(
-    run: Run,
-    out: Path,
+def _pack(
+    run: RecordedRun,
     federation: Federation,
     checkpoint: Checkpoint,
     predictor: Predictor,
     origin: dict[str, Any],
-) -> dict[str, Any]:
+) -> Packed:
     data = {
         "classes": list(federation.data.classes),
         "input-shape": list(federation.data.input_shape),
@@ -112,4 +141,4 @@ def _write(
         "fingerprint": run.info["fingerprint"],
         "round": checkpoint.round,
     }
-    return exported.save(out, federation.config, data, federation.net, predictor, origin)
+    return trained_model.pack(federation.config, data, federation.net, predictor, origin)

@@ -1,7 +1,6 @@
-"""Runs put side by side: a row a method and its settings, over seeds; unequal ones refused.
+"""Runs sorted into rows (a method and its settings, over seeds) and sections of rows.
 
-What tables and plots share. A comparison says something of methods only where data,
-partition and budget are the same, so any key that is not a method's own must be equal.
+What tables and plots share. Runs that are not like for like are refused unless allowed.
 """
 
 from __future__ import annotations
@@ -13,34 +12,26 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from fedloge.config import OPERATIONAL, Scalar, from_flat, keys
-from fedloge.config import differences as config_differences
+from fedloge.config import from_flat
 from fedloge.config.tables import toml_value
 from fedloge.errors import InputError, RunDirError, unknown_name
-from fedloge.results.run import Run, list_runs, open_run
-
-# Keys that are a method's own or its tuning: they may differ, and then tell the rows apart.
-METHOD_KEYS = ("method", "method-options", "norm-sharing", "lr", "momentum", "weight-decay")
-# Last bits and fault tolerance: no reason to tell runs apart.
-_WITHOUT_WEIGHT = (OPERATIONAL - {"rounds"}) | {"seed", "threads", "min-fraction"}
-EQUAL_KEYS = tuple(k for k in keys() if k not in METHOD_KEYS and k not in _WITHOUT_WEIGHT)
-
-
-def is_method_key(key: str) -> bool:
-    """Whether a dotted key is a method's own."""
-    return key.partition(".")[0] in METHOD_KEYS
-
-
-def _is_equal_key(key: str) -> bool:
-    return key.partition(".")[0] in EQUAL_KEYS
-
+from fedloge.results.like_for_like import differences
+from fedloge.results.recorded_run import RecordedRun, list_runs
+from fedloge.results.settings import (
+    Value,
+    in_words,
+    is_methods_own,
+    known_keys,
+    must_be_equal,
+    settings,
+)
 
 SWEEP_FILE = "sweep.json"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One method with its settings, a run a seed.
+    """One method with its settings, a run per seed.
 
     Attributes
     ----------
@@ -49,7 +40,7 @@ class Row:
     """
 
     label: str
-    runs: tuple[Run, ...]
+    runs: tuple[RecordedRun, ...]
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -64,7 +55,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Section:
-    """Rows that stand side by side.
+    """Rows that are compared with each other.
 
     Attributes
     ----------
@@ -72,14 +63,14 @@ class Section:
     unlike : in what the runs differ that should be equal, a phrase each; empty unless allowed.
     """
 
-    setting: Mapping[str, Scalar]
+    setting: Mapping[str, Value | None]
     rows: list[Row]
     unlike: list[str]
 
 
 def gather(
     paths: Sequence[Path], sweep: Path | None = None, where: Iterable[str] = ()
-) -> tuple[list[Run], tuple[str, ...]]:
+) -> tuple[list[RecordedRun], tuple[str, ...]]:
     """Open runs by path or all of a sweep's; and the keys by which the sweep's settings differ.
 
     Parameters
@@ -110,67 +101,47 @@ def gather(
             for name in (*order, *(name for name in found if name not in order))
             if name in found
         ]
-    runs = [open_run(path) for path in paths]
+    runs = [RecordedRun.open(path) for path in paths]
+    known = known_keys(runs)
     for condition in where:
-        key, value, text = _condition(condition)
-        runs = [run for run in runs if run.config.flat().get(key) in (value, text)]
+        key, value, text = _condition(condition, known)
+        runs = [run for run in runs if settings(run).get(key) in (value, text)]
     if not runs:
         raise InputError(f"no run is left to show in {sweep or 'what was given'}")
     return runs, by
 
 
-def line_up(
-    runs: Sequence[Run], by: Sequence[str] = (), *, allow_unequal: bool = False
+def group_runs(
+    runs: Sequence[RecordedRun], by: Sequence[str] = (), *, allow_unequal: bool = False
 ) -> list[Section]:
     """Sort runs into sections (one for each setting of the keys `by`) and rows.
 
     Raises
     ------
     InputError
-        Runs of a section differ in data, partition, budget or progress and `allow_unequal`
-        is not set; one stands there twice; or a key of `by` is unknown.
+        Runs of a section are not like for like and `allow_unequal` is not set; one stands
+        there twice; or a key of `by` is unknown.
     """
+    known = known_keys(runs)
     for key in by:
-        if key.partition(".")[0] not in keys():
-            raise InputError(f"--by: {unknown_name('key', key, keys())}")
-    settings: dict[tuple[Any, ...], list[Run]] = {}
+        if key not in known:
+            raise InputError(f"--by: {unknown_name('key', key, known)}")
+    of_setting: dict[tuple[Value | None, ...], list[RecordedRun]] = {}
     for run in runs:
-        flat = run.config.flat()
-        settings.setdefault(tuple(flat.get(key) for key in by), []).append(run)
+        flat = settings(run)
+        of_setting.setdefault(tuple(flat.get(key) for key in by), []).append(run)
     sections = []
-    for values, inside in sorted(settings.items(), key=lambda item: item[0]):
-        setting = dict(zip(by, values, strict=True))
-        unlike = differences(inside)
+    for values in sorted(of_setting, key=lambda values: [(v is not None, v) for v in values]):
+        setting, inside = dict(zip(by, values, strict=True)), of_setting[values]
+        unlike = differences(inside, over_seeds=True)
         if unlike and not allow_unequal:
-            where = f"{in_words(setting)}: " if setting else ""
+            where = f"{setting_in_words(setting)}: " if setting else ""
             raise InputError(
                 f"{where}not like for like: the runs differ in {'; '.join(unlike)}. Leave some out, "
                 "split them with --by KEY, or show them all the same with --allow-unequal"
             )
         sections.append(Section(setting, _rows(inside), unlike))
     return sections
-
-
-def differences(runs: Sequence[Run]) -> list[str]:
-    """In what runs differ that must be equal for their figures to say something of their methods."""
-    found = [
-        f"{key} ({_who_has(runs, values)})"
-        for key, values in config_differences([run.config for run in runs]).items()
-        if _is_equal_key(key)
-    ]
-    progress = _who_has(runs, [run.rounds_done for run in runs])
-    unfinished = [run for run in runs if not run.complete]
-    if progress and not any(phrase.startswith("rounds (") for phrase in found):
-        found.append(f"rounds done ({progress})")
-    elif unfinished:
-        first = unfinished[0]
-        found.append(f"rounds done ({first.name}: {first.rounds_done} of {first.config.rounds})")
-    for seed in sorted({run.config.seed for run in runs}):
-        same = [run for run in runs if run.config.seed == seed]
-        split = _who_has(same, [str(run.info.get("partition")) for run in same])
-        if split:
-            found.append(f"the partition of seed {seed}, so which images lie where ({split})")
-    return found
 
 
 def find_row(rows: Sequence[Row], name: str) -> Row:
@@ -191,9 +162,27 @@ def find_row(rows: Sequence[Row], name: str) -> Row:
     return alike[0]
 
 
-def _rows(runs: Sequence[Run]) -> list[Row]:
+def setting_in_words(setting: Mapping[str, Value | None]) -> str:
+    """Keys and their values, as a heading says them."""
+    return ", ".join(in_words(key, value) for key, value in setting.items())
+
+
+@cache
+def display_name(method: str) -> str:
+    """A method's name as papers write it; a user's own as it calls itself.
+
+    >>> display_name("fedloge"), display_name("my-method")
+    ('FedLoGe', 'my-method')
+    """
+    # Methods need torch, which takes a second to import.
+    from fedloge.methods import METHODS
+
+    return METHODS[method].__name__ if method in METHODS else method
+
+
+def _rows(runs: Sequence[RecordedRun]) -> list[Row]:
     """Runs that differ in nothing but their seed make a row; rows stand as they first came."""
-    found: dict[tuple[str, str], list[Run]] = {}
+    found: dict[tuple[object, ...], list[RecordedRun]] = {}
     for run in runs:
         found.setdefault(_identity(run), []).append(run)
     for alike in found.values():
@@ -211,25 +200,30 @@ def _rows(runs: Sequence[Run]) -> list[Row]:
     ]
 
 
-def _identity(run: Run) -> tuple[str, str]:
-    flat = run.config.flat()
-    told = {k: v for k, v in flat.items() if is_method_key(k) or _is_equal_key(k)}
-    return (_given_label(run), json.dumps(told, sort_keys=True))
+def _identity(run: RecordedRun) -> tuple[object, ...]:
+    flat = settings(run)
+    weighty = ((k, v) for k, v in flat.items() if is_methods_own(k) or must_be_equal(k))
+    return (_given_label(run), *weighty)
 
 
-def _labels(runs: Sequence[Run]) -> list[str]:
+def _labels(runs: Sequence[RecordedRun]) -> list[str]:
     """A label for each row's first run: the sweep's or the method, and in what it stands out."""
     default = from_flat({}).flat()
     stems = [_given_label(run) or display_name(run.method) for run in runs]
+    flats = [settings(run) for run in runs]
+    known = known_keys(runs)
+    # The method's own keys first: they are what one compares.
+    keys = [key for key in known if is_methods_own(key) and key != "method"]
+    keys += [key for key in known if must_be_equal(key)]
     labels = []
-    for run, stem in zip(runs, stems, strict=True):
-        flat = run.config.flat()
-        alike = [r.config.flat() for r, s in zip(runs, stems, strict=True) if s == stem]
+    for flat, stem in zip(flats, stems, strict=True):
+        alike = [other for other, name in zip(flats, stems, strict=True) if name == stem]
         own = [
-            f"{key.rpartition('.')[2]} = {value}"
-            for key, value in sorted(flat.items(), key=lambda item: not is_method_key(item[0]))
-            if key != "method" and (is_method_key(key) or _is_equal_key(key))
-            if value != default.get(key) and any(other.get(key) != value for other in alike)
+            in_words(key, flat[key])
+            for key in keys
+            if key in flat
+            and flat[key] != default.get(key)
+            and any(other.get(key) != flat[key] for other in alike)
         ]
         labels.append(", ".join([stem, *own]))
     # What no key tells apart (two methods of one name) is told apart by its first run.
@@ -239,24 +233,7 @@ def _labels(runs: Sequence[Run]) -> list[str]:
     ]
 
 
-def in_words(setting: Mapping[str, Scalar]) -> str:
-    """Keys and their values, as a heading says them."""
-    return ", ".join(f"{key} = {value}" for key, value in setting.items())
-
-
-@cache
-def display_name(method: str) -> str:
-    """A method's name as papers write it; a user's own as it calls itself.
-
-    >>> display_name("fedloge"), display_name("my-method")
-    ('FedLoGe', 'my-method')
-    """
-    from fedloge.methods import METHODS
-
-    return METHODS[method].__name__ if method in METHODS else method
-
-
-def _given_label(run: Run) -> str:
+def _given_label(run: RecordedRun) -> str:
     planned = _sweep_file(run.path.parent).get("runs", {}).get(run.path.name, {})
     return str(planned.get("label", ""))
 
@@ -275,23 +252,11 @@ def _sweep_file(folder: Path) -> dict[str, Any]:
         raise RunDirError(f"{path}: damaged ({exc}); run the sweep again to mend it") from None
 
 
-def _who_has(runs: Sequence[Run], values: Sequence[Scalar]) -> str:
-    """Each value and the runs that have it, in words; empty when all have the same."""
-    names: dict[Scalar, list[str]] = {}
-    for run, value in zip(runs, values, strict=True):
-        names.setdefault(value, []).append(run.name)
-    if len(names) == 1:
-        return ""
-    return ", ".join(
-        f"{value!r}: {some[0]}" + (f" and {len(some) - 1} more" if len(some) > 1 else "")
-        for value, some in names.items()
-    )
-
-
-def _condition(text: str) -> tuple[str, Scalar, str]:
+def _condition(text: str, known: Sequence[str]) -> tuple[str, Any, str]:
+    """Key, value as TOML reads it, and value as written, of ``key=value``."""
     key, sep, value = (part.strip() for part in text.partition("="))
     if not sep or not value:
         raise InputError(f"--where {text!r}: expected key=value, for example --where seed=0")
-    if key.partition(".")[0] not in keys():
-        raise InputError(f"--where: {unknown_name('key', key, keys())}")
+    if key not in known:
+        raise InputError(f"--where: {unknown_name('key', key, known)}")
     return key, toml_value(value), value

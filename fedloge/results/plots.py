@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 
 from fedloge.errors import InputError
 from fedloge.results.grouping import Row
-from fedloge.results.run import Run
+from fedloge.results.recorded_run import RecordedRun
+from fedloge.results.run_figures import client_accuracies
 
 SIDES = ("global", "personal")
 SUFFIXES = (".pdf", ".png", ".svg")
@@ -101,7 +102,7 @@ def draw(kind: str, rows: Sequence[Row], sides: Sequence[str], out: Path) -> str
 def _curves(rows: Sequence[Row], sides: Sequence[str]) -> tuple[Figure, str]:
     """Accuracy by round."""
 
-    def points(run: Run, side: str) -> dict[float, float]:
+    def points(run: RecordedRun, side: str) -> dict[float, float]:
         return dict(_evaluations(run, side))
 
     figure, axes = _over_rounds(rows, sides, points)
@@ -114,9 +115,9 @@ def _curves(rows: Sequence[Row], sides: Sequence[str]) -> tuple[Figure, str]:
 def _bytes(rows: Sequence[Row], sides: Sequence[str]) -> tuple[Figure, str]:
     """Accuracy by what training has sent so far."""
 
-    def points(run: Run, side: str) -> dict[float, float]:
+    def points(run: RecordedRun, side: str) -> dict[float, float]:
         sent, total = {}, 0.0
-        for line in run.timing:
+        for line in run.timing_lines:
             total += line.get("bytes-down", 0) + line.get("bytes-up", 0)
             sent[line["round"]] = total
         return {sent[round]: value for round, value in _evaluations(run, side) if round in sent}
@@ -167,7 +168,7 @@ def _clients(rows: Sequence[Row], sides: Sequence[str]) -> tuple[Figure, str]:
             f"({', '.join(row.label for row in rows)}); choose two with --row"
         )
     first, second = rows
-    mine, theirs = _client_accuracies(first), _client_accuracies(second)
+    mine, theirs = _accuracies_and_images(first), _accuracies_and_images(second)
     common = [key for key in mine if key in theirs]
     if not common:
         raise InputError(
@@ -216,7 +217,9 @@ class _Band:
 
 
 def _over_rounds(
-    rows: Sequence[Row], sides: Sequence[str], points: Callable[[Run, str], dict[float, float]]
+    rows: Sequence[Row],
+    sides: Sequence[str],
+    points: Callable[[RecordedRun, str], dict[float, float]],
 ) -> tuple[Figure, list[Axes]]:
     having = [side for side in sides if any(points(run, side) for row in rows for run in row.runs)]
     if not having:
@@ -255,7 +258,7 @@ def _band(seeds: Sequence[dict[float, float]]) -> _Band:
     return _Band(x, mean, std)
 
 
-def _evaluations(run: Run, side: str) -> list[tuple[int, float]]:
+def _evaluations(run: RecordedRun, side: str) -> list[tuple[int, float]]:
     name = run.primary.get(side, "")
     return [(line["round"], line[name]) for line in run.evaluated if name in line]
 
@@ -264,8 +267,7 @@ def _class_accuracies(row: Row) -> tuple[NDArray[np.float64], NDArray[np.float64
     """Training images and mean accuracy over seeds (in percent) of each class, by rising size."""
     of_seeds = []
     for run in row.runs:
-        name = f"{run.primary['global'].rpartition('/')[0]}/accuracy"
-        values = run.classes.get(name)
+        values = run.last_class_line.get(run.beside_primary("global", "accuracy"))
         if values is None:
             raise InputError(f"{run.path} has no accuracy by class; let it be evaluated first")
         of_seeds.append([math.nan if value is None else 100 * value for value in values])
@@ -286,14 +288,13 @@ def _binned(
     )
 
 
-def _client_accuracies(row: Row) -> dict[tuple[int, int], tuple[float, int]]:
+def _accuracies_and_images(row: Row) -> dict[tuple[int, int], tuple[float, int]]:
     """Accuracy and training images of each (seed, client), after the last evaluation."""
     found = {}
     for run in row.runs:
-        name = f"{run.primary.get('personal', '').rpartition('/')[0]}/accuracy"
-        for line in run.clients:
-            if name in line:
-                found[run.config.seed, line["client"]] = (line[name], line["num-train"])
+        images = {line["client"]: line["num-train"] for line in run.last_client_lines}
+        for client, accuracy in client_accuracies(run).items():
+            found[run.config.seed, client] = (accuracy, images[client])
     return found
 
 

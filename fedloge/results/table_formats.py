@@ -10,9 +10,9 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from fedloge.results.grouping import in_words
+from fedloge.results.figure_rows import COLUMNS
+from fedloge.results.grouping import setting_in_words
 from fedloge.results.paper_table import FIGURES, Cell, PaperTable, TableRow, describe
-from fedloge.results.terminal_tables import COLUMNS
 
 Bold = Callable[[str], str]
 TITLES = {"global": "Global model", "personal": "Personal models"}
@@ -26,7 +26,7 @@ def markdown(tables: Sequence[PaperTable]) -> str:
         heading, lines = _grid(table, bold=lambda text: f"**{text}**", dash="–")
         rows = [heading, ["---", *["---:"] * (len(heading) - 1)], *lines]
         body = "\n".join("| " + " | ".join(_escaped(row, "|")) + " |" for row in rows)
-        title = f"**{in_words(table.setting)}**\n\n" if table.setting else ""
+        title = f"**{setting_in_words(table.setting)}**\n\n" if table.setting else ""
         parts.append(f"{title}{body}\n\n{' '.join(describe(table))}")
     return "\n\n".join(parts) + "\n"
 
@@ -40,7 +40,7 @@ def text(tables: Sequence[PaperTable]) -> str:
     """Aligned columns of at most 80 characters, the sides one below the other."""
     parts = []
     for table in tables:
-        blocks = [in_words(table.setting)] if table.setting else []
+        blocks = [setting_in_words(table.setting)] if table.setting else []
         for side in SIDES:
             if any(figure in row.cells for row in table.rows for figure in _of(side)):
                 heading, lines = _grid(table, bold=lambda t: f"{t}*", dash="–", sides=(side,))
@@ -175,7 +175,9 @@ def _latex(table: PaperTable) -> str:
             rules.append(rf"\cmidrule(lr){{{column}-{column + len(own) - 1}}}")
             names += own
             column += len(own)
-    caption = " ".join([f"{in_words(table.setting)}." if table.setting else "", *describe(table)])
+    caption = " ".join(
+        [f"{setting_in_words(table.setting)}." if table.setting else "", *describe(table)]
+    )
     return "\n".join(
         [
             r"\begin{table}",

@@ -10,7 +10,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Shaped
@@ -32,17 +32,24 @@ FORMAT = 2
 WEIGHTS, MANIFEST = "weights.safetensors", "manifest.json"
 
 
-class ExportedModel(nn.Module):
+class Packed(NamedTuple):
+    """A model as it is written: what it is and where it comes from, and its weights."""
+
+    manifest: dict[str, Any]
+    weights: bytes
+
+
+class Model(nn.Module):
     """Images to logits: normalisation, the method's features, one linear head.
 
     Attributes
     ----------
     classes : names of the classes, in the order of the logits.
-    manifest : where the model comes from.
+    manifest : which model it is, of which run and round, and the run's configuration.
     """
 
     def __init__(
-        self, method: Method, net: Network, predictor: Predictor, manifest: dict[str, Any]
+        self, method: Method[Any], net: Network, predictor: Predictor, manifest: dict[str, Any]
     ) -> None:
         super().__init__()
         self.net = net.to(memory_format=torch.channels_last)
@@ -59,23 +66,20 @@ class ExportedModel(nn.Module):
         return self._predictor.head.logits(features)
 
 
-def save(
-    folder: Path,
+def pack(
     config: Config,
     data: Mapping[str, Any],
     net: Network,
     predictor: Predictor,
     origin: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Write a model into a new folder; returns the manifest.
+) -> Packed:
+    """A model as it is written; later changes to `net` do not reach it.
 
     Parameters
     ----------
     data : ``classes``, ``input-shape`` and ``preparation`` of the data set.
     origin : which model it is and from which run, for the manifest.
     """
-    if folder.exists():
-        raise InputError(f"{folder} exists already; export to a new folder")
     head = {
         "head.weight": predictor.head.weight,
         "head.bias": predictor.head.bias,
@@ -83,29 +87,65 @@ def save(
     }
     tensors = {f"net.{name}": t for name, t in net.state_dict().items()}
     tensors |= {name: t for name, t in head.items() if t is not None}
+    # Clones: a head is often the network's own, and safetensors refuses memory named twice.
+    weights = to_bytes({k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()})
     manifest = {
         "format": FORMAT,
         **origin,
         **data,
         "extractor": predictor.extractor,
         "config": config.nested(),
+        "weights": digest(weights),
     }
-    # Clones: a head is often the network's own, and safetensors refuses memory named twice.
-    weights = to_bytes({k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()})
-    manifest["weights"] = digest(weights)
+    return Packed(manifest, weights)
+
+
+def unpack(packed: Packed) -> Model:
+    """The model, on the CPU, in evaluation mode."""
+    manifest = packed.manifest
+    tensors = from_bytes(packed.weights)
+    config = configs.from_flat(manifest["config"], MANIFEST)
+    classes = len(manifest["classes"])
+
+    def backbone() -> Backbone:
+        shape = tuple(manifest["input-shape"])
+        return build_backbone(
+            config.model, shape, config.norm, config.model_options, seed=config.seed
+        )
+
+    method = make_method(Task(config, classes, backbone))
+    net = method.build()
+    net.load_state_dict(
+        {k.removeprefix("net."): v for k, v in tensors.items() if k.startswith("net.")}
+    )
+    head = LinearHead(tensors["head.weight"], tensors.get("head.bias"), tensors.get("head.mask"))
+    return Model(method, net, Predictor(head, manifest["extractor"]), manifest)
+
+
+def write(folder: Path, packed: Packed) -> None:
+    """Write a model into a new folder.
+
+    Raises
+    ------
+    InputError
+        The folder exists.
+    RunError
+        The disk refused; nothing is left of the folder.
+    """
+    if folder.exists():
+        raise InputError(f"{folder} exists already; export to a new folder")
     try:
         folder.mkdir(parents=True)
-        (folder / WEIGHTS).write_bytes(weights)
-        (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        (folder / WEIGHTS).write_bytes(packed.weights)
+        (folder / MANIFEST).write_text(json.dumps(packed.manifest, indent=1), encoding="utf-8")
     except OSError as exc:
         shutil.rmtree(folder, ignore_errors=True)
         raise RunError(
             f"{folder} cannot be written ({exc.strerror}); free space or choose another folder"
         ) from None
-    return manifest
 
 
-def load(folder: str | Path) -> ExportedModel:
+def load(folder: str | Path) -> Model:
     """The exported model, on the CPU, in evaluation mode.
 
     Raises
@@ -131,20 +171,4 @@ def load(folder: str | Path) -> ExportedModel:
             f"{folder / WEIGHTS} is damaged: {len(weights)} bytes that do not match its manifest; "
             "export the model again"
         )
-    tensors = from_bytes(weights)
-    config = configs.from_flat(manifest["config"], str(folder / MANIFEST))
-    classes = len(manifest["classes"])
-
-    def backbone() -> Backbone:
-        shape = tuple(manifest["input-shape"])
-        return build_backbone(
-            config.model, shape, config.norm, config.model_options, seed=config.seed
-        )
-
-    method = make_method(Task(config, classes, backbone))
-    net = method.build()
-    net.load_state_dict(
-        {k.removeprefix("net."): v for k, v in tensors.items() if k.startswith("net.")}
-    )
-    head = LinearHead(tensors["head.weight"], tensors.get("head.bias"), tensors.get("head.mask"))
-    return ExportedModel(method, net, Predictor(head, manifest["extractor"]), manifest)
+    return unpack(Packed(manifest, weights))

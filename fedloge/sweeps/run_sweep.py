@@ -18,8 +18,8 @@ from pathlib import Path
 
 from fedloge.errors import ConfigError, RunDirError
 from fedloge.results.grouping import SWEEP_FILE
+from fedloge.results.number_words import duration, percent, plural
 from fedloge.results.run import open_run
-from fedloge.results.terminal_tables import duration, percent, plural
 from fedloge.sweeps.child_runs import ChildRun, Outcome, Starter, outcome, stop, usable_gpus
 from fedloge.sweeps.standing import Standing, rounds_done, run_folder, standing
 from fedloge.sweeps.sweep_file import PlannedRun, Sweep

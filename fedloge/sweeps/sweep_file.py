@@ -37,7 +37,7 @@ from fedloge.config.tables import flattened
 from fedloge.digest import digest
 from fedloge.errors import ConfigError, unknown_name
 from fedloge.recipe_files import recipe_path
-from fedloge.results.grouping import is_method_key
+from fedloge.results.settings import is_methods_own
 
 _PARTS = ("name", "base", "grid", "method")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -106,7 +106,7 @@ def load_sweep(
     folder = root / name
     runs = [run for method in methods for run in _runs(path, folder, base, grid, method)]
     _check_distinct(path, runs)
-    by = tuple(key for key in grid if key != "seed" and not is_method_key(key))
+    by = tuple(key for key in grid if key != "seed" and not is_methods_own(key))
     return Sweep(name, folder, by, runs)
 
 

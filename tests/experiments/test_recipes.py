@@ -14,7 +14,7 @@ import pytest
 from fedloge.config import Config, load
 from fedloge.data import long_tail_counts
 from fedloge.partition import make_partition
-from fedloge.results.grouping import EQUAL_KEYS
+from fedloge.results.settings import must_be_equal
 from fedloge.sweeps.run_sweep import check_methods
 from fedloge.sweeps.sweep_file import load_sweep
 
@@ -84,7 +84,7 @@ def test_a_sweep_can_begin(path: Path, tmp_path: Path) -> None:
     sweep = load_sweep(path, [], str(tmp_path))
     check_methods(sweep)
     flats = [run.config.flat() for run in sweep.runs]
-    assert [key for key in EQUAL_KEYS if len({flat[key] for flat in flats}) > 1] == []
+    assert [k for k in flats[0] if must_be_equal(k) and len({flat[k] for flat in flats}) > 1] == []
     assert f"fedloge sweep experiments/recipes/sweeps/{path.name}" in path.read_text()
 
 

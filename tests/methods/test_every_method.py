@@ -14,7 +14,7 @@ from torch import Tensor
 from fedloge.federation import open_federation
 from fedloge.methods import METHODS
 from fedloge.methods.method import Part
-from fedloge.results import trained_model as exported
+from fedloge.results import trained_model
 from fedloge.results.export import export_client, export_global
 from fedloge.results.run import open_run
 
@@ -78,16 +78,16 @@ def test_two_rounds(
     # Each model can be taken out and gives the figures that the run recorded.
     if fed.method.primary_global in fed.method.global_predictors(fed.net):
         export_global(opened, tmp_path / "global")
-        found = accuracy(exported.load(tmp_path / "global"), fed.test.inputs, fed.test.labels)
+        found = accuracy(trained_model.load(tmp_path / "global"), fed.test.inputs, fed.test.labels)
         assert found == pytest.approx(run.metrics[-1][f"global/{fed.method.primary_global}/all"])
     export_client(opened, 1, tmp_path / "client")
     own = torch.from_numpy(fed.partition.test[1])
-    found = accuracy(exported.load(tmp_path / "client"), fed.test.inputs[own], fed.test.labels[own])
+    found = accuracy(trained_model.load(tmp_path / "client"), fed.test.inputs[own], fed.test.labels[own])
     row = next(row for row in client_rows(run.folder) if (row["round"], row["client"]) == (2, 1))
     assert found == pytest.approx(row[f"personal/{fed.method.primary_personal}/accuracy"])
 
 
-def accuracy(model: exported.ExportedModel, pixels: Tensor, labels: Tensor) -> float:
+def accuracy(model: trained_model.Model, pixels: Tensor, labels: Tensor) -> float:
     with torch.no_grad():
         predicted = torch.cat([model(part).argmax(dim=1) for part in pixels.split(256)])
     return float((predicted == labels).double().mean())

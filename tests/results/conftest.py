@@ -13,13 +13,14 @@ import safetensors.numpy
 import tomli_w
 
 from fedloge.config import from_flat
+from fedloge.run_files import FORMAT, RunFiles
 
 LOGE = {"global": ("fixed", "raw", "realigned"), "personal": ("raw", "realigned")}
 PARTS = {
     "backbone": "shared",
     "global_head": "shared",
     "local_head": "personal",
-    "fixed": "fixed",
+    "classifier": "fixed",
 }
 
 
@@ -52,10 +53,12 @@ def write_run(
     failures: Iterable[Mapping[str, Any]] = (),
     seed: int = 0,
     lift: float = 0.0,
+    keys: Mapping[str, Any] | None = None,
     **config: Any,
 ) -> Path:
-    """Write one run; `lift` is added to every accuracy, `config` holds more kebab-case keys."""
+    """Write one run; `lift` is added to every accuracy; `config` and `keys` hold more of the config."""
     folder.mkdir(parents=True)
+    files = RunFiles(folder)
     done = rounds if done is None else done
     draw = np.random.default_rng(seed)
     resolved = from_flat(
@@ -66,10 +69,11 @@ def write_run(
             "clients-per-round": min(8, clients),
             "seed": seed,
             **{key.replace("_", "-"): value for key, value in config.items()},
+            **(keys or {}),
         }
     )
-    (folder / "config.toml").write_text(
-        f"# fingerprint {resolved.fingerprint()}\n" + tomli_w.dumps(resolved.flat())
+    files.config.write_text(
+        f"# fingerprint {resolved.fingerprint()}\n" + tomli_w.dumps(resolved.nested())
     )
 
     sizes = np.floor(largest * 0.02 ** (np.arange(classes) / max(1, classes - 1)))
@@ -82,7 +86,7 @@ def write_run(
             "train_counts": split.astype(np.int64),
             "local_test_counts": (split // 4).astype(np.int64),
         },
-        folder / "split.safetensors",
+        files.split,
     )
 
     if prototypes:
@@ -90,12 +94,10 @@ def write_run(
         basis = np.linalg.qr(draw.normal(size=(max(dim, classes), classes)))[0]
         rows = matrix @ basis.T
         rows = 0.1 * rows / np.linalg.norm(rows, axis=1, keepdims=True)
-        safetensors.numpy.save_file(
-            {"prototypes": rows.astype(np.float32)}, folder / "prototypes.safetensors"
-        )
+        safetensors.numpy.save_file({"prototypes": rows.astype(np.float32)}, files.prototypes)
 
     info = {
-        "format": 1,
+        "format": FORMAT,
         "run-id": "5f2c",
         "name": folder.name,
         "fingerprint": resolved.fingerprint()[::-1],
@@ -117,7 +119,7 @@ def write_run(
         if prototypes
         else None,
     }
-    (folder / "run.json").write_text(json.dumps(info))
+    files.info.write_text(json.dumps(info))
     figures = _Figures(counts, groups, split, predictors, draw, lift)
     metrics, timing, client_lines, class_lines = [], [], [], []
     for r in range(1, done + 1):
@@ -128,23 +130,24 @@ def write_run(
             class_lines.append({"round": r, **figures.of_classes()})
             client_lines += [{"round": r, **one} for one in figures.of_clients()]
         metrics.append(line)
+        evaluated = any("/all" in key or "/mean" in key for key in line)
         timing.append(
             {
                 "round": r,
                 "seconds": 2.0 + 0.1 * (r % 3),
                 "train-seconds": 1.5,
-                "evaluate-seconds": 0.4,
                 "images-per-second": 650.0,
                 "bytes-down": 1_000_000,
                 "bytes-up": 800_000,
+                **({"evaluate-seconds": 0.4} if evaluated else {}),
             }
         )
-    write_lines(folder / "metrics.jsonl", metrics)
-    write_lines(folder / "timing.jsonl", timing)
-    write_lines(folder / "clients.jsonl", client_lines)
-    write_lines(folder / "classes.jsonl", class_lines)
+    write_lines(files.metrics, metrics)
+    write_lines(files.timing, timing)
+    write_lines(files.clients, client_lines)
+    write_lines(files.classes, class_lines)
     if failures:
-        write_lines(folder / "failures.jsonl", failures)
+        write_lines(files.failures, failures)
     return folder
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from fedloge.errors import DataError, InputError, RunError
 from fedloge.federation import open_federation
-from fedloge.results import trained_model as exported
+from fedloge.results import trained_model
 from fedloge.results.export import export_client, export_global
 from fedloge.results.run import open_run
 
@@ -21,14 +21,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A client in five never trains in them, one in five has absent classes."""
     folder = tmp_path_factory.mktemp("runs")
     common = {"rounds": 2, "num_clients": 6, "clients_per_round": 2, "local_epochs": 2}
-    common |= {"dirichlet_alpha": 0.5, "imbalance_factor": 0.02}
+    common |= {"partitioner_options": {"alpha": 0.5}, "imbalance_factor": 0.02}
     return {
         method: harness.run_local(harness.tiny(folder, method, method=method, **common))
         for method in ("fedloge", "fedavg", "fedper")
     }
 
 
-def measured(model: exported.ExportedModel, folder: Path, client: int | None) -> float:
+def measured(model: trained_model.Model, folder: Path, client: int | None) -> float:
     """Accuracy on the test images: all, or a client's own."""
     federation = open_federation(open_run(folder).config)
     images, labels = federation.data.test.inputs, federation.data.test.labels
@@ -54,7 +54,7 @@ def test_the_global_model_measures_as_recorded(
     run = open_run(runs[method])
     manifest = export_global(run, tmp_path / "out", name)
     recorded = harness.lines(run.path, "metrics")[-1][f"{manifest['model']}/all"]
-    assert measured(exported.load(tmp_path / "out"), run.path, None) == pytest.approx(
+    assert measured(trained_model.load(tmp_path / "out"), run.path, None) == pytest.approx(
         recorded, abs=1e-12
     )
 
@@ -77,7 +77,7 @@ def test_every_clients_model_measures_as_recorded(
         assert manifest["rounds-trained"] == row["trained-rounds"]
         recorded = row.get(f"{manifest['model']}/accuracy")
         if recorded is not None:
-            found = measured(exported.load(out), run.path, row["client"])
+            found = measured(trained_model.load(out), run.path, row["client"])
             assert found == pytest.approx(recorded, abs=1e-12)
 
 
@@ -86,7 +86,7 @@ def test_absent_classes_stay_masked(runs: dict[str, Path], tmp_path: Path) -> No
     split = load_file(run.path / "split.safetensors")["train_counts"]
     client = int((split == 0).sum(1).argmax())
     export_client(run, client, tmp_path / "out")
-    model = exported.load(tmp_path / "out")
+    model = trained_model.load(tmp_path / "out")
     logits = model(torch.randint(0, 256, (50, 1, 8, 8), dtype=torch.uint8))
     absent = split[client] == 0
     assert bool(absent.any()) and bool(logits[:, absent].isneginf().all())
@@ -103,7 +103,7 @@ def test_loading_needs_neither_run_nor_data(
     from fedloge.data import sources
 
     monkeypatch.setattr(sources, "SOURCES", {})
-    model = exported.load(there)
+    model = trained_model.load(there)
     assert model.classes == [str(c) for c in range(10)]
     assert model.manifest["run-id"] == open_run(runs["fedloge"]).info["run-id"]
     assert model.manifest["config"] == config.flat()
@@ -145,7 +145,7 @@ def test_truncated_weights_are_said(out: Path) -> None:
     path = out / "weights.safetensors"
     path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(DataError, match=r"weights\.safetensors is damaged: 500 bytes"):
-        exported.load(out)
+        trained_model.load(out)
 
 
 def test_other_weights_are_said(out: Path) -> None:
@@ -153,26 +153,26 @@ def test_other_weights_are_said(out: Path) -> None:
     tensors["head.weight"] = tensors["head.weight"] + 1
     save_file(tensors, out / "weights.safetensors")
     with pytest.raises(DataError, match="do not match its manifest"):
-        exported.load(out)
+        trained_model.load(out)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"format": 1}'])
 def test_a_damaged_manifest_is_said(out: Path, content: str) -> None:
     (out / "manifest.json").write_text(content)
     with pytest.raises(DataError, match="holds no exported model"):
-        exported.load(out)
+        trained_model.load(out)
 
 
 def test_a_newer_format_is_said(out: Path) -> None:
     manifest = json.loads((out / "manifest.json").read_text())
     (out / "manifest.json").write_text(json.dumps(manifest | {"format": 2}))
     with pytest.raises(DataError, match="format 2, this version reads 1"):
-        exported.load(out)
+        trained_model.load(out)
 
 
 def test_no_folder_is_said(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no exported model"):
-        exported.load(tmp_path / "none")
+        trained_model.load(tmp_path / "none")
 
 
 def test_a_method_without_a_global_model(runs: dict[str, Path], tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_norm_layers_at_home_leave_no_global_model(tmp_path: Path) -> None:
         export_global(open_run(folder), tmp_path / "out")
     manifest = export_client(open_run(folder), 0, tmp_path / "mine")
     row = harness.lines(folder, "clients")[0]
-    assert measured(exported.load(tmp_path / "mine"), folder, 0) == pytest.approx(
+    assert measured(trained_model.load(tmp_path / "mine"), folder, 0) == pytest.approx(
         row[f"{manifest['model']}/accuracy"], abs=1e-12
     )
 

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from fedloge.commands.main import main
 from fedloge.errors import InputError, RunDirError
-from fedloge.results.grouping import Row, Section, differences, find_row, gather, line_up
-from fedloge.results.paper_table import describe, holm, paper_table
+from fedloge.results.grouping import Row, Section, find_row, gather, group_runs
+from fedloge.results.like_for_like import differences
+from fedloge.results.paper_table import describe, paper_table
 from fedloge.results.run import Run, open_run
 from fedloge.results.table_formats import csv_text, json_text, latex, markdown, text
 
@@ -27,8 +26,8 @@ MODEL = {"fedavg": ("raw", "tuned"), "fedloge": ("realigned", "realigned")}
 def figures(make_run: Callable[..., Path]) -> Figures:
     """``figures("fedavg", 0, [.5, .6], [[.4, .8]])``: a run of that method and seed.
 
-    One evaluation a value of `overall`; `clients` are the accuracies of each client at the
-    last evaluations, or at all of them when a list an evaluation is given.
+    One evaluation per value of `overall`; `clients` are the accuracies of each client at the
+    last evaluations, or at all of them when there is a list per evaluation.
     """
 
     def make(
@@ -72,7 +71,7 @@ def figures(make_run: Callable[..., Path]) -> Figures:
 
 
 def table(runs: Sequence[Run], when: str = "last", **options: Any):
-    (section,) = line_up(runs)
+    (section,) = group_runs(runs)
     return paper_table(section, when, **options)  # type: ignore[arg-type]
 
 
@@ -197,22 +196,6 @@ def test_against_says_which_row_is_the_reference(figures: Figures) -> None:
         table(runs, against="fedpox")
 
 
-def test_holm_by_hand() -> None:
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.9, 0.8]) == [1.0, 1.0]
-    assert holm([]) == []
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
-def test_holm_never_lowers_and_keeps_the_order(p: list[float]) -> None:
-    corrected = holm(p)
-    assert all(raw <= new <= 1 for raw, new in zip(p, corrected, strict=True))
-    order = sorted(range(len(p)), key=p.__getitem__)
-    assert [corrected[i] for i in order] == sorted(corrected)
-    assert min(corrected) == pytest.approx(min(1.0, len(p) * min(p)))
-
-
 # Like for like
 
 
@@ -231,8 +214,8 @@ def test_holm_never_lowers_and_keeps_the_order(p: list[float]) -> None:
 def test_unequal_runs_are_refused(figures: Figures, changes: dict[str, Any], said: str) -> None:
     runs = [figures("fedavg", 0, [0.5]), figures("fedloge", 0, [0.5], **changes)]
     with pytest.raises(InputError, match=f"not like for like: the runs differ in .*{said}"):
-        line_up(runs)
-    (section,) = line_up(runs, allow_unequal=True)
+        group_runs(runs)
+    (section,) = group_runs(runs, allow_unequal=True)
     said_below = " ".join(describe(paper_table(section, "last")))
     assert next(iter(changes)).replace("_", "-") in said_below
 
@@ -240,11 +223,11 @@ def test_unequal_runs_are_refused(figures: Figures, changes: dict[str, Any], sai
 def test_unequal_rounds_and_unfinished_runs_are_refused(figures: Figures) -> None:
     short, long = figures("fedavg", 0, [0.5]), figures("fedloge", 0, [0.5, 0.6])
     with pytest.raises(InputError, match=r"differ in rounds \(1: fedavg-0, 2: fedloge-0\)"):
-        line_up([short, long])
+        group_runs([short, long])
     log = long.path / "metrics.jsonl"
     log.write_text(log.read_text().splitlines()[0] + "\n")
     with pytest.raises(InputError, match=r"rounds done \(fedloge-0: 1 of 2\)"):
-        line_up([open_run(long.path)])
+        group_runs([open_run(long.path)])
 
 
 def test_another_split_of_the_same_seed_is_refused(figures: Figures) -> None:
@@ -256,11 +239,11 @@ def test_another_split_of_the_same_seed_is_refused(figures: Figures) -> None:
 
 def test_a_methods_own_keys_may_differ_and_tell_rows_apart(figures: Figures) -> None:
     runs = [
-        figures("fedprox", 0, [0.5], name="a", method_options="mu = 0.1"),
-        figures("fedprox", 0, [0.5], name="b", method_options="mu = 1.0", lr=0.1),
+        figures("fedprox", 0, [0.5], name="a", method_options={"mu": 0.1}),
+        figures("fedprox", 0, [0.5], name="b", method_options={"mu": 1.0}, lr=0.1),
         figures("fedavg", 0, [0.5]),
     ]
-    (section,) = line_up(runs)
+    (section,) = group_runs(runs)
     labels = [row.label for row in section.rows]
     assert labels == ["FedProx, mu = 0.1", "FedProx, mu = 1.0, lr = 0.1", "FedAvg"]
     with pytest.raises(InputError, match="'fedprox' is not one row but"):
@@ -271,7 +254,7 @@ def test_a_methods_own_keys_may_differ_and_tell_rows_apart(figures: Figures) -> 
 def test_one_run_twice_is_refused(figures: Figures) -> None:
     runs = [figures("fedavg", 0, [0.5]), figures("fedavg", 0, [0.6], name="again")]
     with pytest.raises(InputError, match="the same run twice"):
-        line_up(runs, allow_unequal=True)
+        group_runs(runs, allow_unequal=True)
 
 
 def test_settings_make_a_table_each(figures: Figures) -> None:
@@ -280,14 +263,14 @@ def test_settings_make_a_table_each(figures: Figures) -> None:
         for f in (0.02, 0.01)
         for m in ("fedavg", "fedloge")
     ]
-    sections = line_up(runs, ["imbalance-factor"])
+    sections = group_runs(runs, ["imbalance-factor"])
     assert [dict(s.setting) for s in sections] == [
         {"imbalance-factor": 0.01},
         {"imbalance-factor": 0.02},
     ]
     assert all([row.label for row in s.rows] == ["FedAvg", "FedLoGe"] for s in sections)
     with pytest.raises(InputError, match="unknown key 'imbalance'"):
-        line_up(runs, ["imbalance"])
+        group_runs(runs, ["imbalance"])
 
 
 def test_where_chooses_runs(figures: Figures) -> None:
@@ -322,7 +305,7 @@ def two(figures: Figures):
         for m, v in (("fedavg", 0.4), ("fedloge", 0.5))
         for s in range(3)
     ]
-    runs.append(figures("fedprox", 0, [0.45], [[0.45] * 7], method_options="mu = 0.1"))
+    runs.append(figures("fedprox", 0, [0.45], [[0.45] * 7], method_options={"mu": 0.1}))
     return table(runs)
 
 
@@ -348,7 +331,7 @@ def test_markdown_is_a_table(two: Any) -> None:
 
 
 def test_latex_is_balanced_and_escaped(figures: Figures) -> None:
-    run = figures("fedavg", 0, [0.5], [[0.5]], local_loss="focal", local_loss_options="gamma = 2")
+    run = figures("fedavg", 0, [0.5], [[0.5]], method_options={"loss": "focal"})
     other = figures("fedavg", 0, [0.5], [[0.5]], name="b_c")
     section = Section(
         {"imbalance-factor": 0.01}, [Row("50 % & a_b", (run,)), Row("x", (other,))], []

@@ -13,7 +13,7 @@ from PIL import Image
 
 from fedloge.commands.main import main
 from fedloge.errors import InputError
-from fedloge.results.grouping import Row, line_up
+from fedloge.results.grouping import Row, group_runs
 from fedloge.results.plots import KINDS, SIDES, draw
 from fedloge.results.run import open_run
 
@@ -21,7 +21,7 @@ MakeRun = Callable[..., Path]
 
 
 def rows_of(*folders: Path) -> list[Row]:
-    (section,) = line_up([open_run(folder) for folder in folders])
+    (section,) = group_runs([open_run(folder) for folder in folders])
     return section.rows
 
 
@@ -92,7 +92,7 @@ def test_classes_stand_by_size(two: list[Row]) -> None:
     figure, _ = KINDS["per-class"](two, SIDES)
     line, run = lines(figure)["FedAvg"], two[0].runs[0]
     assert list(line.get_xdata()) == sorted(run.info["train-counts"])
-    values = [r.classes["global/realigned/accuracy"] for r in two[0].runs]
+    values = [r.last_class_line["global/realigned/accuracy"] for r in two[0].runs]
     order = np.argsort(run.info["train-counts"], kind="stable")
     np.testing.assert_allclose(line.get_ydata(), 100 * np.mean(values, axis=0)[order])
     assert figure.axes[0].get_xscale() == "log"
@@ -149,7 +149,7 @@ def test_what_cannot_be_drawn_is_said(two: list[Row], make_run: MakeRun, tmp_pat
         KINDS["clients"](two[:1], SIDES)
     with pytest.raises(InputError, match="shows the global model"):
         KINDS["per-class"](two, ["personal"])
-    (section,) = line_up([open_run(make_run("young", done=2))], allow_unequal=True)
+    (section,) = group_runs([open_run(make_run("young", done=2))], allow_unequal=True)
     with pytest.raises(InputError, match="no such figures to draw yet"):
         KINDS["curves"](section.rows, SIDES)
     (tmp_path / "file").touch()

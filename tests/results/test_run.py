@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from fedloge.errors import RunDirError
-from fedloge.results.run import list_runs, mean_of_last, open_run, summary
+from fedloge.results.recorded_run import list_runs
+from fedloge.results.run import open_run
+from fedloge.results.run_figures import mean_of_last, summary
 
 Make = Callable[..., Path]
 
@@ -25,8 +27,10 @@ def test_reads_every_part(make_run: Make) -> None:
     assert (run.name, run.method, run.config.rounds) == ("one", "fedloge", 12)
     assert run.rounds_done == 12 and run.complete and not run.config_changed and not run.torn
     assert run.evaluated_rounds == [5, 10, 12]
-    assert len(run.timing) == 12 and len(run.clients) == 6
-    assert {line["round"] for line in run.clients} == {12} == {run.classes["round"]}
+    assert len(run.timing_lines) == 12 and len(run.last_client_lines) == 6
+    assert (
+        {line["round"] for line in run.last_client_lines} == {12} == {run.last_class_line["round"]}
+    )
     assert run.split is not None and run.split.train.shape == (6, 4)
     assert run.split.train.sum(axis=0).tolist() == run.info["train-counts"]
     assert run.prototypes is not None
@@ -40,7 +44,13 @@ def test_a_run_that_has_not_got_far(make_run: Make) -> None:
     (folder / "split.safetensors").unlink()
     (folder / "prototypes.safetensors").unlink()
     run = open_run(folder)
-    assert (run.rounds_done, run.complete, run.evaluated, run.clients, run.classes) == (
+    assert (
+        run.rounds_done,
+        run.complete,
+        run.evaluated,
+        run.last_client_lines,
+        run.last_class_line,
+    ) == (
         0,
         False,
         [],
@@ -103,7 +113,7 @@ def test_figures_that_are_not_finite_are_left_out(make_run: Make) -> None:
     (folder / "metrics.jsonl").write_text(
         '{"round": 1, "train/loss": NaN, "global/raw/few": null, "global/raw/all": 0.5}\n'
     )
-    assert open_run(folder).metrics == [{"round": 1, "global/raw/all": 0.5}]
+    assert open_run(folder).metric_lines == [{"round": 1, "global/raw/all": 0.5}]
 
 
 def test_summary_adds_up_and_is_json(make_run: Make) -> None:
@@ -122,18 +132,18 @@ def test_resumed_timing_counts_each_round_once(make_run: Make) -> None:
     with (folder / "timing.jsonl").open("a") as file:
         file.write('{"round": 3, "seconds": 10.0}\n')
     run = open_run(folder)
-    assert [line["round"] for line in run.timing] == [1, 2, 3]
-    assert run.timing[-1]["seconds"] == 10.0
+    assert [line["round"] for line in run.timing_lines] == [1, 2, 3]
+    assert run.timing_lines[-1]["seconds"] == 10.0
 
 
 @pytest.mark.parametrize("torn", [b'{"round": 21, "train/lo', b"\x00\x00\x00", b'{"round": "\xc3'])
 def test_torn_last_line_is_ignored_and_flagged(make_run: Make, torn: bytes) -> None:
     folder = make_run()
-    whole = len(open_run(folder).metrics)
+    whole = len(open_run(folder).metric_lines)
     with (folder / "metrics.jsonl").open("ab") as file:
         file.write(torn)
     run = open_run(folder)
-    assert len(run.metrics) == whole and run.torn == ("metrics.jsonl",)
+    assert len(run.metric_lines) == whole and run.torn == ("metrics.jsonl",)
 
 
 def test_changed_config_is_flagged(make_run: Make) -> None:
@@ -187,8 +197,8 @@ def test_folder_of_runs_and_folder_of_none(make_run: Make, tmp_path: Path) -> No
     [
         ("run.json", "{", "run.json: damaged"),
         ("run.json", "[]", "expected a JSON object, got list"),
-        ("run.json", '{"format": 2}', "expected run format 1, got 2"),
-        ("run.json", '{"format": 1, "name": "x"}', "expected 'fingerprint' to be a str, got None"),
+        ("run.json", '{"format": 1}', "expected run format 2, got 1"),
+        ("run.json", '{"format": 2, "name": "x"}', "expected 'fingerprint' to be a str, got None"),
         ("config.toml", "lr = ", "config.toml: not valid TOML"),
         ("config.toml", "learning = 3", "unknown key 'learning'"),
         (

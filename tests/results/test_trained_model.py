@@ -1,4 +1,4 @@
-"""What `experiments/test_exports` does not show: the saved model stands on its own."""
+"""What `test_export` does not show: the saved model stands on its own."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import torch
 from fedloge.federation import Federation
 from fedloge.methods.method import Predictor
 from fedloge.models.head import LinearHead
-from fedloge.results import trained_model as exported
+from fedloge.results import trained_model
 
 
 def save(folder: Path, fed: Federation, predictor: Predictor) -> None:
     data = {
         "classes": list(fed.data.classes),
-        "image-shape": list(fed.data.image_shape),
-        "mean": list(fed.data.mean),
-        "std": list(fed.data.std),
+        "input-shape": list(fed.data.input_shape),
+        "preparation": fed.data.preparation.described(),
     }
-    exported.save(folder, fed.config, data, fed.net, predictor, {"model": "global/x"})
+    packed = trained_model.pack(fed.config, data, fed.net, predictor, {"model": "global/x"})
+    trained_model.write(folder, packed)
 
 
 def test_logits_are_head_of_features_of_normalised_pixels(tmp_path: Path) -> None:
@@ -32,10 +32,10 @@ def test_logits_are_head_of_features_of_normalised_pixels(tmp_path: Path) -> Non
     mask = torch.tensor([0.0] * 9 + [float("-inf")])
     save(tmp_path / "out", fed, Predictor(LinearHead(weight, bias, mask)))
     images = fed.data.test.inputs[:40]
-    x = (images.float() / 255 - fed.data.mean[0]) / fed.data.std[0]
+    x = (images.float() / 255 - fed.data.preparation.mean[0]) / fed.data.preparation.std[0]
     with torch.no_grad():
         expected = net.backbone(x) @ weight.T + bias + mask
-    logits = exported.load(tmp_path / "out")(images)
+    logits = trained_model.load(tmp_path / "out")(images)
     assert torch.allclose(logits, expected, atol=1e-4)
     assert bool(logits[:, 9].isneginf().all())
 

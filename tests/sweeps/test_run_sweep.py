@@ -13,8 +13,9 @@ import pytest
 from harness import recipe
 
 from fedloge.errors import ConfigError, PluginError, RunDirError
-from fedloge.results.grouping import gather, line_up
-from fedloge.results.run import list_runs, open_run
+from fedloge.results.grouping import gather, group_runs
+from fedloge.results.recorded_run import list_runs
+from fedloge.results.run import open_run
 from fedloge.sweeps.run_sweep import (
     check_methods,
     failures,
@@ -217,14 +218,14 @@ def test_a_sweep_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert not failures(run_sweep(second, jobs=1, say=said.append))
     assert "fedavg: resumed after round 1" in said
     assert [open_run(path).rounds_done for path in list_runs(first.folder)] == [2, 2]
-    assert [line["round"] for line in open_run(first.folder / "fedavg").metrics] == [1, 2]
+    assert [line["round"] for line in open_run(first.folder / "fedavg").metric_lines] == [1, 2]
 
     said.clear()
     assert [o.seconds for o in run_sweep(second, jobs=1, say=said.append)] == [0.0, 0.0]
     assert said == ["2 runs of 2 done before"]
     # The table reads them with the sweep's own labels and in its order.
     runs, by = gather([], second.folder)
-    assert [row.label for row in line_up(runs, by)[0].rows] == ["picky", "FedAvg"]
+    assert [row.label for row in group_runs(runs, by)[0].rows] == ["picky", "FedAvg"]
     # Another budget or setting under the same name is not taken for done.
     with pytest.raises(RunDirError, match="has run to round 2, the sweep asks for 1"):
         run_sweep(first, jobs=1, say=said.append)

@@ -1,21 +1,33 @@
-"""One or several runs as one HTML page that needs nothing else: no network, no other file."""
+"""One or several runs as one HTML page that needs nothing else: no network, no file, no script.
+
+What the page says is gathered in `run_view`, drawn in the ``*_charts`` modules, and laid out
+by the templates in ``templates/``. Every text of a run is escaped there.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.resources import files
+from functools import cache
 from pathlib import Path
+from typing import Any
 
-from fedloge.results.report import sections
-from fedloge.results.report.html import Markup, details, join, tag
-from fedloge.results.run import Run
-from fedloge.results.terminal_tables import labels
+import jinja2
+from markupsafe import Markup
+
+from fedloge.results.figure_rows import labels
+from fedloge.results.recorded_run import RecordedRun
+from fedloge.results.report import run_view
+from fedloge.results.report.curve_charts import final_curve
+from fedloge.results.report.drawing import drawing_style
+from fedloge.results.report.printable_text import printable
+from fedloge.results.report.run_headline import headline
+from fedloge.results.report.styles import TONES
 
 MAX_DETAILED = 6
 """With more runs than these, a page holds their comparison and headlines only."""
 
 
-def write_report(runs: Sequence[Run], out: Path) -> None:
+def write_report(runs: Sequence[RecordedRun], out: Path) -> None:
     """Write the report of `runs` to `out`, over what is there.
 
     Raises
@@ -30,59 +42,50 @@ def write_report(runs: Sequence[Run], out: Path) -> None:
     out.write_text(page, encoding="utf-8")
 
 
-def render(runs: Sequence[Run]) -> str:
+def render(runs: Sequence[RecordedRun]) -> str:
     """The page of `runs`; several are compared first, then shown one by one."""
     if not runs:
         raise ValueError("a report needs at least one run")
-    if len(runs) == 1:
-        title, parts = runs[0].name, sections.single(runs[0])
-    else:
-        names = labels(runs)
-        title = ", ".join(names) if len(names) <= 4 else f"{len(names)} runs"
-        folded = [_folded(run, name, len(runs)) for run, name in zip(runs, names, strict=True)]
-        parts = [sections.comparison(runs), *folded]
-    return "<!DOCTYPE html>\n" + tag("html", _head(title), _body(title, runs, parts), lang="en")
+    names = labels(runs)
+    with drawing_style():
+        if len(runs) == 1:
+            run = runs[0]
+            values: dict[str, Any] = {
+                "title": run.name,
+                "subtitle": f"{run.method} on {run.config.dataset}",
+                "runs": [run_view.view(run)],
+                "comparison": None,
+            }
+        else:
+            detailed = len(runs) <= MAX_DETAILED
+            values = {
+                "title": ", ".join(names) if len(names) <= 4 else f"{len(names)} runs",
+                "subtitle": "fedloge, compared",
+                "runs": [run_view.view(run, detailed=detailed) for run in runs],
+                "comparison": run_view.comparison(runs),
+            }
+    return _templates().get_template("page.html.j2").render(names=names, tones=TONES, **values)
 
 
-def _folded(run: Run, name: str, count: int) -> Markup:
-    inside = sections.single(run)
-    if count > MAX_DETAILED:
-        inside = [sections.headline(run), sections.what(run)]
-    return details(f"{name}: {run.method} on {run.config.dataset}", *inside)
+def render_card(run: RecordedRun) -> str:
+    """One run in a few lines of HTML, for a notebook: its name, its final figures, a curve."""
+    with drawing_style():
+        values = {
+            "run": headline(run),
+            "chart": final_curve(run),
+            "name": run.name,
+            "tones": TONES,
+        }
+    return _templates().get_template("card.html.j2").render(values)
 
 
-def _head(title: str) -> Markup:
-    return tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag(
-            "meta",
-            http_equiv="Content-Security-Policy",
-            content="default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
-            "img-src data:",
-        ),
-        tag("link", rel="icon", href="data:,"),
-        tag("title", f"{title} – fedloge"),
-        tag("style", Markup(_resource("style.css"))),
+@cache
+def _templates() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("fedloge.results.report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=lambda value: value if isinstance(value, Markup) else printable(value),
     )
-
-
-def _body(title: str, runs: Sequence[Run], parts: Sequence[Markup]) -> Markup:
-    first = runs[0]
-    said = f"{first.method} on {first.config.dataset}" if len(runs) == 1 else "fedloge, compared"
-    return tag(
-        "body",
-        tag(
-            "header",
-            tag("div", tag("p", said, class_="eyebrow"), tag("h1", title)),
-            tag("button", "Theme", id="theme", type="button", aria_label="Switch light and dark"),
-        ),
-        tag("main", *parts),
-        tag("div", id="tip", role="status", hidden=True),
-        tag("script", Markup(_resource("script.js"))),
-    )
-
-
-def _resource(name: str) -> str:
-    return join([Markup((files(__package__) / name).read_text(encoding="utf-8"))])

@@ -1,0 +1,116 @@
+"""A run's figures as rows, one per model, and what a reader must know of them.
+
+The terminal and the report show the same rows, so that a figure reads alike wherever it
+stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from fedloge.results.number_words import plural
+from fedloge.results.recorded_run import GROUPS, RecordedRun
+from fedloge.results.run_figures import mean_of_last
+
+# Column headings of the figures that each side has, in the order they are shown.
+COLUMNS: dict[str, dict[str, str]] = {
+    "global": {"all": "all", "many": "many", "medium": "medium", "few": "few"},
+    "personal": {
+        "mean": "mean",
+        "std": "std",
+        "worst-decile": "worst 10\N{NO-BREAK SPACE}%",
+        "macro-f1": "macro F1",
+        "many": "many",
+        "medium": "medium",
+        "few": "few",
+    },
+}
+_PREDICTORS = ("fixed", "raw", "tuned", "realigned")
+
+
+@dataclass(frozen=True)
+class FigureRow:
+    """The figures of one predictor, in [0, 1]; absent ones are left out."""
+
+    predictor: str
+    primary: bool
+    last: Mapping[str, float]
+    mean: Mapping[str, float]
+
+
+def predictors(run: RecordedRun, side: str) -> list[str]:
+    """The predictors that a run has figures of, for side ``global`` or ``personal``."""
+    found = {
+        key.split("/")[1]
+        for line in run.evaluated
+        for key in line
+        if key.startswith(f"{side}/") and key.count("/") == 2
+    }
+    known = [name for name in _PREDICTORS if name in found]
+    return known + sorted(found.difference(known))
+
+
+def figure_rows(run: RecordedRun, side: str) -> list[FigureRow]:
+    """The figures of each predictor: last evaluated round, and mean over the last ten."""
+    if not run.evaluated:
+        return []
+    last, mean = run.evaluated[-1], mean_of_last(run)
+    primary = (run.info.get("primary") or {}).get(side)
+    # Where nobody told how many images a class has, all classes are called many-shot.
+    told = run.train_counts is not None
+    columns = [column for column in COLUMNS[side] if told or column not in GROUPS]
+    rows = []
+    for name in predictors(run, side):
+        keys = {column: f"{side}/{name}/{column}" for column in columns}
+        rows.append(
+            FigureRow(
+                predictor=name,
+                primary=name == primary,
+                last={column: last[key] for column, key in keys.items() if key in last},
+                mean={column: mean[key] for column, key in keys.items() if key in mean},
+            )
+        )
+    return rows
+
+
+def shown_columns(side: str, rows: Sequence[FigureRow]) -> dict[str, str]:
+    """The columns of `COLUMNS` that some row has a figure for."""
+    return {
+        column: heading
+        for column, heading in COLUMNS[side].items()
+        if any(column in row.last or column in row.mean for row in rows)
+    }
+
+
+def progress(run: RecordedRun) -> str:
+    """How far a run has come, as half a sentence."""
+    if run.complete:
+        return f"all {run.config.rounds} rounds done"
+    return f"{run.rounds_done} of {run.config.rounds} rounds done"
+
+
+def notes(run: RecordedRun) -> list[str]:
+    """What a reader of the run's figures must know, a sentence each; mostly none."""
+    said = []
+    if not run.complete:
+        said.append(f"The run is not complete: {progress(run)}.")
+    if not run.evaluated:
+        said.append("No round has been evaluated yet, so there are no figures.")
+    if run.torn:
+        said.append(f"The last line of {', '.join(run.torn)} was torn off and is not counted.")
+    if run.config_changed:
+        said.append("config.toml was changed after the run started: its fingerprint is another.")
+    if run.failure_lines:
+        clients = len({line.get("client") for line in run.failure_lines})
+        said.append(f"{plural(len(run.failure_lines), 'failure')} on {plural(clients, 'client')}.")
+    return said
+
+
+def labels(runs: Sequence[RecordedRun]) -> list[str]:
+    """A name for each run that tells it from the others: its own, or else its path."""
+    names = [run.name for run in runs]
+    return [
+        name if names.count(name) == 1 else str(run.path)
+        for name, run in zip(names, runs, strict=True)
+    ]

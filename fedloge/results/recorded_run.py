@@ -1,0 +1,261 @@
+"""A run as it lies on the disk: what was started, and every figure it recorded.
+
+Tables, figures and the report work on a `RecordedRun`. What a user holds is a `Run`
+(`results.run`), which is one, and offers more.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedloge.config import Config
+from fedloge.errors import RunDirError
+from fedloge.results.read_files import (
+    ANYTHING,
+    NUMBER,
+    NUMBER_OR_LIST,
+    Line,
+    check_order,
+    read_config,
+    read_info,
+    read_lines,
+    read_tensors,
+)
+from fedloge.run_files import RunFiles
+
+GROUPS = ("many", "medium", "few")
+"""The names of the shot groups, by their numbers in ``run.json``."""
+
+
+class Split(NamedTuple):
+    """Images of each class on each client, (clients, classes) each."""
+
+    train: NDArray[np.int64]
+    local_test: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """One run directory, as far as it has been written.
+
+    Attributes
+    ----------
+    files : where each of its files lies.
+    config : the resolved configuration.
+    info : ``run.json``.
+    metric_lines : a line per round, in order; figures that are not finite are left out.
+    timing_lines : a line per round; after a resume, the later line of a round counts.
+    failure_lines : a line per failed client.
+    torn : files whose last line was torn off and is not counted.
+    """
+
+    files: RunFiles
+    config: Config
+    info: dict[str, Any]
+    metric_lines: list[Line]
+    timing_lines: list[Line]
+    failure_lines: list[Line]
+    torn: tuple[str, ...]
+
+    @classmethod
+    def open(cls, path: str | Path, runs_dir: str | Path = "runs") -> Self:
+        """Open a run by its folder, or by its bare name within `runs_dir`.
+
+        Raises
+        ------
+        RunDirError
+            No such run (names the nearest one there is), or a file of it is missing or damaged.
+        """
+        files = RunFiles(_locate(Path(path), Path(runs_dir)))
+        info, config = read_info(files.info), read_config(files.config)
+        torn: list[str] = []
+        metrics = list(read_lines(files.metrics, torn))
+        check_order(files.metrics, metrics)
+        timing = {line["round"]: line for line in read_lines(files.timing, torn)}
+        failures = list(read_lines(files.failures, torn, ANYTHING))
+        return cls(
+            files=files,
+            config=config,
+            info=info,
+            metric_lines=metrics,
+            timing_lines=[timing[round] for round in sorted(timing)],
+            failure_lines=failures,
+            torn=tuple(torn),
+        )
+
+    @property
+    def path(self) -> Path:
+        """The run's folder."""
+        return self.files.folder
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return str(self.info["name"])
+
+    @property
+    def method(self) -> str:
+        """The method's name."""
+        return str(self.info["method"])
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of config, partition and fixed classifier; equal for comparable runs only."""
+        return str(self.info["fingerprint"])
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes, in label order."""
+        return [str(name) for name in self.info["classes"]]
+
+    @property
+    def train_counts(self) -> NDArray[np.int64] | None:
+        """Training images of each class in the whole federation; None where nobody told."""
+        counts = np.array(self.info["train-counts"], dtype=np.int64)
+        return counts if counts.any() else None
+
+    @property
+    def rounds_done(self) -> int:
+        """The last round recorded; 0 before the first."""
+        return int(self.metric_lines[-1]["round"]) if self.metric_lines else 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether every round asked for was run."""
+        return self.rounds_done >= self.config.rounds
+
+    @property
+    def config_changed(self) -> bool:
+        """Whether ``config.toml`` is no longer the one the run was started with."""
+        recorded = self.info.get("config-fingerprint")
+        return recorded is not None and recorded != self.config.fingerprint()
+
+    @cached_property
+    def evaluated(self) -> list[Line]:
+        """The lines of the metrics that hold global or personal figures."""
+        return [line for line in self.metric_lines if any(is_figure(key) for key in line)]
+
+    @property
+    def evaluated_rounds(self) -> list[int]:
+        """The rounds after which the models were evaluated."""
+        return [int(line["round"]) for line in self.evaluated]
+
+    @property
+    def primary(self) -> dict[str, str]:
+        """The figures the method is judged by: ``{"global": "global/realigned/all", ...}``."""
+        chosen = self.info.get("primary") or {}
+        ends = {"global": "all", "personal": "mean"}
+        return {
+            side: f"{side}/{chosen[side]}/{end}" for side, end in ends.items() if chosen.get(side)
+        }
+
+    def beside_primary(self, side: str, figure: str) -> str:
+        """Name of another figure of the model that a side is judged by; empty without one.
+
+        ``beside_primary("global", "few")`` is ``"global/realigned/few"`` for FedLoGe.
+        """
+        return f"{self.primary[side].rpartition('/')[0]}/{figure}" if side in self.primary else ""
+
+    @cached_property
+    def last_client_lines(self) -> list[Line]:
+        """A line per client, of the last evaluated round; empty when there is none."""
+        return self._of_last_evaluation(self.files.clients, NUMBER)
+
+    @cached_property
+    def last_class_line(self) -> Line:
+        """Lists over the classes after the last evaluated round; empty when there is none."""
+        lines = self._of_last_evaluation(self.files.classes, NUMBER_OR_LIST)
+        return lines[-1] if lines else {}
+
+    def client_lines(self, rounds: Collection[int]) -> list[Line]:
+        """A line per client and round, of the evaluated rounds among `rounds`."""
+        return [line for line in read_lines(self.files.clients, []) if line["round"] in rounds]
+
+    @cached_property
+    def split(self) -> Split | None:
+        """How the images lie on the clients; None when not written yet."""
+        path = self.files.split
+        tensors = read_tensors(path, "train_counts", "local_test_counts")
+        if tensors is None:
+            return None
+        shape = (self.config.num_clients, len(self.info["classes"]))
+        for name, tensor in tensors.items():
+            if tensor.shape != shape:
+                raise RunDirError(
+                    f"{path}: expected {name} of {shape[0]} clients x {shape[1]} classes, got "
+                    f"{' x '.join(map(str, tensor.shape))}; the file belongs to another run"
+                )
+        return Split(tensors["train_counts"], tensors["local_test_counts"])
+
+    @cached_property
+    def prototypes(self) -> NDArray[np.float32] | None:
+        """Rows of the fixed classifier, (classes, features); None for methods without one."""
+        path = self.files.prototypes
+        tensors = read_tensors(path, "prototypes")
+        if tensors is None:
+            return None
+        rows = tensors["prototypes"]
+        if rows.ndim != 2 or len(rows) != len(self.info["classes"]):
+            raise RunDirError(
+                f"{path}: expected a row for each of {len(self.info['classes'])} classes, got "
+                f"{' x '.join(map(str, rows.shape))}; the file belongs to another run"
+            )
+        return rows
+
+    def _of_last_evaluation(self, path: Path, kinds: tuple[type, ...]) -> list[Line]:
+        if not self.evaluated:
+            return []
+        last = self.evaluated_rounds[-1]
+        # Torn here means an evaluation still being written: a later one than `last`.
+        return [line for line in read_lines(path, [], kinds) if line["round"] == last]
+
+
+def is_figure(key: str) -> bool:
+    """Whether a key of a line is an accuracy of global or personal models."""
+    return key.startswith(("global/", "personal/"))
+
+
+def list_runs(folder: str | Path) -> list[Path]:
+    """The run folders directly within `folder`, by name; empty when it does not exist.
+
+    Hidden folders are left out: a run is written under a hidden name until it is whole.
+    """
+    inside = (path.parent for path in Path(folder).glob(f"[!.]*/{RunFiles(Path()).info.name}"))
+    return sorted(inside)
+
+
+def _locate(path: Path, runs_dir: Path) -> Path:
+    if path.name == str(path) and not path.exists():
+        path = runs_dir / path
+    if path.is_file():
+        raise RunDirError(f"{path} is a file; give the folder of a run")
+    if not path.is_dir():
+        raise RunDirError(_no_such_run(path))
+    if not RunFiles(path).info.is_file():
+        inside = list_runs(path)
+        if inside:
+            raise RunDirError(
+                f"{path} is no run but holds {len(inside)}; "
+                f"give one of them, for example {inside[0]}"
+            )
+        raise RunDirError(
+            f"{path}: no run.json, which a run writes when it starts; give the folder of a run"
+        )
+    return path
+
+
+def _no_such_run(path: Path) -> str:
+    names = [p.name for p in list_runs(path.parent)]
+    if not names:
+        return f"no such run {str(path)!r}, and there are no runs in {path.parent}; start one first"
+    near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]!r}?" if near else f"one that there is: {names[0]!r}"
+    return f"no such run {path.name!r} in {path.parent}; {hint}"

@@ -1,0 +1,183 @@
+"""The figures of a run that one would quote, in a sentence, set large and in tables, and what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fedloge.results.figure_rows import figure_rows, notes, predictors, shown_columns
+from fedloge.results.number_words import duration, percent, plural
+from fedloge.results.recorded_run import RecordedRun
+from fedloge.results.report.run_facts import test_set
+from fedloge.results.run_figures import best_on_test, mean_of_last, total
+
+SIDES = ("global", "personal")
+_PREDICTORS = {
+    "fixed": "“fixed” reads the features with the classifier that never moved",
+    "raw": "“raw” is the head as it was trained",
+    "tuned": "“tuned” is the model after a little training on the client’s own images",
+    "realigned": "“realigned” is the same head after GLA-FR, which evens out the norms of the "
+    "global head’s rows and gives each client’s head the global directions with the "
+    "client’s own norms",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: the first `text_columns` columns are text, the others figures set right."""
+
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    caption: str = ""
+    text_columns: int = 1
+    marked: Sequence[int] = ()
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A figure set large."""
+
+    name: str
+    value: str
+    below: str
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The figures that one would quote."""
+
+    warnings: Sequence[str]
+    sentence: str
+    tiles: Sequence[Tile]
+    tables: Sequence[Table]
+    best: str
+    meaning: str
+
+
+def headline(run: RecordedRun) -> Headline:
+    """The figures that one would quote of a run."""
+    tables = [table for side in SIDES if (table := _figures(run, side))]
+    return Headline(
+        warnings=notes(run),
+        sentence=_in_a_sentence(run) if run.evaluated else "",
+        tiles=_tiles(run),
+        tables=tables,
+        best=_best(run) if run.evaluated else "",
+        meaning=meaning([run]) if run.evaluated else "",
+    )
+
+
+def meaning(runs: Sequence[RecordedRun]) -> str:
+    """What the figures say, for a reader who has not met them."""
+    said = []
+    if any(predictors(run, "global") for run in runs):
+        weigh = ", so every class weighs the same" if "balanced" in test_set(runs[0]) else ""
+        said.append(f"Global: one model for everybody, judged on {test_set(runs[0])}{weigh}.")
+    if any(predictors(run, "personal") for run in runs):
+        said.append(
+            "Personal: each client’s own model, judged on test images that follow the "
+            "client’s own class counts; the mean, the spread and the worst tenth are over "
+            "the clients that have test images."
+        )
+    if any(run.train_counts is not None for run in runs):
+        said.append(
+            "Many, medium and few split the classes by the training images the whole federation "
+            "has of them."
+        )
+    shown = {name for run in runs for side in SIDES for name in predictors(run, side)}
+    explained = [text for name, text in _PREDICTORS.items() if name in shown]
+    if explained:
+        said.append(f"{'; '.join(explained)}.")
+    return " ".join(said)
+
+
+def _in_a_sentence(run: RecordedRun) -> str:
+    last = run.evaluated[-1]
+    said = []
+    if (value := last.get(run.primary.get("global", ""))) is not None:
+        said.append(f"the global model is right on {percent(value)} % of {test_set(run)}")
+    if (value := last.get(run.primary.get("personal", ""))) is not None:
+        said.append(
+            f"a client’s own model on {percent(value)} % of its own, on average over "
+            f"{_over_clients(run)}"
+        )
+    if not said:
+        return f"Last evaluated after round {last['round']}."
+    return f"After round {last['round']} of {run.config.rounds}, {', and '.join(said)}."
+
+
+def _over_clients(run: RecordedRun) -> str:
+    """Over which clients a mean is: all of them, or those that have test images."""
+    clients, lines = run.config.num_clients, run.last_client_lines
+    key = run.beside_primary("personal", "accuracy")
+    tested = sum(key in line for line in lines)
+    if not tested:  # the lines of the clients are not there
+        return plural(int(run.evaluated[-1].get("evaluated-clients", clients)), "client")
+    if tested == clients:
+        return plural(clients, "client")
+    without = sum(line.get("num-test") == 0 for line in lines)
+    silent = clients - len(lines)
+    why = [f"{without} {'has' if without == 1 else 'have'} no test images"] if without else []
+    why += [f"{silent} did not answer"] if silent else []
+    return f"{tested} of {plural(clients, 'client')}" + (f" ({', '.join(why)})" if why else "")
+
+
+def _tiles(run: RecordedRun) -> list[Tile]:
+    last = run.evaluated[-1] if run.evaluated else {}
+    mean = mean_of_last(run)
+    wanted = {
+        "Global model": run.primary.get("global", ""),
+        "… on few-shot classes": run.beside_primary("global", "few"),
+        "Personal models": run.primary.get("personal", ""),
+        "… worst tenth of clients": run.beside_primary("personal", "worst-decile"),
+    }
+    tiles = [
+        Tile(
+            name,
+            f"{percent(last[figure])} %",
+            f"mean of last {mean['evaluations']}: {percent(mean.get(figure))}",
+        )
+        for name, figure in wanted.items()
+        if figure in last
+    ]
+    tiles.append(Tile("Rounds", f"{run.rounds_done:,}", f"of {run.config.rounds:,}"))
+    if run.timing_lines:
+        seconds = total(run.timing_lines, "seconds")
+        below = f"{duration(seconds / len(run.timing_lines))} per round"
+        tiles.append(Tile("Time", duration(seconds), below))
+    return tiles
+
+
+def _figures(run: RecordedRun, side: str) -> Table | None:
+    found = figure_rows(run, side)
+    if not found:
+        return None
+    columns = shown_columns(side, found)
+    count = min(10, len(run.evaluated))
+    rows = []
+    for row in found:
+        name = f"{row.predictor}{' ★' if row.primary else ''}"
+        for label, when, figures in (
+            (name, f"round {run.evaluated_rounds[-1]}", row.last),
+            ("", f"mean of {count}", row.mean),
+        ):
+            rows.append((label, when, *(percent(figures.get(column)) for column in columns)))
+    captions = {
+        "global": f"Global model on {test_set(run)}, %",
+        "personal": "Personal models, each on its own client’s test images, %",
+    }
+    marked = [i for i in range(len(rows)) if found[i // 2].primary]
+    return Table(("model", "when", *columns.values()), rows, captions[side], 2, marked)
+
+
+def _best(run: RecordedRun) -> str:
+    said = [
+        f"{figure} {percent(at['value'])} % in round {at['round']:.0f}"
+        for figure, at in best_on_test(run).items()
+    ]
+    best = (
+        f" Best on test (picked on the test set, so no estimate): {', '.join(said)}."
+        if said
+        else ""
+    )
+    return f"★ the model the method is judged by.{best}"

@@ -1,0 +1,72 @@
+"""The configuration of a run by dotted key, and which of its keys are the method's own.
+
+Options stand under the key of their table: ``method-options.mu``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from fedloge.config import OPERATIONAL, TABLES, Scalar
+from fedloge.results.recorded_run import RecordedRun
+
+Value = Scalar | tuple[Scalar, ...]
+
+# A method's own or its tuning.
+_METHOD_KEYS = frozenset(
+    {"method", "method-options", "norm-sharing", "lr", "momentum", "weight-decay"}
+)
+# Last bits and fault tolerance: no reason to tell runs apart.
+_WITHOUT_WEIGHT = (OPERATIONAL - {"rounds"}) | {"seed", "threads", "min-fraction"}
+
+
+def settings(run: RecordedRun) -> dict[str, Value]:
+    """Every key and value of a run's configuration; lists as tuples, so that they can be compared."""
+    return {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in run.config.flat().items()
+    }
+
+
+def options_in_words(run: RecordedRun, table: str) -> str:
+    """The options of a table, as one would write them; empty where there are none."""
+    found = settings(run)
+    return ", ".join(in_words(k, v) for k, v in found.items() if k.startswith(f"{table}."))
+
+
+def is_methods_own(key: str) -> bool:
+    """Whether a key is a method's own or its tuning: it may differ, and then tells runs apart."""
+    return key.partition(".")[0] in _METHOD_KEYS
+
+
+def must_be_equal(key: str) -> bool:
+    """Whether a key decides the data, the split, the budget or the measure."""
+    return not is_methods_own(key) and key.partition(".")[0] not in _WITHOUT_WEIGHT
+
+
+def known_keys(runs: Iterable[RecordedRun]) -> list[str]:
+    """The keys of any of the runs, each once: a method's options stand in its own runs only."""
+    return list(dict.fromkeys(key for run in runs for key in settings(run)))
+
+
+def in_words(key: str, value: Value | None) -> str:
+    """A key and its value; an option's by its own name.
+
+    >>> in_words("method-options.mu", 0.1), in_words("lr", 0.1), in_words("data", ("a", "b"))
+    ('mu = 0.1', 'lr = 0.1', 'data = a, b')
+    """
+    own = key.rpartition(".")[2] if key.partition(".")[0] in TABLES else key
+    return f"{own} = {written(value)}"
+
+
+def written(value: Value | None) -> str:
+    """A value as a reader expects it.
+
+    >>> written(""), written(("a", "b")), written(None), written(0.02)
+    ('""', 'a, b', 'not set', '0.02')
+    """
+    if value is None:
+        return "not set"
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
+    return '""' if value == "" else str(value)
