@@ -43,3 +43,20 @@ def test_one_image_has_no_spread() -> None:
     for full in (True, False):
         _, mean, covariance = gaussians(*class_moments(h, y, 1, full=full).values())
         assert mean.tolist() == [[1, 2]] and not covariance.any()
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 999), st.integers(1, 5), st.booleans(), st.randoms(use_true_random=False))
+def test_sums_over_clients_are_those_of_all_at_once(
+    seed: int, clients: int, full: bool, order
+) -> None:
+    g = torch.Generator().manual_seed(seed)
+    # Whole numbers, so that not even a client's own float32 is rounded.
+    features = torch.randint(-30, 31, (40, 5), generator=g).float()
+    labels = torch.randint(0, 3, (40,), generator=g)
+    owner = torch.randint(0, clients, (40,), generator=g)
+    parts = [(features[owner == k], labels[owner == k]) for k in range(clients)]
+    order.shuffle(parts)
+    summed, whole = pooled(parts, 4, full), class_moments(features, labels, 4, full=full)
+    assert summed.keys() == whole.keys()
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in summed.items())
