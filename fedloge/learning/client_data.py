@@ -34,7 +34,7 @@ class ClientData:
 
     Attributes
     ----------
-    client : partition id; -1 for nobody.
+    client : partition id.
     train : the client's training examples, raw, on the training device.
     counts : training examples of each class, on the training device.
     preparation : how inputs become what the network takes.

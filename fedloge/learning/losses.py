@@ -3,7 +3,10 @@
 Every loss is a mean over the batch and lives on the device of its arguments. `counts` are the
 training examples of each class on the client that trains. Where a loss takes the logarithm or
 a negative power of a count, a class with none is taken out of the softmax: it receives no
-gradient, and it may not be a label.
+gradient, and it may not be a label, nor have a share in a soft one.
+
+Labels are classes, or shares of each class that sum to 1, where a loss takes such: those that
+are a cross-entropy of changed logits do; focal, ldam and ratio look at one class per example.
 """
 
 from __future__ import annotations
@@ -23,30 +26,33 @@ from fedloge.errors import ConfigError, unknown_name
 from fedloge.options import NotNegative, Options, Positive, checked_options, keyword_options
 
 LocalLoss = Callable[[Tensor, Tensor], Tensor]
+Labels = Int[Tensor, " samples"] | Float[Tensor, "samples classes"]
 
 
-def cross_entropy(
-    logits: Float[Tensor, "samples classes"], labels: Int[Tensor, " samples"]
-) -> Float[Tensor, ""]:
-    """-log softmax(logits)_y."""
-    return F.cross_entropy(logits, labels)
+def cross_entropy(logits: Float[Tensor, "samples classes"], labels: Labels) -> Float[Tensor, ""]:
+    """-log softmax(logits)_y; of soft labels, the mean over the shares of each class."""
+    if labels.ndim == 1:
+        return F.cross_entropy(logits, labels)
+    # A class that is taken out has log-probability -inf, and 0 * -inf would be no number.
+    terms = torch.where(labels > 0, labels * logits.log_softmax(dim=1), 0.0)
+    return -terms.sum(dim=1).mean()
 
 
 def balanced_softmax(
     logits: Float[Tensor, "samples classes"],
-    labels: Int[Tensor, " samples"],
+    labels: Labels,
     counts: Int[Tensor, " classes"],
 ) -> Float[Tensor, ""]:
     """Cross-entropy of a softmax weighted by counts, n_c exp(z_c) / sum_j n_j exp(z_j).
 
     Ren et al. 2020, "Balanced Meta-Softmax for Long-Tailed Visual Recognition", eq. 3.
     """
-    return F.cross_entropy(logits + counts.log(), labels)
+    return cross_entropy(logits + counts.log(), labels)
 
 
 def logit_adjusted(
     logits: Float[Tensor, "samples classes"],
-    labels: Int[Tensor, " samples"],
+    labels: Labels,
     counts: Int[Tensor, " classes"],
     tau: NotNegative = 1.0,
 ) -> Float[Tensor, ""]:
@@ -56,12 +62,12 @@ def logit_adjusted(
     cross-entropy, absent classes included.
     """
     prior = counts / counts.sum()
-    return F.cross_entropy(logits + torch.xlogy(tau, prior), labels)
+    return cross_entropy(logits + torch.xlogy(tau, prior), labels)
 
 
 def fedlc(
     logits: Float[Tensor, "samples classes"],
-    labels: Int[Tensor, " samples"],
+    labels: Labels,
     counts: Int[Tensor, " classes"],
     tau: NotNegative = 1.0,
 ) -> Float[Tensor, ""]:
@@ -71,13 +77,13 @@ def fedlc(
     eq. 7. `tau` >= 0; 0 is plain cross-entropy, absent classes included.
     """
     if tau == 0:
-        return F.cross_entropy(logits, labels)
-    return F.cross_entropy(logits - tau * counts.float().pow(-0.25), labels)
+        return cross_entropy(logits, labels)
+    return cross_entropy(logits - tau * counts.float().pow(-0.25), labels)
 
 
 def ldam(
     logits: Float[Tensor, "samples classes"],
-    labels: Int[Tensor, " samples"],
+    labels: Labels,
     counts: Int[Tensor, " classes"],
     max_margin: NotNegative = 0.5,
     scale: Positive = 30.0,
@@ -96,6 +102,7 @@ def ldam(
     weights : class weights of deferred re-weighting, from `drw_weights`; the batch mean is then
         a weighted mean. None: all alike.
     """
+    _one_class_each(labels, "ldam")
     margins = torch.where(counts > 0, counts.float().pow(-0.25), 0.0)
     margins = margins * (max_margin / margins.max())
     reduced = logits - F.one_hot(labels, logits.shape[1]) * margins
@@ -118,7 +125,7 @@ def drw_weights(counts: Int[Tensor, " classes"], beta: float = 0.9999) -> Float[
 
 def focal(
     logits: Float[Tensor, "samples classes"],
-    labels: Int[Tensor, " samples"],
+    labels: Labels,
     gamma: NotNegative = 2.0,
 ) -> Float[Tensor, ""]:
     """-(1 - p_y)^gamma log p_y, which turns away from what is learned already.
@@ -126,6 +133,7 @@ def focal(
     Lin et al. 2017, "Focal Loss for Dense Object Detection", eq. 4. `gamma` >= 0; 0 is plain
     cross-entropy.
     """
+    _one_class_each(labels, "focal")
     log_p = -F.cross_entropy(logits, labels, reduction="none")
     # The slope of x^gamma at 0 is infinite for gamma < 1, and p = 1 is reached in float32.
     missing = -torch.expm1(log_p).clamp(max=-torch.finfo(log_p.dtype).tiny)
@@ -134,7 +142,7 @@ def focal(
 
 def ratio_loss(
     logits: Float[Tensor, "samples classes"],
-    labels: Int[Tensor, " samples"],
+    labels: Labels,
     counts: Int[Tensor, " classes"],
     alpha: NotNegative = 1.0,
     beta: NotNegative = 0.1,
@@ -146,11 +154,20 @@ def ratio_loss(
     its own loss and knows them, so R_c = sum_{j != c} n_j / ((Q - 1) n_c), with Q the number
     of classes present; a client with one class has R = 0. `alpha`, `beta` >= 0, not both 0.
     """
+    _one_class_each(labels, "ratio")
     others = (counts > 0).sum() - 1
     ratio = (counts.sum() - counts) / (others.clamp(min=1) * counts.clamp(min=1))
     return (
         (alpha + beta * ratio)[labels] * F.cross_entropy(logits, labels, reduction="none")
     ).mean()
+
+
+def _one_class_each(labels: Tensor, loss: str) -> None:
+    if labels.ndim != 1:
+        raise ConfigError(
+            f"loss {loss!r} takes one class per example, but the labels of this data set are shares of "
+            "each class; use cross-entropy, balanced-softmax, logit-adjusted or fedlc"
+        )
 
 
 _LOSSES: dict[str, Callable[..., Tensor]] = {

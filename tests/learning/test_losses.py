@@ -133,21 +133,80 @@ def test_drw_weights_by_hand() -> None:
 
 def test_local_loss_binds_options() -> None:
     logits, labels = case(0, COUNTS)
-    bound = losses.local_loss("ldam", COUNTS, **{"max-margin": 0.2, "scale": 1})
+    bound = losses.local_loss("ldam", COUNTS, {"max-margin": 0.2, "scale": 1})
     assert torch.equal(bound(logits, labels), losses.ldam(logits, labels, COUNTS, 0.2, 1.0))
     for name in NAMES:
         assert losses.local_loss(name, COUNTS)(logits, labels) > 0
 
 
 def test_wrong_names_and_options_are_refused() -> None:
-    def message(name: str, **options: object) -> str:
+    def message(name: str, options: dict[str, object] | None = None) -> str:
         with pytest.raises(ConfigError) as caught:
-            losses.local_loss(name, COUNTS, **options)
+            losses.local_loss(name, COUNTS, options)
         return str(caught.value)
 
     assert "unknown loss 'focl' (did you mean 'focal'?)" in message("focl")
-    assert "loss 'focal': unknown option 'gama' (did you mean 'gamma'?)" in message("focal", gama=1)
-    assert "tau must be a number >= 0, got -1" in message("fedlc", tau=-1)
-    assert "max-margin must be a number >= 0, got 'wide'" in message("ldam", max_margin="wide")
-    assert "got nan" in message("ldam", scale=math.nan)
-    assert "scale must be greater than 0" in message("ldam", scale=0)
+    focal = message("focal", {"gama": 1})
+    assert (
+        focal
+        == "loss-options of 'focal': unknown option 'gama' (did you mean 'gamma'?); known: gamma"
+    )
+    less = "input should be greater than or equal to 0, got -1"
+    for name, option in [("fedlc", "tau"), ("logit-adjusted", "tau"), ("focal", "gamma")]:
+        assert f"{option}: {less}" in message(name, {option: -1})
+    for option in ("alpha", "beta"):
+        assert f"{option}: {less}" in message("ratio", {option: -1})
+    assert "max-margin: input should be a valid number, got 'wide'" in message(
+        "ldam", {"max-margin": "wide"}
+    )
+    assert "unknown option 'max_margin'" in message("ldam", {"max_margin": 0.5})
+    assert "got nan" in message("ldam", {"scale": math.nan})
+    assert "scale: input should be greater than 0" in message("ldam", {"scale": 0})
+    for name in ("cross-entropy", "balanced-softmax"):
+        assert "there are no options, got 'tau'; leave it out" in message(name, {"tau": 1})
+
+
+def test_deferred_weights_come_from_their_round_on() -> None:
+    logits, labels = case(0, COUNTS)
+    options = {"drw-from": 3, "drw-beta": 0.5}
+    before, at = (losses.local_loss("ldam", COUNTS, options, round=r) for r in (2, 3))
+    assert torch.equal(before(logits, labels), losses.ldam(logits, labels, COUNTS))
+    weights = losses.drw_weights(COUNTS, 0.5)
+    assert torch.equal(at(logits, labels), losses.ldam(logits, labels, COUNTS, weights=weights))
+    assert not torch.equal(before(logits, labels), at(logits, labels))
+
+
+@pytest.mark.parametrize("name", ["cross-entropy", "balanced-softmax", "logit-adjusted", "fedlc"])
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 999), counts=some_counts.filter(lambda counts: bool((counts > 0).all())))
+def test_soft_labels_are_mixtures_of_hard_ones(name: str, seed: int, counts: Tensor) -> None:
+    logits, labels = case(seed, counts)
+    loss = losses.local_loss(name, counts)
+    hard = F.one_hot(labels, len(counts)).float()
+    torch.testing.assert_close(loss(logits, hard), loss(logits, labels))
+    # Cross-entropy is linear in the labels: a mixture costs the mixture of its classes.
+    shares = torch.rand(logits.shape, generator=torch.Generator().manual_seed(seed)).softmax(dim=1)
+    by_class = [
+        torch.stack([loss(row[None], torch.tensor([c])) for c in range(len(counts))])
+        for row in logits
+    ]
+    expected = (shares * torch.stack(by_class)).sum(dim=1).mean()
+    torch.testing.assert_close(loss(logits, shares), expected)
+
+
+@pytest.mark.parametrize("name", ["balanced-softmax", "logit-adjusted", "fedlc"])
+def test_soft_labels_may_leave_out_an_absent_class(name: str) -> None:
+    logits = torch.tensor([[1.0, 2.0, 50.0]], requires_grad=True)
+    shares = torch.tensor([[0.25, 0.75, 0.0]])
+    loss = losses.local_loss(name, torch.tensor([5, 5, 0]))(logits, shares)
+    torch.testing.assert_close(loss, F.cross_entropy(logits[:, :2], shares[:, :2]))
+    loss.backward()
+    assert logits.grad is not None
+    torch.testing.assert_close(logits.grad[0, 2].item(), 0.0)
+    torch.testing.assert_close(logits.grad[0, :2].sum().item(), 0.0, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["focal", "ldam", "ratio"])
+def test_losses_of_one_class_each_refuse_soft_labels(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"loss '{name}' takes one class per example"):
+        losses.local_loss(name, COUNTS)(torch.zeros(2, 3), torch.full((2, 3), 1 / 3))

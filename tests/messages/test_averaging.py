@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedloge.errors import UpdateError
-from fedloge.messages.averaging import WeightedSum, check_update
+from fedloge.messages.averaging import ExactSum, WeightedSum, check_update
 
 
 def one(value: float) -> dict[str, torch.Tensor]:
@@ -135,3 +137,40 @@ def test_tensors_of_all_sizes_and_types_are_summed_apart() -> None:
     alone.add(tensors, 7)
     for name, value in alone.mean().items():
         torch.testing.assert_close(value, tensors[name], rtol=0, atol=1e-9)
+
+
+values = st.floats(-(2.0**40), 2.0**40, width=32, exclude_min=True, exclude_max=True)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(values, min_size=1, max_size=12), st.randoms(use_true_random=False))
+def test_a_plain_sum_is_exact_and_free_of_order(numbers: list[float], order) -> None:
+    def total(those: list[float]) -> float:
+        made = ExactSum({"s": torch.zeros(1, dtype=torch.float64)})
+        for number in those:
+            made.add({"s": torch.tensor([number], dtype=torch.float64)})
+        return made.total()["s"].item()
+
+    expected = float(sum(map(Fraction, numbers)))
+    # Each number is rounded to 2^-52, and the total once more to float64.
+    assert abs(total(numbers) - expected) <= len(numbers) * 2.0**-52 + abs(expected) * 2.0**-51
+    shuffled = list(numbers)
+    order.shuffle(shuffled)
+    assert total(shuffled) == total(numbers)
+
+
+def test_a_sum_has_the_dtype_and_shape_that_were_asked_for() -> None:
+    template = {"a": torch.zeros(2, 3), "n": torch.zeros((), dtype=torch.float64)}
+    made = ExactSum(template)
+    assert not any(tensor.any() for tensor in made.total().values())
+    # What float32 alone would lose: 2^30 + 2^-10, a hundred times.
+    for _ in range(100):
+        made.add(
+            {
+                "a": torch.full((2, 3), -0.5),
+                "n": torch.tensor(2.0**30 + 2.0**-10, dtype=torch.float64),
+            }
+        )
+    got = made.total()
+    assert got["a"].dtype == torch.float32 and got["a"].tolist() == [[-50.0] * 3] * 2
+    assert got["n"].dtype == torch.float64 and got["n"].item() == 100 * 2.0**30 + 100 * 2.0**-10

@@ -13,12 +13,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fedloge.config import from_flat
-from fedloge.data import Examples
+from fedloge.data import Examples, ImagePreparation
 from fedloge.engines import local
 from fedloge.errors import ConfigError
 from fedloge.federation import Federation
-from fedloge.learning.client_data import ClientData, Task
+from fedloge.learning.client_data import ClientData
 from fedloge.methods import method_class, method_options
+from fedloge.methods.method import Task
 from fedloge.models.backbone import Backbone
 
 
@@ -146,7 +147,7 @@ def task() -> Callable[..., Task]:
 
     def make(num_classes: int = 4, dim: int = 8, **changes: Any) -> Task:
         config = from_flat({key.replace("_", "-"): value for key, value in changes.items()})
-        return Task(config, num_classes, lambda: Flat(dim), lambda _: pytest.fail("not needed"))
+        return Task(config, num_classes, lambda: Flat(dim))
 
     return make
 
@@ -162,9 +163,8 @@ def client() -> Callable[..., ClientData]:
             "config": task.config,
             "train": Examples(pixels.to(torch.uint8).view(len(labels), 1, 1, -1), labels),
             "counts": torch.bincount(labels, minlength=task.num_classes),
-            "mean": (0.0,),
-            "std": (1 / 255,),  # so that a pixel of 7 is a feature of 7
-            "augmentation": "none",
+            # So that a pixel of 7 is a feature of 7.
+            "preparation": ImagePreparation((0.0,), (1 / 255,), "none"),
             "received": {},
         }
         return ClientData(**(values | changes))
@@ -174,23 +174,30 @@ def client() -> Callable[..., ClientData]:
 
 @pytest.fixture
 def refuses() -> Callable[[str, str], None]:
-    """A method's options are refused with a line that names the option."""
+    """A method's options are refused with a line that names the method and the option."""
 
     def check(method: str, options: str) -> None:
         config = from_flat({"method": method, "method-options": options})
-        with pytest.raises(ConfigError, match=options.split(" ")[0]):
+        option = options.split(" ")[0]
+        with pytest.raises(
+            ConfigError, match=f"method-options of '{method}': .*{option}"
+        ) as caught:
             method_options(method_class(method), config)
+        assert "\n" not in str(caught.value)
 
     return check
 
 
 @pytest.fixture
-def refuses_config(federation: Callable[..., Federation]) -> Callable[..., None]:
-    """A config key is refused with a line that names it and the method."""
+def has_no_option(federation: Callable[..., Federation]) -> Callable[[str, str], None]:
+    """An option that the method does not read is refused with a line that names both."""
 
-    def check(method: str, **changes: Any) -> None:
-        key = next(iter(changes)).replace("_", "-")
-        with pytest.raises(ConfigError, match=f"{key}: method '{method}' does not read it"):
-            _ = federation(method, **changes).method
+    def check(method: str, options: str) -> None:
+        option = options.split(" ")[0]
+        message = (
+            f"method-options of '{method}': (unknown option|there are no options, got) '{option}'"
+        )
+        with pytest.raises(ConfigError, match=message):
+            _ = federation(method, options).method
 
     return check

@@ -5,14 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from fedloge.errors import ConfigError
+from fedloge.learning.probes.class_moments import class_moments
 from fedloge.messages.averaging import ExactSum
-from fedloge.methods.ccvr import CCVR, class_moments, gaussians, virtual_features
+from fedloge.methods.ccvr import CCVR, virtual_features
 from fedloge.models.head import LinearHead
 
 
@@ -23,33 +22,6 @@ def pooled(parts: list[tuple[Tensor, Tensor]], classes: int, full: bool) -> dict
     for each in moments:
         total.add(each)
     return total.total()
-
-
-@settings(max_examples=15, deadline=None)
-@given(st.integers(0, 999), st.integers(1, 4), st.booleans())
-def test_pooled_gaussians_are_those_of_the_pooled_features(
-    seed: int, clients: int, full: bool
-) -> None:
-    g = torch.Generator().manual_seed(seed)
-    features = 3 + torch.randn(40, 5, generator=g) @ torch.randn(5, 5, generator=g)
-    labels = torch.randint(0, 3, (40,), generator=g)
-    owner = torch.randint(0, clients, (40,), generator=g)
-    parts = [(features[owner == k], labels[owner == k]) for k in range(clients)]
-    counts, mean, covariance = gaussians(*pooled(parts, 4, full).values())
-    for c in range(3):
-        own = features[labels == c].double()
-        assert counts[c] == len(own)
-        torch.testing.assert_close(mean[c], own.mean(dim=0), atol=1e-5, rtol=1e-5)
-        expected = torch.cov(own.T) if full else own.var(dim=0)
-        torch.testing.assert_close(covariance[c], expected, atol=2e-4, rtol=1e-5)
-    assert counts[3] == 0 and not mean[3].any() and not covariance[3].any()
-
-
-def test_one_image_has_no_spread() -> None:
-    h, y = torch.tensor([[1.0, 2.0]]), torch.tensor([0])
-    for full in (True, False):
-        _, mean, covariance = gaussians(*class_moments(h, y, 1, full=full).values())
-        assert mean.tolist() == [[1, 2]] and not covariance.any()
 
 
 def test_virtual_features_have_the_moments_they_are_drawn_from() -> None:
@@ -90,7 +62,8 @@ def test_calibration_helps_on_a_long_tail(task: Callable[..., Any], covariance: 
     parts = [(features[::2], labels[::2]), (features[1::2], labels[1::2])]
     sums = pooled(parts, 3, covariance == "full")
     before = net.head.weight.detach().clone()
-    calibrated = method.calibrated_predictors(net, sums)["calibrated"].head
+    (probe,) = method.probes()
+    calibrated = probe.finish(net, sums).predictors["calibrated"].head
     assert torch.equal(net.head.weight, before)
     accuracy = {
         name: (head.predict(test) == truth).double().mean().item()
@@ -106,9 +79,10 @@ def test_a_client_sends_the_moments_of_its_own_images(
     method = CCVR(made, CCVR.Options())
     net = method.build()
     data = client(made, torch.tensor([[1, 2], [3, 4], [5, 0]]), torch.tensor([0, 0, 1]))
-    sums = method.evaluation_sums(net, data)
-    assert {k: v.shape for k, v in sums.items()} == {
-        k: v.shape for k, v in method.evaluation_uplink(net).items()
+    (probe,) = method.probes()
+    sums = probe.collect(net, data)
+    assert {k: (v.shape, v.dtype) for k, v in sums.items()} == {
+        k: (v.shape, v.dtype) for k, v in probe.template(net).items()
     }
     torch.testing.assert_close(sums["counts"], torch.tensor([2.0, 1.0]))
     torch.testing.assert_close(sums["sums"], torch.tensor([[4.0, 6.0], [5.0, 0.0]]))
@@ -120,9 +94,17 @@ def test_a_client_sends_the_moments_of_its_own_images(
 def test_covariances_too_large_to_send_are_refused(task: Callable[..., Any]) -> None:
     large = task(num_classes=200, dim=512)
     with pytest.raises(ConfigError, match="covariance = diagonal"):
-        CCVR(large, CCVR.Options()).evaluation_uplink(CCVR(large, CCVR.Options()).build())
+        CCVR(large, CCVR.Options()).probes()
     diagonal = CCVR(large, CCVR.Options(covariance="diagonal"))
-    assert diagonal.evaluation_uplink(diagonal.build())["second-moments"].shape == (200, 512)
+    (probe,) = diagonal.probes()
+    assert probe.template(diagonal.build())["second-moments"].shape == (200, 512)
+
+
+def test_where_no_client_sent_a_feature_nothing_is_calibrated(task: Callable[..., Any]) -> None:
+    method = CCVR(task(num_classes=2, dim=2), CCVR.Options())
+    net = method.build()
+    (probe,) = method.probes()
+    assert probe.finish(net, probe.template(net)).predictors == {}
 
 
 @pytest.mark.parametrize("covariance", ["full", "diagonal"])
@@ -130,7 +112,7 @@ def test_a_run(run_twice: Callable[..., Any], covariance: str) -> None:
     run = run_twice("ccvr", f"virtual-features = 20, epochs = 2, covariance = {covariance}")
     last = run.metrics[-1]
     assert {"global/raw/all", "global/calibrated/all", "personal/tuned/mean"} <= last.keys()
-    assert {"counts", "sums", "second-moments"} <= run.sent
+    assert {"ccvr/counts", "ccvr/sums", "ccvr/second-moments"} <= run.sent
 
 
 def test_options_out_of_range_are_refused(refuses: Callable[[str, str], None]) -> None:

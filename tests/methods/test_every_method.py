@@ -53,7 +53,8 @@ def test_two_rounds(
     # No personal tensor in any message: only what is shared, and what the method says it sends.
     opened = open_run(run.folder)
     fed = open_federation(opened.config)
-    announced = fed.method.uplink(fed.net).keys() | fed.method.evaluation_uplink(fed.net).keys()
+    probed = {f"{probe.name}/{name}" for probe in fed.probes for name in probe.template(fed.net)}
+    announced = fed.method.uplink(fed.net).keys() | probed
     assert run.sent == fed.initial[Part.SHARED].keys() | announced
     assert not run.sent & fed.initial[Part.PERSONAL].keys()
 

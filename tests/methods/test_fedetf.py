@@ -59,8 +59,8 @@ def test_tuning_moves_the_personal_model_alone(federation: Callable[..., Any]) -
 
 
 def test_options_out_of_range_are_refused(
-    refuses: Callable[[str, str], None], refuses_config: Any
+    refuses: Callable[[str, str], None], has_no_option: Callable[[str, str], None]
 ) -> None:
     refuses("fedetf", "scale = 0")
     refuses("fedetf", "dim = -1")
-    refuses_config("fedetf", post_hoc="ga-fr")
+    has_no_option("fedetf", "post-hoc = ga-fr")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,15 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fedloge.config import Config
-from fedloge.data import Examples
+from fedloge.data import Examples, ImagePreparation
 from fedloge.errors import UpdateError
 from fedloge.federation import Federation
 from fedloge.geometry.realignment import global_realign, local_realign, local_realign_sum
-from fedloge.learning.client_data import ClientData, Method, MethodOptions, Network, Part, Task
+from fedloge.learning.client_data import ClientData
 from fedloge.learning.loop import sgd
+from fedloge.methods import METHODS
+from fedloge.methods.fedavg import FedAvg
+from fedloge.methods.method import Method, MethodOptions, Network, Part, Task
 
 
 def federation(tmp_path: Path, **changes: Any) -> Federation:
@@ -75,7 +79,7 @@ def test_the_losses_by_hand(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("prototypes", ["sparse-etf", "etf"])
 def test_the_fixed_classifier_never_moves(tmp_path: Path, prototypes: str) -> None:
-    fed = federation(tmp_path, prototypes=prototypes)
+    fed = federation(tmp_path, method_options={"prototypes": prototypes})
     before = fed.net.classifier.weight.clone()
     changed = {name: t.clone() for name, t in fed.net.state_dict().items()}
     fed.method.local_update(fed.net, client(fed))
@@ -110,7 +114,7 @@ def test_predictors_are_the_papers(tmp_path: Path) -> None:
     assert torch.equal(personal["realigned"].head.weight, local_realign(psi, phi))
     assert personal["realigned"].head.bias is None
     assert torch.equal(personal["raw"].head.weight, phi)
-    summed = federation(tmp_path, personal_realignment="sum")
+    summed = federation(tmp_path, method_options={"personal-realignment": "sum"})
     both = summed.method.personal_predictors(summed.load(fed.net.state_dict()), data)["realigned"]
     assert torch.equal(both.head.weight, local_realign_sum(psi, phi))
 
@@ -125,7 +129,7 @@ def test_a_client_that_never_trained_predicts_with_the_global_head(tmp_path: Pat
 
 @pytest.mark.parametrize("rounds_trained", [0, 3])
 def test_absent_classes_are_never_predicted(tmp_path: Path, rounds_trained: int) -> None:
-    fed = federation(tmp_path, dirichlet_alpha=0.3, imbalance_factor=0.02)
+    fed = federation(tmp_path, partitioner_options={"alpha": 0.3}, imbalance_factor=0.02)
     seen_one = False
     for index in range(4):
         data = client(fed, index, rounds_trained)
@@ -154,7 +158,7 @@ def test_fedavgs_raw_personal_model_is_the_global_one(tmp_path: Path) -> None:
 
 
 def test_no_tuning_is_the_global_model(tmp_path: Path) -> None:
-    fed = federation(tmp_path, method="fedavg", method_options="tune-epochs = 0")
+    fed = federation(tmp_path, method="fedavg", method_options={"tune-epochs": 0})
     found = fed.method.personal_predictors(fed.net, client(fed))
     assert torch.equal(found["tuned"].head.weight, found["raw"].head.weight)
 
@@ -195,7 +199,7 @@ class Quadratic(Method[Dot]):
 
 def quadratic(**changes: Any) -> tuple[Dot, ClientData, Quadratic]:
     config = Config(lr=0.5, momentum=0.5, batch_size=1, **changes)
-    method = Quadratic(Task(config, 2, None, None), MethodOptions())  # type: ignore[arg-type]
+    method = Quadratic(Task(config, 2, None), MethodOptions())  # type: ignore[arg-type]
     images = Examples(torch.full((1, 1, 1, 1), 255, dtype=torch.uint8), torch.tensor([1]))
     data = ClientData(
         client=0,
@@ -203,9 +207,7 @@ def quadratic(**changes: Any) -> tuple[Dot, ClientData, Quadratic]:
         config=config,
         train=images,
         counts=torch.tensor([0, 1]),
-        mean=(0.0,),
-        std=(1.0,),
-        augmentation="none",
+        preparation=ImagePreparation((0.0,), (1.0,), "none"),
         received={},
     )
     return method.build(), data, method
@@ -244,8 +246,10 @@ def test_a_diverging_client_says_so() -> None:
 
 def test_nothing_to_train_on_is_said(tmp_path: Path) -> None:
     fed = federation(tmp_path)
-    with pytest.raises(UpdateError, match="nothing to train on, 0 images for 1 epochs"):
-        fed.method.local_update(fed.net, fed.client_data(-1, 1, {}))
+    data = client(fed)
+    nobody = replace(data, train=data.train.take(torch.empty(0)))
+    with pytest.raises(UpdateError, match="nothing to train on, 0 examples for 1 epochs"):
+        fed.method.local_update(fed.net, nobody)
 
 
 def test_one_fedavg_step_is_plain_sgd(tmp_path: Path) -> None:
@@ -281,3 +285,39 @@ def test_an_epoch_is_every_image_once_and_rounds_differ(tmp_path: Path) -> None:
     assert order(data) == both
     assert order(fed.client_data(0, 2, {})) != both
     assert order(data, "another purpose") != both
+
+
+# What a class says of itself
+
+
+class Inherits(FedAvg):
+    name = "inherits"
+
+
+class OwnLoss(FedAvg):
+    name = "own-loss"
+
+    def loss(self, net: Any, inputs: Tensor, labels: Tensor, client: ClientData) -> Any:
+        return super().loss(net, inputs, labels, client)
+
+
+class Declares(OwnLoss):
+    name = "declares"
+    uniform_step = True  # type: ignore[assignment]
+
+
+class OfDeclares(Declares):
+    name = "of-declares"
+
+
+def test_a_uniform_step_is_declared_by_each_class_for_itself() -> None:
+    task = Task(Config(), 2, None)  # type: ignore[arg-type]
+
+    def uniform(cls: type[Method], **options: Any) -> bool:
+        return cls(task, cls.Options(**options)).uniform_step
+
+    assert uniform(FedAvg) and not uniform(FedAvg, loss="balanced-softmax")
+    assert not uniform(Inherits) and not uniform(OwnLoss)
+    assert uniform(Declares) and not uniform(OfDeclares)
+    says = {name for name, cls in METHODS.items() if uniform(cls)}
+    assert says == {"fedloge", "fedavg", "fedper", "fedbn", "fedbabu", "ccvr"}

@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from fedloge.config import Config, from_flat
+from fedloge.config.tables import table_of
 from fedloge.errors import ConfigError
 from fedloge.learning import losses
 from fedloge.methods.post_hoc import post_hoc
-from fedloge.methods.single_head import configured_loss
+from fedloge.methods.single_head import LossOptions
+from fedloge.options import checked_options
 
 COUNTS = torch.tensor([8, 2, 0])
 LOGITS = torch.tensor([[1.0, 0.0, -1.0], [0.5, 0.5, 2.0]])
@@ -24,16 +25,18 @@ LABELS = torch.tensor([0, 1])
 
 
 def loss(name: str, options: str = "", round: int = 1) -> float:
-    config = from_flat({"local-loss": name, "local-loss-options": options})
-    return configured_loss(config, COUNTS, round)(LOGITS, LABELS).item()
+    table = {"loss": name, "loss-options": table_of(options, "here")}
+    checked = checked_options(LossOptions, table, "here")
+    bound = losses.local_loss(checked.loss, COUNTS, checked.loss_options, round=round)
+    return bound(LOGITS, LABELS).item()
 
 
 def test_balanced_softmax_is_logit_adjustment_with_tau_1_end_to_end(
     run_once: Callable[..., Path], trained: Callable[[Path], dict[str, Tensor]]
 ) -> None:
-    balanced = run_once("fedavg", local_loss="balanced-softmax")
+    balanced = run_once("fedavg", "loss = balanced-softmax")
     adjusted = run_once(
-        "fedavg", local_loss="logit-adjusted", local_loss_options="tau = 1", name="adjusted"
+        "fedavg", "loss = 'logit-adjusted', loss-options = {tau = 1}", name="adjusted"
     )
     plain = run_once("fedavg", name="plain")
     one, other, third = trained(balanced), trained(adjusted), trained(plain)
@@ -42,18 +45,18 @@ def test_balanced_softmax_is_logit_adjustment_with_tau_1_end_to_end(
     assert max(float((one[n] - third[n]).abs().max()) for n in one) > 1e-2
 
 
-@pytest.mark.parametrize("name", get_args(Config.model_fields["local_loss"].annotation))
+@pytest.mark.parametrize("name", losses.LOSSES)
 def test_every_loss_that_the_config_offers_trains(
     federation: Callable[..., Any], name: str
 ) -> None:
-    assert get_args(Config.model_fields["local_loss"].annotation).count(name) == 1
-    fed = federation("fedper", local_loss=name)
+    fed = federation("fedper", f"loss = {name}")
     metrics = fed.method.local_update(fed.net, fed.client_data(0, 1, {})).metrics
     assert metrics.keys() == {"loss"} and metrics["loss"] > 0
 
 
-def test_the_config_offers_every_loss() -> None:
-    assert set(get_args(Config.model_fields["local_loss"].annotation)) == set(losses._LOSSES)
+def test_the_options_offer_every_loss_once() -> None:
+    assert get_args(get_type_hints(LossOptions)["loss"]) == losses.LOSSES
+    assert len(set(losses.LOSSES)) == len(losses.LOSSES)
 
 
 def test_options_reach_the_loss() -> None:
@@ -79,25 +82,41 @@ def test_ldam_reweights_from_a_round_on() -> None:
     ("name", "options", "words"),
     [
         ("focal", "gama = 1", "unknown option 'gama' .did you mean 'gamma'"),
-        ("focal", "gamma = -1", "gamma must be a number >= 0"),
-        ("fedlc", "drw-from = 3", "unknown option 'drw[-_]from'"),
-        ("ldam", "drw-from = 0", "drw-from must be a round, 1 or later, got 0"),
-        ("ldam", "drw-beta = 1", "beta must be a number >= 0 and < 1"),
-        ("ldam", "weights = 1", "class weights come from drw-from"),
-        ("focal", "2", "local-loss-options of 'focal': expected"),
+        ("focal", "gamma = -1", "gamma: .*greater than or equal to 0, got -1"),
+        ("fedlc", "drw-from = 3", "unknown option 'drw-from'"),
+        ("ldam", "drw-from = 0", "drw-from: .*greater than or equal to 1, got 0"),
+        ("ldam", "drw-from = 2.5", "drw-from: .*integer.*, got 2.5"),
+        ("ldam", "drw-beta = 1", "drw-beta: .*less than 1, got 1"),
+        ("ldam", "weights = 1", "unknown option 'weights'"),
+        ("cross-entropy", "tau = 1", "loss-options of 'cross-entropy': there are no options"),
     ],
 )
 def test_wrong_options_are_one_clear_line_before_any_client_trains(
     federation: Callable[..., Any], name: str, options: str, words: str
 ) -> None:
     with pytest.raises(ConfigError, match=words) as caught:
-        _ = federation("fedavg", local_loss=name, local_loss_options=options).method
+        _ = federation("fedavg", f"loss = '{name}', loss-options = {{{options}}}").method
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("loss = focl", "method-options of 'fedavg': loss: .*'focal'.*, got 'focl'"),
+        ("loss-options = 2", "method-options of 'fedavg': loss-options: .*dictionary, got 2"),
+    ],
+)
+def test_a_wrong_loss_is_one_clear_line(
+    federation: Callable[..., Any], options: str, words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        _ = federation("fedavg", options).method
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("method", ["fedavg", "fedprox", "fedrod"])
 def test_heads_rescaled_after_training(run_once: Callable[..., Path], method: str) -> None:
-    folder = run_once(method, post_hoc="ga-fr, tau-norm")
+    folder = run_once(method, 'post-hoc = "ga-fr, tau-norm"')
     last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
     for name in ("raw", "tau-norm", "realigned"):
         assert 0 < last[f"global/{name}/all"] <= 1
@@ -128,9 +147,12 @@ def test_post_hoc_by_hand() -> None:
 def test_wrong_post_hoc_is_refused(federation: Callable[..., Any], text: str, words: str) -> None:
     for method in ("fedavg", "fedloge"):
         with pytest.raises(ConfigError, match=words):
-            _ = federation(method, post_hoc=text).method
+            _ = federation(method, f"post-hoc = '{text}'").method
 
 
-def test_a_key_that_the_method_does_not_read_is_refused(refuses_config: Any) -> None:
-    refuses_config("fedper", post_hoc="ga-fr")
-    refuses_config("fedloge", local_loss_options="tau = 1")
+def test_an_option_that_the_method_does_not_read_is_refused(
+    has_no_option: Callable[[str, str], None],
+) -> None:
+    has_no_option("fedper", "post-hoc = ga-fr")
+    has_no_option("fedbabu", "post-hoc = ga-fr")
+    has_no_option("fedloge", "loss-options = {tau = 1}")

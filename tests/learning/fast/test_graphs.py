@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from fedloge.errors import ConfigError
 from fedloge.federation import Federation
 from fedloge.learning.fast.graphs import StepGraphs
-from fedloge.learning.loop import Sgd
+from fedloge.learning.optimiser import Sgd
 
 
 class Trained:
@@ -137,7 +137,7 @@ def test_methods_say_whether_their_step_is_the_same_for_every_client(tmp_path: P
     for name in (*same, "fedprox", "fedrod"):
         federation = Federation(tiny(tmp_path, method=name))
         assert federation.method.uniform_step is (name in same), name
-    balanced = tiny(tmp_path, method="fedavg", local_loss="balanced-softmax")
+    balanced = tiny(tmp_path, method="fedavg", method_options={"loss": "balanced-softmax"})
     assert not Federation(balanced).method.uniform_step
 
 

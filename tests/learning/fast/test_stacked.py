@@ -13,9 +13,12 @@ from torch import Tensor
 from fedloge.errors import UpdateError
 from fedloge.federation import Federation
 from fedloge.learning import loop as training
-from fedloge.learning.client_data import ClientData, Losses, Network
+from fedloge.learning.client_data import ClientData
 from fedloge.learning.fast import stacked as module
+from fedloge.learning.fast.graphs import StepRecorder
 from fedloge.learning.fast.stacked import StackedClients
+from fedloge.learning.loop import Losses
+from fedloge.models import Network
 
 SIZES = (45, 37, 24, 21, 8, 5)
 """Images of six clients: with batches of 8, ragged ends of 5, 5, 0, 5, 0 and 5, and one with no full batch."""
@@ -155,13 +158,13 @@ def test_replayed_steps_train_as_stacked_ones_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """With a call in the place of a CUDA graph, which a processor has not."""
-    federation = wide(tmp_path, cuda_graphs=True)
+    federation = wide(tmp_path, fast=True)
     data = clients(federation)
     plain = federation.places(len(SIZES))
     expected = [plain.train(data, epochs=2), [plain.tensors(p) for p in range(len(SIZES))]]
-    for where in (module, training):
-        monkeypatch.setattr(where, "replays", lambda client: True)
-        monkeypatch.setattr(where, "cuda_graph", called_again)
+    monkeypatch.setattr(module, "cuda_graph", called_again)
+    federation.recorder = StepRecorder(called_again)
+    data = clients(federation)
     replayed = federation.places(len(SIZES))
     with caplog.at_level(logging.WARNING, logger="fedloge"):
         assert replayed.train(data, epochs=2) == expected[0]
