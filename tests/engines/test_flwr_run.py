@@ -18,6 +18,8 @@ import harness
 import pytest
 import tomli_w
 
+from fedloge import config as configs
+
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {
     # The packages are those of this interpreter: no fresh environment for each run.
@@ -109,11 +111,12 @@ def flower(tmp_path: Path) -> Iterator[Flower]:
 @pytest.mark.slow
 @pytest.mark.timeout(600)  # most of it is processes importing torch, on however few cores there are
 def test_flowers_simulation_gives_the_local_engines_bits(flower: Flower, tmp_path: Path) -> None:
-    flat = harness.TINY | {"rounds": 2, "name": "flower"}
-    (flower.cwd / "run.toml").write_text(tomli_w.dumps(flat))
+    config = configs.from_flat(harness.TINY | {"rounds": 2, "name": "flower"})
+    # Flower takes scalars alone: each table is a string.
+    (flower.cwd / "run.toml").write_text(tomli_w.dumps(config.for_flower()))
     # One worker process, whatever the machine: starting it is what takes the time.
     cores = len(os.sched_getaffinity(0))
-    nodes = f"num-supernodes={flat['num-clients']} client-resources-num-cpus={cores}"
+    nodes = f"num-supernodes={config.num_clients} client-resources-num-cpus={cores}"
     started = flower(
         "run", ROOT, "test", "--stream", "--run-config", "run.toml", "--federation-config", nodes
     )
