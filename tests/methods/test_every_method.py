@@ -83,7 +83,9 @@ def test_two_rounds(
         assert found == pytest.approx(run.metrics[-1][f"global/{fed.method.primary_global}/all"])
     export_client(opened, 1, tmp_path / "client")
     own = torch.from_numpy(fed.partition.test[1])
-    found = accuracy(trained_model.load(tmp_path / "client"), fed.test.inputs[own], fed.test.labels[own])
+    found = accuracy(
+        trained_model.load(tmp_path / "client"), fed.test.inputs[own], fed.test.labels[own]
+    )
     row = next(row for row in client_rows(run.folder) if (row["round"], row["client"]) == (2, 1))
     assert found == pytest.approx(row[f"personal/{fed.method.primary_personal}/accuracy"])
 
