@@ -8,6 +8,7 @@ import sys
 from functools import cache
 from typing import TYPE_CHECKING, Any, NoReturn
 
+# rich is imported where a console is made, for start-up time: `fedloge --help` needs none of it.
 if TYPE_CHECKING:
     from rich.console import Console
 

@@ -12,6 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
+from fedloge.folders import cache_folder
+
 TESTED_FLOWER = "1.41"
 
 
@@ -47,6 +49,7 @@ def _packages() -> list[Finding]:
 
 
 def _torch() -> Finding:
+    # torch takes seconds, and may be what is broken.
     import torch
 
     cores = (
@@ -57,6 +60,7 @@ def _torch() -> Finding:
 
 
 def _gpu() -> Finding:
+    # For start-up time.
     import torch
 
     if not torch.cuda.is_available():
@@ -72,7 +76,6 @@ def _flower() -> Finding:
 
 
 def _cache() -> Finding:
-    from fedloge.folders import cache_folder
 
     folder = cache_folder()
     try:

@@ -73,6 +73,7 @@ def plot(
     allow_unequal: bool,
 ) -> None:
     """Draw a figure and write it to `out`."""
+    # matplotlib takes a second to import, which a table need not wait for.
     from fedloge.results import plots
 
     _among("--kind", kind, plots.KINDS)

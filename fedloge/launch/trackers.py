@@ -61,6 +61,7 @@ class TensorBoard:
 
     def __init__(self, folder: Path, config: Mapping[str, Scalar]) -> None:
         try:
+            # An extra, which need not be installed.
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise PluginError(

@@ -351,6 +351,7 @@ def _count_axis(axis: Axis) -> None:
 
 
 def _log_norm(images: NDArray[np.integer]) -> Any:
+    # matplotlib takes a second to import.
     from matplotlib.colors import LogNorm
 
     low, high = max(1, int(images.min())), max(2, int(images.max()))

@@ -92,6 +92,7 @@ class Run(RecordedRun):
 
     def _repr_html_(self) -> str:
         """The run in a notebook: its name, its final figures, a curve."""
+        # For start-up time: the report stands on matplotlib.
         from fedloge.results.report import render_card
 
         return render_card(self)

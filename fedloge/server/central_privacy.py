@@ -110,6 +110,7 @@ class Epsilon:
 
     def __init__(self, config: Config) -> None:
         try:
+            # An extra, which need not be installed.
             from dp_accounting import dp_event, rdp
         except ImportError:
             raise ConfigError(

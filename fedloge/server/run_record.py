@@ -96,6 +96,7 @@ class RunRecord:
         if os.name != "posix":
             yield
             return
+        # Not there on Windows.
         import fcntl
 
         # The system lets go of it when the process ends, however it ends.
