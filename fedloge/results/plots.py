@@ -17,6 +17,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
@@ -351,9 +352,6 @@ def _count_axis(axis: Axis) -> None:
 
 
 def _log_norm(images: NDArray[np.integer]) -> Any:
-    # matplotlib takes a second to import.
-    from matplotlib.colors import LogNorm
-
     low, high = max(1, int(images.min())), max(2, int(images.max()))
     return LogNorm(low, max(high, low + 1))
 

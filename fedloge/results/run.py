@@ -125,7 +125,6 @@ def _table(records: Sequence[Line]) -> Any:
     """`records` as a pandas frame where pandas is installed, else a copy of them."""
     if importlib.util.find_spec("pandas") is None:
         return [dict(record) for record in records]
-    # Not a dependency: a second of start-up, only where a user asks for a table.
-    import pandas
+    import pandas  # no dependency; for start-up time, where a user asks for a table
 
     return pandas.DataFrame(list(records))

@@ -12,7 +12,7 @@ import pytest
 import safetensors.numpy
 import tomli_w
 
-from fedloge.config import from_flat
+from fedloge.config import Config, from_flat
 from fedloge.run_files import FORMAT, RunFiles
 
 LOGE = {"global": ("fixed", "raw", "realigned"), "personal": ("raw", "realigned")}
@@ -21,6 +21,16 @@ PARTS = {
     "global_head": "shared",
     "local_head": "personal",
     "classifier": "fixed",
+}
+SIMPLEX = {"kind": "sparse-etf", "sparsity": 0.6, "gamma": 0.1, "reason": "C < d"}
+# Of run.json, what is the same in every invented run; a test holds all of it against a real one.
+ALIKE = {
+    "format": FORMAT,
+    "run-id": "5f2c",
+    "created": "2025-03-01T12:00:00+00:00",
+    "parts": PARTS,
+    "versions": {"fedloge": "0.1.0", "torch": "2.9", "flwr": "1.41.0", "python": "3.12"},
+    "parameters": 12345,
 }
 
 
@@ -59,7 +69,6 @@ def write_run(
     """Write one run; `lift` is added to every accuracy; `config` and `keys` hold more of the config."""
     folder.mkdir(parents=True)
     files = RunFiles(folder)
-    done = rounds if done is None else done
     draw = np.random.default_rng(seed)
     resolved = from_flat(
         {
@@ -68,87 +77,83 @@ def write_run(
             "num-clients": clients,
             "clients-per-round": min(8, clients),
             "seed": seed,
-            **{key.replace("_", "-"): value for key, value in config.items()},
-            **(keys or {}),
+            **{key.replace("_", "-"): value for key, value in (config | dict(keys or {})).items()},
         }
     )
-    files.config.write_text(
-        f"# fingerprint {resolved.fingerprint()}\n" + tomli_w.dumps(resolved.nested())
-    )
-
-    sizes = np.floor(largest * 0.02 ** (np.arange(classes) / max(1, classes - 1)))
-    shares = draw.dirichlet([0.5] * clients, size=classes)
-    split = np.stack([draw.multinomial(n, p) for n, p in zip(sizes, shares, strict=True)], axis=1)
+    files.config.write_text(tomli_w.dumps(resolved.nested()))
+    split = draw_split(files, draw, clients, classes, largest)
     counts = split.sum(axis=0)
     groups = shot_groups(counts)
-    safetensors.numpy.save_file(
-        {
-            "train_counts": split.astype(np.int64),
-            "local_test_counts": (split // 4).astype(np.int64),
-        },
-        files.split,
-    )
-
     if prototypes:
-        matrix = np.eye(classes) - 1 / classes
-        basis = np.linalg.qr(draw.normal(size=(max(dim, classes), classes)))[0]
-        rows = matrix @ basis.T
-        rows = 0.1 * rows / np.linalg.norm(rows, axis=1, keepdims=True)
-        safetensors.numpy.save_file({"prototypes": rows.astype(np.float32)}, files.prototypes)
-
+        write_simplex(files, draw, classes, dim)
+    judged = {"global": "realigned", "personal": "realigned"} if primary is None else primary
     info = {
-        "format": FORMAT,
-        "run-id": "5f2c",
-        "name": folder.name,
         "fingerprint": resolved.fingerprint()[::-1],
         "config-fingerprint": resolved.fingerprint(),
         "partition": f"{seed:016x}",
         "prototypes": "00112233aabbccdd" if prototypes else "",
-        "created": "2025-03-01T12:00:00+00:00",
         "method": resolved.method,
-        "parts": PARTS,
         "classes": class_names or [str(c) for c in range(classes)],
         "train-counts": counts.tolist(),
         "test-counts": [100] * classes,
         "groups": groups.tolist(),
         "num-train": int(counts.sum()),
-        "primary": primary or {"global": "realigned", "personal": "realigned"},
-        "versions": {"fedloge": "0.1.0", "torch": "2.9", "flwr": "1.41.0", "python": "3.12"},
-        "parameters": 12345,
-        "prototype-info": {"kind": "sparse-etf", "sparsity": 0.6, "gamma": 0.1, "reason": "C < d"}
-        if prototypes
-        else None,
+        "primary": judged,
+        "prototype-info": SIMPLEX if prototypes else None,
     }
-    files.info.write_text(json.dumps(info))
+    files.info.write_text(json.dumps({"name": folder.name, **ALIKE, **info}))
     figures = _Figures(counts, groups, split, predictors, draw, lift)
-    metrics, timing, client_lines, class_lines = [], [], [], []
-    for r in range(1, done + 1):
-        line: dict[str, Any] = {"round": r, "clients": resolved.clients_per_round, "failed": 0}
-        line |= {"images": 1000, "train/loss": 2.5 / r**0.4, "train/loss-fixed": 1.5 / r**0.3}
-        if r % resolved.evaluate_every == 0 or r == rounds:
-            line |= figures.of_round(r / rounds)
-            class_lines.append({"round": r, **figures.of_classes()})
-            client_lines += [{"round": r, **one} for one in figures.of_clients()]
-        metrics.append(line)
-        evaluated = any("/all" in key or "/mean" in key for key in line)
-        timing.append(
-            {
-                "round": r,
-                "seconds": 2.0 + 0.1 * (r % 3),
-                "train-seconds": 1.5,
-                "images-per-second": 650.0,
-                "bytes-down": 1_000_000,
-                "bytes-up": 800_000,
-                **({"evaluate-seconds": 0.4} if evaluated else {}),
-            }
-        )
-    write_lines(files.metrics, metrics)
-    write_lines(files.timing, timing)
-    write_lines(files.clients, client_lines)
-    write_lines(files.classes, class_lines)
+    write_rounds(files, resolved, rounds if done is None else done, figures)
     if failures:
         write_lines(files.failures, failures)
     return folder
+
+
+def draw_split(
+    files: RunFiles, draw: np.random.Generator, clients: int, classes: int, largest: int
+) -> np.ndarray:
+    """A long tail over the classes, a Dirichlet split over the clients; (clients, classes)."""
+    sizes = np.floor(largest * 0.02 ** (np.arange(classes) / max(1, classes - 1)))
+    shares = draw.dirichlet([0.5] * clients, size=classes)
+    split = np.stack([draw.multinomial(n, p) for n, p in zip(sizes, shares, strict=True)], axis=1)
+    tensors = {
+        "train_counts": split.astype(np.int64),
+        "local_test_counts": (split // 4).astype(np.int64),
+    }
+    safetensors.numpy.save_file(tensors, files.split)
+    return split
+
+
+def write_simplex(files: RunFiles, draw: np.random.Generator, classes: int, dim: int) -> None:
+    """A fixed classifier whose rows have norm 0.1 and equal angles."""
+    basis = np.linalg.qr(draw.normal(size=(max(dim, classes), classes)))[0]
+    rows = (np.eye(classes) - 1 / classes) @ basis.T
+    rows = 0.1 * rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    safetensors.numpy.save_file({"prototypes": rows.astype(np.float32)}, files.prototypes)
+
+
+def write_rounds(files: RunFiles, config: Config, done: int, figures: _Figures) -> None:
+    """The lines of the first `done` rounds."""
+    metrics, timing, clients, classes = [], [], [], []
+    for r in range(1, done + 1):
+        line: dict[str, Any] = {"round": r, "clients": config.clients_per_round, "failed": 0}
+        line |= {"images": 1000, "train/loss": 2.5 / r**0.4, "train/loss-fixed": 1.5 / r**0.3}
+        seconds: dict[str, Any] = {"round": r, "seconds": 2.0 + 0.1 * (r % 3), "train-seconds": 1.5}
+        seconds |= {"images-per-second": 650.0, "bytes-down": 1_000_000, "bytes-up": 800_000}
+        if r % config.evaluate_every == 0 or r == config.rounds:
+            line |= figures.of_round(r / config.rounds)
+            seconds["evaluate-seconds"] = 0.4
+            classes.append({"round": r, **figures.of_classes()})
+            clients += [{"round": r, **one} for one in figures.of_clients()]
+        metrics.append(line)
+        timing.append(seconds)
+    for path, lines in (
+        (files.metrics, metrics),
+        (files.timing, timing),
+        (files.clients, clients),
+        (files.classes, classes),
+    ):
+        write_lines(path, lines)
 
 
 class _Figures:

@@ -106,7 +106,7 @@ def test_loading_needs_neither_run_nor_data(
     model = trained_model.load(there)
     assert model.classes == [str(c) for c in range(10)]
     assert model.manifest["run-id"] == open_run(runs["fedloge"]).info["run-id"]
-    assert model.manifest["config"] == config.flat()
+    assert model.manifest["config"] == config.nested()
     assert not model.training and not any(p.requires_grad for p in model.parameters())
     assert model(torch.zeros(3, 1, 8, 8, dtype=torch.uint8)).shape == (3, 10)
 
@@ -165,8 +165,8 @@ def test_a_damaged_manifest_is_said(out: Path, content: str) -> None:
 
 def test_a_newer_format_is_said(out: Path) -> None:
     manifest = json.loads((out / "manifest.json").read_text())
-    (out / "manifest.json").write_text(json.dumps(manifest | {"format": 2}))
-    with pytest.raises(DataError, match="format 2, this version reads 1"):
+    (out / "manifest.json").write_text(json.dumps(manifest | {"format": 3}))
+    with pytest.raises(DataError, match="format 3, this version reads 2"):
         trained_model.load(out)
 
 
