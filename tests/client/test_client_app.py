@@ -30,7 +30,7 @@ def ask(config: Config, kind: str, content: RecordDict, **node_config: Any) -> R
         node_id=7,
         node_config=node,
         state=RecordDict(),
-        run_config=dict(config.flat()),
+        run_config=dict(config.for_flower()),
     )
     return app(Message(content, dst_node_id=7, message_type=kind), context).content
 
@@ -91,7 +91,7 @@ def test_a_wrong_partition_id_is_refused(config: Config, kind: str, partition: A
     content = work(config) if kind == "train" else RecordDict()
     node = {"partition-id": partition} if partition is not None else {}
     take_identity()
-    context = Context(1, 7, node, RecordDict(), dict(config.flat()))
+    context = Context(1, 7, node, RecordDict(), dict(config.for_flower()))
     answer = app(Message(content, dst_node_id=7, message_type=kind), context).content
     assert "partition-id must be a whole number from 0" in reason(answer)
 

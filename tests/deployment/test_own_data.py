@@ -60,14 +60,19 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def config(sites: Path, tmp_path: Path) -> Callable[..., Config]:
-    def make(**changes: Any) -> Config:
+    def make(
+        classes: str | list[str] = "dog, bird, cat",
+        share_class_counts: bool = False,
+        **changes: Any,
+    ) -> Config:
         values = {
             "dataset": "image-folder",
             "data-path": str(sites),
             "image-size": 8,
             "long-tail": "none",
             "partitioner": "on-node",
-            "classes": "dog, bird, cat",
+            "partitioner-options.classes": classes,
+            "partitioner-options.share-class-counts": share_class_counts,
             "num-clients": 3,
             "clients-per-round": 3,
             "rounds": 2,
@@ -115,7 +120,7 @@ def test_all_sites_agree_on_what_is_computed(config: Callable[..., Config]) -> N
     assert len(seen) == 1
     assert open_site(config(classes="bird, cat, dog, cow"), -1).fingerprint not in seen
     # The order in which the classes are named is nobody's business.
-    assert config().class_names == config(classes="cat,dog,bird").class_names == CLASSES
+    assert config().class_names == config(classes=["cat", "dog", "bird"]).class_names == CLASSES
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -237,7 +242,7 @@ def test_a_site_without_training_images_says_so(
     [
         ({"long_tail": "exp"}, "set long-tail=none, got 'exp'"),
         ({"dataset": "digits"}, "set dataset=image-folder, got 'digits'"),
-        ({"classes": ""}, 'set classes="NAME, NAME"'),
+        ({"classes": ""}, r'set partitioner-options\.classes=\["NAME", "NAME"\]'),
         ({"image_size": 0}, "set image-size"),
     ],
 )

@@ -18,12 +18,14 @@ from fedloge.methods.fedloge import FedLoGe
 class Drops(FedLoGe):
     """Draws in its loss, which no stack of networks can do for each alone."""
     name = "drops"
+    uniform_step = True
     def loss(self, net, images, labels, client):
         return super().loss(net, torch.dropout(images, 0.1, True), labels, client)
 
 class Breaks(FedLoGe):
     """Looks at a number in its loss, and fails for client 2."""
     name = "breaks"
+    uniform_step = True
     def loss(self, net, images, labels, client):
         if client.client == 2 and float(images.sum()):
             raise ZeroDivisionError("a bug of the user's")
@@ -52,19 +54,19 @@ def assert_alike(one: Path, other: Path) -> None:
 
 
 def test_clients_that_train_at_once_end_where_they_end_alone(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     alone = harness.run_local(settings(tmp_path, "alone"))
-    pairs = harness.run_local(settings(tmp_path, "pairs", clients_at_once=2))
-    again = harness.run_local(settings(tmp_path, "again", clients_at_once=2))
-    assert "clients-at-once" not in capsys.readouterr().out
+    pairs = harness.run_local(settings(tmp_path, "pairs", fast=True, clients_at_once=2))
+    again = harness.run_local(settings(tmp_path, "again", fast=True, clients_at_once=2))
+    assert "fast:" not in caplog.text
     assert_alike(alone, pairs)
     assert harness.differences(pairs, again) == [], "the same seed gives the same bits"
 
 
 def test_it_may_be_switched_on_in_the_middle(tmp_path: Path) -> None:
     folder = harness.run_local(settings(tmp_path, "run", rounds=1))
-    harness.resume_local(folder, rounds=2, clients_at_once=3)
+    harness.resume_local(folder, rounds=2, fast=True, clients_at_once=3)
     assert_alike(harness.run_local(settings(tmp_path, "alone")), folder)
 
 
@@ -77,15 +79,16 @@ def test_it_may_be_switched_on_in_the_middle(tmp_path: Path) -> None:
     ],
 )
 def test_where_clients_cannot_be_stacked_they_train_one_by_one_and_that_is_said(
-    method: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    method: str, words: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "own.py").write_text(OWN)
     if ":" in method:
         method = f"{tmp_path}/{method}"
     alone = harness.run_local(settings(tmp_path, "alone", method=method))
-    folder = harness.run_local(settings(tmp_path, "run", method=method, clients_at_once=4))
-    out = capsys.readouterr().out
-    said = [line for line in out.splitlines() if "clients-at-once" in line]
+    folder = harness.run_local(
+        settings(tmp_path, "run", method=method, fast=True, clients_at_once=4)
+    )
+    said = [text for text in caplog.messages if text.startswith("fast:")]
     assert len(said) == 1 and words in said[0]
     (alone / "heads").mkdir(exist_ok=True)  # FedProx keeps nothing personal
     (folder / "heads").mkdir(exist_ok=True)
@@ -99,7 +102,7 @@ def test_a_client_whose_state_is_damaged_is_named_and_the_others_train(tmp_path:
     folder = harness.run_local(settings(tmp_path, "run", rounds=1, clients_per_round=4))
     (state,) = (folder / "heads/client-00001").glob("*.safetensors")
     state.write_bytes(state.read_bytes()[:-7])
-    harness.resume_local(folder, rounds=2, clients_at_once=4)
+    harness.resume_local(folder, rounds=2, fast=True, clients_at_once=4)
     failures = [f for f in harness.lines(folder, "failures") if f["round"] == 2]
     assert {f["client"] for f in failures} == {1}
     assert all("is damaged" in f["reason"] for f in failures)

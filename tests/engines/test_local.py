@@ -118,7 +118,7 @@ Fault = Callable[[RecordDict], None]
 
 
 def _arrays(content: RecordDict, change: Callable[[dict[str, torch.Tensor]], Any]) -> None:
-    tensors = wire.received_tensors(content)
+    tensors = wire.received_tensors(content, wire.ARRAYS)
     change(tensors)
     content[wire.ARRAYS] = wire.encode(tensors)
 

@@ -7,8 +7,9 @@ import harness
 import pytest
 import torch
 
-from fedloge.errors import ConfigError
-from fedloge.federation import Federation, open_federation, resolve_device
+from fedloge.errors import ConfigError, PluginError
+from fedloge.federation import Federation
+from fedloge.learning.fast.graphs import StepRecorder
 from fedloge.methods.method import Part
 
 
@@ -28,12 +29,12 @@ def test_norm_sharing_keeps_the_right_tensors_at_home(tmp_path: Path, method: st
     everything = federation(tmp_path, method=method)
     assert statistics < kinds(everything, Part.SHARED)
     assert not kinds(everything, Part.PERSONAL)
-    assert everything.backbone_is_shared
+    assert everything.backbone_is_shared and everything.has_global_network
 
     affine = federation(tmp_path, method=method, norm_sharing="affine")
     assert kinds(affine, Part.PERSONAL) == statistics
     assert kinds(affine, Part.SHARED) == {"weight", "bias"}
-    assert not affine.backbone_is_shared
+    assert not affine.backbone_is_shared and not affine.has_global_network
 
     none = federation(tmp_path, method=method, norm_sharing="none")
     assert kinds(none, Part.PERSONAL) == statistics | {"weight", "bias"}
@@ -52,7 +53,7 @@ def test_every_tensor_is_somewhere_once(tmp_path: Path, sharing: str) -> None:
 
 def test_group_norm_has_no_statistics_to_keep(tmp_path: Path) -> None:
     fed = federation(tmp_path, norm="group", norm_sharing="affine")
-    assert not kinds(fed, Part.PERSONAL) and fed.backbone_is_shared
+    assert not kinds(fed, Part.PERSONAL) and fed.backbone_is_shared and fed.has_global_network
 
 
 def test_a_run_with_norm_layers_at_home_gives_personal_figures_only(tmp_path: Path) -> None:
@@ -66,7 +67,9 @@ def test_a_run_with_norm_layers_at_home_gives_personal_figures_only(tmp_path: Pa
 
 def test_a_map_of_one_pixel_cannot_be_batch_normalised(tmp_path: Path) -> None:
     fed = federation(tmp_path, model="resnet18")
-    with pytest.raises(ConfigError, match=r"'resnet18' cannot train on images of 8x8.*norm=group"):
+    with pytest.raises(
+        ConfigError, match=r"'resnet18' cannot train on inputs of 1x8x8.*norm=group"
+    ):
         _ = fed.net
     assert federation(tmp_path, model="resnet18", norm="group").net is not None
 
@@ -93,8 +96,8 @@ def test_a_fingerprint_says_what_is_computed(tmp_path: Path) -> None:
     assert federation(tmp_path / "other", name="b", rounds=9).fingerprint == base
     changes: list[dict[str, Any]] = [
         {"seed": 1},
-        {"gamma": 0.2},
-        {"dirichlet_alpha": 4.0},
+        {"method_options": {"gamma": 0.2}},
+        {"partitioner_options": {"alpha": 4.0}},
         {"lr": 0.02},
         {"method": "fedavg"},
         {"threads": 2},
@@ -103,20 +106,124 @@ def test_a_fingerprint_says_what_is_computed(tmp_path: Path) -> None:
     assert len(prints | {base}) == len(changes) + 1
 
 
-def test_a_process_keeps_its_federation(tmp_path: Path) -> None:
-    config = harness.tiny(tmp_path)
-    assert open_federation(config) is open_federation(config)
-    assert open_federation(config) is not open_federation(config.replace(seed=1))
-
-
-def test_devices(tmp_path: Path) -> None:
-    assert resolve_device("cpu") == torch.device("cpu")
-    for name, words in (("gpu", "expected auto, cpu"), ("cuda:99", "'cuda:99' asked for")):
-        with pytest.raises(ConfigError, match=words):
-            resolve_device(name)
-
-
 def test_a_method_without_a_fixed_classifier_has_none(tmp_path: Path) -> None:
     fed = federation(tmp_path, method="fedavg")
     assert fed.fixed is None and fed.prototypes_digest == ""
     assert federation(tmp_path).fixed is not None
+
+
+# Clients, their data and how they are trained
+
+
+def test_a_client_s_data_is_its_part_of_the_long_tail(tmp_path: Path) -> None:
+    fed = federation(tmp_path)
+    for k, indices in enumerate(fed.partition.train):
+        data = fed.client_data(k, 2, {}, rounds_trained=3)
+        assert (data.client, data.round, data.rounds_trained) == (k, 2, 3)
+        assert torch.equal(data.train.inputs, fed.train.inputs[torch.from_numpy(indices)])
+        counted = torch.bincount(data.train.classes, minlength=fed.data.num_classes)
+        assert torch.equal(data.counts, counted)
+        assert data.preparation is fed.data.preparation
+    assert torch.equal(fed.train_counts, torch.bincount(fed.train.classes, minlength=10))
+
+
+def test_on_a_processor_no_step_is_recorded(tmp_path: Path) -> None:
+    fed = federation(tmp_path, fast=True)
+    assert fed.recorder is None and fed.client_data(0, 1, {}).recorder is None
+    fed.recorder = StepRecorder(harness.called_again)
+    assert fed.client_data(0, 1, {}).recorder is fed.recorder
+
+
+def test_clients_are_stacked_only_when_asked_and_allowed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert federation(tmp_path).stacked is None
+    assert federation(tmp_path, fast=True).stacked is None
+    fed = federation(tmp_path, fast=True, clients_at_once=9)
+    places = fed.stacked
+    assert places is not None and places.places == 3, "as many as are drawn each round"
+    assert fed.stacked is places and not caplog.records
+    fed.stop_stacking("a reason")
+    assert fed.stacked is None
+    assert "clients cannot train at once (a reason); one by one from here" in caplog.text
+    caplog.clear()
+    other = federation(tmp_path, fast=True, clients_at_once=2, method="fedprox")
+    assert other.stacked is None and other.stacked is None
+    assert caplog.text.count("step differs from client to client; one by one") == 1
+
+
+# Probes
+
+
+PROBES = """
+import torch
+from fedloge.learning.probes import Findings, Probe
+
+class Brightness(Probe):
+    name = "brightness"
+
+    def template(self, net):
+        return {"counts": torch.zeros(self.task.num_classes), "sum": torch.zeros(())}
+
+    def collect(self, net, client):
+        return {"counts": client.counts.float(), "sum": client.train.inputs.float().sum()}
+
+    def finish(self, net, sums):
+        figures = {"mean": float(sums["sum"] / sums["counts"].sum())}
+        return Findings(figures, {"counts": sums["counts"].tolist()})
+
+class Again(Brightness):
+    pass
+
+class Calibration(Brightness):
+    name = "ccvr"
+
+def function(task):
+    return Brightness(task)
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> str:
+    file = tmp_path / "own_probes.py"
+    file.write_text(PROBES)
+    return str(file)
+
+
+def test_probes_are_the_method_s_and_those_of_the_config(tmp_path: Path, own: str) -> None:
+    assert federation(tmp_path).probes == []
+    fed = federation(tmp_path, method="ccvr", probes=f" {own}:Brightness, ")
+    assert [probe.name for probe in fed.probes] == ["ccvr", "brightness"]
+    assert fed.probes[1].task.num_classes == 10
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ("function", "expected a subclass of .*Probe, got <function"),
+        ("Nothing", "unknown name in"),
+        ("Brightness,Again", "probes: 'brightness' is the name of two; rename one"),
+        ("Calibration", "probes: 'ccvr' is the name of two"),
+    ],
+)
+def test_what_is_no_probe_or_is_there_twice_is_refused(
+    tmp_path: Path, own: str, names: str, words: str
+) -> None:
+    specs = ",".join(f"{own}:{name}" for name in names.split(","))
+    with pytest.raises(PluginError, match=words):
+        _ = federation(tmp_path, method="ccvr", probes=specs).probes
+    with pytest.raises(PluginError, match="unknown probe 'brightness'"):
+        _ = federation(tmp_path, probes="brightness").probes
+
+
+def test_a_run_s_probe_finds_what_all_examples_together_say(tmp_path: Path, own: str) -> None:
+    config = harness.tiny(tmp_path, rounds=1, probes=f"{own}:Brightness")
+    folder = harness.run_local(config)
+    everything = Federation(config).train
+    (row,) = harness.lines(folder, "metrics")
+    expected = float(everything.inputs.float().sum() / len(everything))
+    assert row["probe/brightness/mean"] == pytest.approx(expected, rel=1e-7)
+    (by_class,) = harness.lines(folder, "classes")
+    assert by_class["probe/brightness/counts"] == torch.bincount(everything.classes).tolist()
+    plain = harness.run_local(harness.tiny(tmp_path, "plain", rounds=1))
+    assert harness.same_tensors(harness.newest_checkpoint(folder), harness.newest_checkpoint(plain))

@@ -33,7 +33,7 @@ def combined(
     rule = combination(config, TEMPLATE, sum(weights.values()), partial_sums=False)
     for client, values in updates.items():
         rule.add(client, reply(values, weights[client]), weights[client])
-    return wire.decode(rule.result(1))["w"].tolist()
+    return rule.result(1)["w"].tolist()
 
 
 HONEST = {0: [1.0, 2.0, 3.0], 1: [1.5, 2.5, 3.5], 2: [2.0, 3.0, 4.0]}
@@ -83,7 +83,8 @@ def test_too_many_liars_are_refused() -> None:
 
 
 def test_a_robust_run_through_the_real_round(tmp_path: Path) -> None:
-    base = Config(num_clients=5, clients_per_round=5, rounds=2, local_epochs=1, dirichlet_alpha=5.0)
+    base = Config(num_clients=5, clients_per_round=5, rounds=2, local_epochs=1)
+    base = base.replace(partitioner_options={"alpha": 5.0})
     config = base.replace(aggregation="median", runs_dir=str(tmp_path), name="a", evaluate_every=2)
     local.run(config)
     local.run(config.replace(name="b"))

@@ -19,7 +19,7 @@ def config(tmp_path: Path, name: str, **changes) -> Config:
         clients_per_round=3,
         rounds=2,
         local_epochs=1,
-        dirichlet_alpha=5.0,
+        partitioner_options={"alpha": 5.0},
         norm="group",
     )
     return base.replace(runs_dir=str(tmp_path), name=name, evaluate_every=2, **changes)

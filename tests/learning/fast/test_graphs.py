@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from harness import called_again, tiny
+from harness import called_again, same_tensors, tiny
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fedloge.errors import ConfigError
 from fedloge.federation import Federation
-from fedloge.learning.fast.graphs import StepGraphs
+from fedloge.learning.fast.graphs import StepGraphs, StepRecorder
+from fedloge.learning.loop import sgd
 from fedloge.learning.optimiser import Sgd
+from fedloge.methods.method import Part
 
 
 class Trained:
@@ -141,6 +142,39 @@ def test_methods_say_whether_their_step_is_the_same_for_every_client(tmp_path: P
     assert not Federation(balanced).method.uniform_step
 
 
-def test_tf32_is_refused_on_a_processor(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="'tf32' is for GPUs, but this run is on cpu"):
-        Federation(tiny(tmp_path, precision="tf32"))
+def trained_with(recorder: StepRecorder | None, folder: Path, method: str) -> dict[str, Tensor]:
+    """The shared tensors after two clients, one after the other, in one network."""
+    federation = Federation(tiny(folder, method=method, batch_size=8))
+    federation.recorder = recorder
+    method_, net = federation.method, federation.load(*federation.initial.values())
+    for client in (0, 1):
+        data = federation.client_data(client, 1, {})
+        uniform = method_.uniform_step
+        sgd(net, method_.trainable(net), method_.loss, data, epochs=1, uniform=uniform)
+    return {name: tensor.clone() for name, tensor in federation.tensors(Part.SHARED).items()}
+
+
+def test_a_recorded_run_trains_as_a_plain_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recorded: list[int] = []
+
+    def record(step: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:
+        recorded.append(1)
+        return called_again(step)
+
+    plain = trained_with(None, tmp_path, "fedavg")
+    replayed = trained_with(StepRecorder(record), tmp_path, "fedavg")
+    assert recorded and not caplog.records
+    assert same_tensors(plain, replayed)
+
+
+def test_a_step_that_differs_from_client_to_client_is_not_recorded(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def never(step: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:
+        raise AssertionError("recorded")
+
+    plain = trained_with(None, tmp_path, "fedrod")
+    assert same_tensors(plain, trained_with(StepRecorder(never), tmp_path, "fedrod"))
+    assert caplog.text.count("step differs from client to client; not recorded") == 1
