@@ -14,7 +14,7 @@ else
   uv pip install --quiet --no-config --python "$python" --resolution lowest-direct .
 fi
 uv pip install --quiet --no-config --python "$python" \
-  pytest pytest-timeout hypothesis beartype torchmetrics jsonschema pyyaml
+  pytest pytest-timeout pytest-xdist hypothesis beartype torchmetrics jsonschema pyyaml
 "$python" -c 'import sys, torch, numpy; print("python", sys.version.split()[0], "torch", torch.__version__, "numpy", numpy.__version__)'
 # Without the project's addopts: shapes are checked where jaxtyping is today's.
 OMP_NUM_THREADS=1 "$python" -m pytest -o addopts="--import-mode=importlib -q" -m "not slow" -p no:cacheprovider \
