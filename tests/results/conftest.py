@@ -12,7 +12,7 @@ import pytest
 import safetensors.numpy
 import tomli_w
 
-from fedloge.config import from_flat
+from fedloge.config import Config, from_flat
 from fedloge.run_files import FORMAT, RunFiles
 
 LOGE = {"global": ("fixed", "raw", "realigned"), "personal": ("raw", "realigned")}
@@ -59,28 +59,54 @@ def write_run(
     """Write one run; `lift` is added to every accuracy; `config` and `keys` hold more of the config."""
     folder.mkdir(parents=True)
     files = RunFiles(folder)
-    done = rounds if done is None else done
     draw = np.random.default_rng(seed)
-    resolved = from_flat(
+    resolved = _write_config(
+        files,
         {
-            "name": folder.name,
             "rounds": rounds,
             "num-clients": clients,
             "clients-per-round": min(8, clients),
             "seed": seed,
             **{key.replace("_", "-"): value for key, value in config.items()},
             **(keys or {}),
-        }
+        },
     )
+    split = _write_split(files, draw, clients, classes, largest)
+    counts = split.sum(axis=0)
+    groups = shot_groups(counts)
+    if prototypes:
+        _write_prototypes(files, draw, classes, dim)
+    _write_info(
+        files,
+        resolved,
+        counts,
+        groups,
+        class_names or [str(c) for c in range(classes)],
+        primary or {"global": "realigned", "personal": "realigned"},
+        prototypes=prototypes,
+    )
+    figures = _Figures(counts, groups, split, predictors, draw, lift)
+    _write_rounds(files, resolved, figures, rounds if done is None else done)
+    if failures:
+        write_lines(files.failures, failures)
+    return folder
+
+
+def _write_config(files: RunFiles, keys: Mapping[str, Any]) -> Config:
+    resolved = from_flat({"name": files.folder.name, **keys})
     files.config.write_text(
         f"# fingerprint {resolved.fingerprint()}\n" + tomli_w.dumps(resolved.nested())
     )
+    return resolved
 
+
+def _write_split(
+    files: RunFiles, draw: np.random.Generator, clients: int, classes: int, largest: int
+) -> np.ndarray:
+    """Split long-tailed classes over clients; training images, (clients, classes)."""
     sizes = np.floor(largest * 0.02 ** (np.arange(classes) / max(1, classes - 1)))
     shares = draw.dirichlet([0.5] * clients, size=classes)
     split = np.stack([draw.multinomial(n, p) for n, p in zip(sizes, shares, strict=True)], axis=1)
-    counts = split.sum(axis=0)
-    groups = shot_groups(counts)
     safetensors.numpy.save_file(
         {
             "train_counts": split.astype(np.int64),
@@ -88,67 +114,72 @@ def write_run(
         },
         files.split,
     )
+    return split
 
-    if prototypes:
-        matrix = np.eye(classes) - 1 / classes
-        basis = np.linalg.qr(draw.normal(size=(max(dim, classes), classes)))[0]
-        rows = matrix @ basis.T
-        rows = 0.1 * rows / np.linalg.norm(rows, axis=1, keepdims=True)
-        safetensors.numpy.save_file({"prototypes": rows.astype(np.float32)}, files.prototypes)
 
+def _write_prototypes(files: RunFiles, draw: np.random.Generator, classes: int, dim: int) -> None:
+    """A simplex ETF of norm 0.1."""
+    matrix = np.eye(classes) - 1 / classes
+    basis = np.linalg.qr(draw.normal(size=(max(dim, classes), classes)))[0]
+    rows = matrix @ basis.T
+    rows = 0.1 * rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    safetensors.numpy.save_file({"prototypes": rows.astype(np.float32)}, files.prototypes)
+
+
+def _write_info(
+    files: RunFiles,
+    config: Config,
+    counts: np.ndarray,
+    groups: np.ndarray,
+    class_names: list[str],
+    primary: Mapping[str, str | None],
+    *,
+    prototypes: bool,
+) -> None:
+    fixed = {"kind": "sparse-etf", "sparsity": 0.6, "gamma": 0.1, "reason": "C < d"}
     info = {
         "format": FORMAT,
         "run-id": "5f2c",
-        "name": folder.name,
-        "fingerprint": resolved.fingerprint()[::-1],
-        "config-fingerprint": resolved.fingerprint(),
-        "partition": f"{seed:016x}",
+        "name": files.folder.name,
+        "fingerprint": config.fingerprint()[::-1],
+        "config-fingerprint": config.fingerprint(),
+        "partition": f"{config.seed:016x}",
         "prototypes": "00112233aabbccdd" if prototypes else "",
         "created": "2025-03-01T12:00:00+00:00",
-        "method": resolved.method,
+        "method": config.method,
         "parts": PARTS,
-        "classes": class_names or [str(c) for c in range(classes)],
+        "classes": class_names,
         "train-counts": counts.tolist(),
-        "test-counts": [100] * classes,
+        "test-counts": [100] * len(counts),
         "groups": groups.tolist(),
         "num-train": int(counts.sum()),
-        "primary": primary or {"global": "realigned", "personal": "realigned"},
+        "primary": primary,
         "versions": {"fedloge": "0.1.0", "torch": "2.9", "flwr": "1.41.0", "python": "3.12"},
         "parameters": 12345,
-        "prototype-info": {"kind": "sparse-etf", "sparsity": 0.6, "gamma": 0.1, "reason": "C < d"}
-        if prototypes
-        else None,
+        "prototype-info": fixed if prototypes else None,
     }
     files.info.write_text(json.dumps(info))
-    figures = _Figures(counts, groups, split, predictors, draw, lift)
-    metrics, timing, client_lines, class_lines = [], [], [], []
+
+
+def _write_rounds(files: RunFiles, config: Config, figures: _Figures, done: int) -> None:
+    """The lines of rounds 1 to `done`."""
+    metrics, timing, clients, classes = [], [], [], []
     for r in range(1, done + 1):
-        line: dict[str, Any] = {"round": r, "clients": resolved.clients_per_round, "failed": 0}
+        line: dict[str, Any] = {"round": r, "clients": config.clients_per_round, "failed": 0}
         line |= {"images": 1000, "train/loss": 2.5 / r**0.4, "train/loss-fixed": 1.5 / r**0.3}
-        if r % resolved.evaluate_every == 0 or r == rounds:
-            line |= figures.of_round(r / rounds)
-            class_lines.append({"round": r, **figures.of_classes()})
-            client_lines += [{"round": r, **one} for one in figures.of_clients()]
+        times: dict[str, Any] = {"round": r, "seconds": 2.0 + 0.1 * (r % 3), "train-seconds": 1.5}
+        times |= {"images-per-second": 650.0, "bytes-down": 1_000_000, "bytes-up": 800_000}
+        if r % config.evaluate_every == 0 or r == config.rounds:
+            line |= figures.of_round(r / config.rounds)
+            classes.append({"round": r, **figures.of_classes()})
+            clients += [{"round": r, **one} for one in figures.of_clients()]
+            times["evaluate-seconds"] = 0.4
         metrics.append(line)
-        evaluated = any("/all" in key or "/mean" in key for key in line)
-        timing.append(
-            {
-                "round": r,
-                "seconds": 2.0 + 0.1 * (r % 3),
-                "train-seconds": 1.5,
-                "images-per-second": 650.0,
-                "bytes-down": 1_000_000,
-                "bytes-up": 800_000,
-                **({"evaluate-seconds": 0.4} if evaluated else {}),
-            }
-        )
+        timing.append(times)
     write_lines(files.metrics, metrics)
     write_lines(files.timing, timing)
-    write_lines(files.clients, client_lines)
-    write_lines(files.classes, class_lines)
-    if failures:
-        write_lines(files.failures, failures)
-    return folder
+    write_lines(files.clients, clients)
+    write_lines(files.classes, classes)
 
 
 class _Figures:
