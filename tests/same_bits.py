@@ -4,8 +4,9 @@
     python tests/same_bits.py record --command .venv/bin/fedloge --dialect new --out DIR_B --jobs 2
     python tests/same_bits.py compare DIR_A DIR_B
 
-Nothing of the project is imported: a case is a few calls of its command line in an empty folder.
-Kept are all lines of metrics, clients and classes, and of every tensor shape, type and SHA-256.
+Nothing of the project is imported: a case of same_bits_cases.toml is a few calls of its command line
+in an empty folder. Kept are all lines of metrics, clients and classes, and the shape, type and SHA-256
+of every tensor.
 """
 
 # ruff: noqa: T201 - a script: what it prints is for whoever calls it
@@ -24,6 +25,7 @@ import subprocess
 import tempfile
 import threading
 import time
+import tomllib
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -52,82 +54,20 @@ MOVED = {
 CIFAR = Path(__file__).resolve().parents[2] / "shared" / "data" / "cifar10-lt.tar.xz"
 MARK, SHOWN, SECONDS = "FEDLOGE_SAME_BITS", 5, 1500.0
 
-GROUPS = {
-    "all": "fedavg rounds=5 evaluate-every=2 device=cpu threads=1 seed=0",
-    "own": "dataset=image-folder image-size=8 num-clients=4 clients-per-round=3 local-epochs=2 long-tail=none",
-    "plain": "+own data-path={plain} dirichlet-alpha=5.0",
-    "node": "+own partitioner=on-node data-path={sites} classes='bird, cat, dog'",
-    "cifar": "data-path={cifar} model=resnet8 imbalance-factor=0.02 dirichlet-alpha=0.5 num-clients=40 rounds=2 "
-    "clients-per-round=8 local-epochs=2 batch-size=16 lr=0.03 momentum=0.5",
-    "tiny": "fedloge rounds=3 num-clients=3 clients-per-round=2 local-epochs=1 batch-size=32",
-    "ray": "fedloge rounds=3 ray-workers=2 @engine=ray @equals=local-fedloge",
-}
-METHODS = "fedloge fedavg fedprox fedper fedrep fedbabu fedbn ditto apfl fedrod fedetf fednh creff ccvr fedgrab rucr"
-METHODS += " fedyoyo"
-# Cases: NAME, METHOD (without: fedavg), +GROUP, KEY=VALUE, .OPTION=VALUE for an option of the method,
-# KEY.OPTION=VALUE for another's, {PLACE} for a path. What is special: @engine; @equals another case;
-# @stop-after a round, and resume; @noisy: bits that no seed fixes.
-LINES = """
-fedloge-etf fedloge .prototypes=etf; fedloge-none fedloge .prototypes=none
-fedloge-sum fedloge .personal-realignment=sum; fedloge-gamma1 fedloge .gamma=1.0
-fedloge-sparsity fedloge .sparsity=0.3 .gamma=0.5; fedloge-tuned fedloge .tune-epochs=2 .personal-realignment=sum
-fedloge-none-sum fedloge .prototypes=none .personal-realignment=sum; fedavg-untuned .tune-epochs=0
-fedprox-mu1 fedprox .mu=1.0 .tune-epochs=1; fedrep-short fedrep .head-epochs=2; ditto-lambda ditto .lambda=0.1
-apfl-fixed apfl .alpha=0.25 .adaptive=false; fedetf-wide fedetf .dim=16 .scale=2.0 .tune-epochs=0
-fednh-fixed fednh .learn-scale=false .scale=10.0 .rho=0.5; creff-few creff .features-per-class=20 .match-steps=10
-creff-none creff .match-steps=0 .retrain-epochs=0; ccvr-diagonal ccvr .covariance=diagonal
-ccvr-few ccvr .virtual-features=50 .epochs=2 .batch-size=16
-fedgrab-all fedgrab .balance=all .balance-negatives=true; rucr-plain rucr .feature-weight=0.0 .rectify-epochs=0
-rucr-mixed rucr .mix-low=0.1 .mix-high=0.5 .virtual-features=20
-fedyoyo-warm fedyoyo .warmup=2 .local-share=0.5 .keep=0.5; loss-balanced-softmax local-loss=balanced-softmax
-loss-logit-adjusted local-loss=logit-adjusted
-loss-logit-adjusted-tau local-loss=logit-adjusted local-loss-options.tau=0.5; loss-fedlc local-loss=fedlc
-loss-focal local-loss=focal; loss-ratio local-loss=ratio; loss-ldam local-loss=ldam local-loss-options.drw-from=3
-loss-ldam-beta local-loss=ldam local-loss-options.drw-from=2 local-loss-options.drw-beta=0.9
-fedper-balanced fedper local-loss=balanced-softmax; fedbabu-fedlc fedbabu local-loss=fedlc
-post-hoc post-hoc='ga-fr, tau-norm = 0.5'; post-hoc-fedrod fedrod post-hoc=tau-norm
-post-hoc-fedloge fedloge post-hoc='tau-norm = 0.7'; norm-group norm=group; norm-sharing-affine norm-sharing=affine
-norm-sharing-none norm-sharing=none; norm-sharing-none-fedloge fedloge norm-sharing=none
-resnet8 model=resnet8 norm=group rounds=2 local-epochs=1
-torchvision-model +plain model=mobilenet_v3_small image-size=64 rounds=2
-sgd weight-decay=0.001 momentum=0.9 lr=0.01 augment=crop-flip batch-size=16; bf16 precision=bf16 rounds=2
-seed-7 fedloge seed=7 augment=none; wire-float16 wire-dtype=float16
-wire-float16-creff creff wire-dtype=float16 rounds=3; median aggregation=median
-median-fedloge fedloge aggregation=median; trimmed-mean aggregation=trimmed-mean byzantine-clients=1
-krum aggregation=krum byzantine-clients=1; dp-clip dp-clip=0.5 dp-noise=0.0 norm=group
-dp-noise dp-clip=0.5 dp-noise=1.0 norm=group @noisy=yes; at-once clients-at-once=4
-at-once-fedloge fedloge clients-at-once=4; at-once-fedetf fedetf clients-at-once=3
-at-once-focal clients-at-once=4 local-loss=focal norm=group
-pathological partitioner=pathological partitioner-options.classes-per-client=3; iid partitioner=iid
-quantity partitioner=quantity dirichlet-alpha=5.0
-dirichlet-5 dirichlet-alpha=5.0 num-clients=10 clients-per-round=10; no-tail long-tail=none rounds=2
-step long-tail=step imbalance-factor=0.1 shot-groups=count; image-folder +plain fedloge image-size=10
-user +plain partitioner=user partitioner-options.table={table}; on-node +node fedloge share-class-counts=true
-on-node-secret +node ccvr; cifar-fedloge +cifar fedloge .gamma=1.0 dataset=image-folder
-cifar-fedavg +cifar dataset=cifar10 local-epochs=1; resumed fedloge @stop-after=4 @equals=digits-fedloge
-resumed-creff creff @stop-after=2 @equals=digits-creff; local-fedloge fedloge rounds=3; ray-fedloge +ray
-ray-carried +ray ray-state=carried; local-tls +tiny; tls +tiny @engine=superlink @equals=local-tls
-"""
+WRITTEN = tomllib.loads(Path(__file__).with_name("same_bits_cases.toml").read_text("utf-8"))
+SPECIAL = ("engine", "equals", "stop-after", "noisy")
 
 
-def read_case(*words: str) -> dict[str, Any]:
-    """Settings, options as dicts, and under @KEY what is special, from the words that say so."""
-    case: dict[str, Any] = {}
-    for word in words:
-        key, equals, value = word.partition("=")
-        table, dot, option = key.partition(".")
-        if word.startswith("+"):
-            case |= read_case(*shlex.split(GROUPS[word[1:]]))
-        elif dot:
-            case.setdefault(table or "method-options", {})[option] = value
-        else:
-            case |= {key: value} if equals else {"method": word}
-    return case
+def whole(settings: dict[str, Any]) -> dict[str, Any]:
+    """A case's settings with those it begins with, which are named by its key `like`."""
+    own = dict(settings)
+    first = own.pop("like", None)
+    return (whole(WRITTEN["settings"][first]) if first else {}) | own
 
 
-CASES = {f"digits-{name}": read_case("+all", name) for name in METHODS.split()} | {
-    name: read_case("+all", *words)
-    for name, *words in map(shlex.split, re.split(r"\n|; ", LINES.strip()))
+CASES = {
+    name: WRITTEN["settings"]["all"] | whole(settings)
+    for name, settings in WRITTEN["cases"].items()
 }
 
 
@@ -171,12 +111,12 @@ class Runner:
         case, folder, file = CASES[name], self.root / name, self.out / f"{name}.json"
         file.unlink(missing_ok=True)
         folder.mkdir()
-        heavy = "@engine" in case or case.get("data-path") == "{cifar}"
+        heavy = "engine" in case or case.get("data-path") == "{cifar}"
         with self.alone if heavy else contextlib.nullcontext():
             started = time.monotonic()
             try:
                 heads = self.run(name, case, folder)
-                found = collect(folder / "runs" / name, heads, noisy="@noisy" in case)
+                found = collect(folder / "runs" / name, heads, noisy="noisy" in case)
             except Exception as exc:  # of whatever kind: the other cases go on
                 print(f"{name}: FAILED: {exc}", flush=True)
                 return False
@@ -186,10 +126,10 @@ class Runner:
 
     def run(self, name: str, case: dict[str, Any], folder: Path) -> list[Path]:
         """Run a case to its end; the folders with the clients' personal tensors."""
-        runs, engine = folder / "runs", case.get("@engine", "local")
-        values = {key: value for key, value in case.items() if not key.startswith("@")}
+        runs, engine = folder / "runs", case.get("engine", "local")
+        values = {key: value for key, value in case.items() if key not in SPECIAL}
         values |= {"cache-dir": self.out / "cache", "runs-dir": runs}
-        stop = case.get("@stop-after", values["rounds"])
+        stop = case.get("stop-after", values["rounds"])
         items = self.dialect(values | {"rounds": stop})
         command = [self.command, "run", "--name", name, "--engine", engine]
         command += [f"--set={item.format(**self.places)}" for item in items]
@@ -368,7 +308,7 @@ def compare(first: Path, second: Path, only: list[str]) -> bool:
     results = []
     for name in names:
         against = {name: first / f"{name}.json"}
-        if name in CASES and (equal := CASES[name].get("@equals")) in names:
+        if name in CASES and (equal := CASES[name].get("equals")) in names:
             against[f"{name} = {equal}"] = second / f"{equal}.json"
         for title, file in against.items():
             found = differences(file, second / f"{name}.json")
