@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fedloge.client.personal_state import PersonalState, PersonalStore
 from fedloge.errors import FedlogeError, RunError, UpdateError
-from fedloge.federation.evaluation import client_figures, predictor_confusion
+from fedloge.federation.evaluation import client_figures, predictor_accuracy, predictor_confusion
 from fedloge.federation.federation import Federation
 from fedloge.learning.fast.stacked import StackedClients
 from fedloge.messages import NUM_EXAMPLES, Stamp
@@ -115,13 +115,18 @@ class Client:
             for probe in fed.probes
             for name, tensor in probe.collect(net, data).items()
         }
-        if not len(indices):
+        held_out = len(data.validation) if data.validation is not None else 0
+        if not len(indices) and not held_out:
             return figures, sums
         with torch_seeded(fed.config.seed, "personal-models", stamp.round, self.index):
             predictors = fed.method.personal_predictors(net, data)
         for name, predictor in predictors.items():
-            confusion = predictor_confusion(fed.method, net, predictor, fed.bank, version, indices)
-            figures |= client_figures(name, confusion, fed.personal_groups)
+            if len(indices):
+                found = predictor_confusion(fed.method, net, predictor, fed.bank, version, indices)
+                figures |= client_figures(name, found, fed.personal_groups)
+            if held_out:
+                right = predictor_accuracy(fed.method, net, predictor, data)
+                figures[f"personal/{name}/validation"] = right
         return figures, sums
 
 

@@ -176,6 +176,12 @@ class Config(pydantic.BaseModel):
     evaluate_every: int = Field(
         5, ge=1, description="rounds between evaluations; the last round is always one"
     )
+    validation_share: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of every client's training examples that is held out, to choose settings by",
+    )
     probes: str = Field(
         "",
         description="what is measured over clients besides, by sums: names or path/to/file.py:Class, "

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
+import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from fedloge.federation.feature_bank import FeatureBank
+from fedloge.learning.client_data import ClientData
 from fedloge.learning.metrics import (
     ShotGroups,
     accuracy,
@@ -38,6 +41,18 @@ def predictor_confusion(
     return confusion_matrix(
         predictor.head.predict(features), bank.examples.classes[indices], method.task.num_classes
     )
+
+
+def predictor_accuracy(
+    method: Method, net: Network, predictor: Predictor, client: ClientData
+) -> float:
+    """Share of a client's validation examples that one predictor gets right; nan where there are none."""
+    held = client.validation
+    if held is None or not len(held):
+        return math.nan
+    bank = FeatureBank(held, client.preparation.prepare)
+    everything = torch.arange(len(held), device=held.device)
+    return accuracy(predictor_confusion(method, net, predictor, bank, None, everything))
 
 
 def client_figures(

@@ -28,7 +28,7 @@ from fedloge.learning.client_data import ClientData
 from fedloge.learning.fast.graphs import StepRecorder, cuda_graph
 from fedloge.learning.fast.stacked import StackedClients
 from fedloge.learning.metrics import ShotGroups, shot_groups
-from fedloge.learning.probes import Probe, ProbeTask
+from fedloge.learning.probes import Probe, ProbeTask, Validation
 from fedloge.methods import make_method
 from fedloge.methods.method import Method, Task
 from fedloge.models import Backbone, FixedHead, Network, Part, build_backbone, parts_of_tensors
@@ -129,8 +129,10 @@ class Federation:
 
         Raises `PluginError` for one that is unknown or no probe, or if two have one name.
         """
-        task = ProbeTask(self.config, self.data.num_classes, self.method.features)
+        task = ProbeTask(self.config, self.data.num_classes, self.method)
         probes = self.method.probes()
+        if self.config.validation_share and self.has_global_network:
+            probes.append(Validation(task))
         for spec in filter(None, (part.strip() for part in self.config.probes.split(","))):
             found = load_plugin(spec, "fedloge.probes", {}, "probe")
             if not (isinstance(found, type) and issubclass(found, Probe)):
@@ -242,6 +244,7 @@ class Federation:
     ) -> ClientData:
         """Client `client` (a partition id) in one round."""
         indices = torch.from_numpy(self.partition.train[client]).to(self.device)
+        held = self.partition.validation
         return ClientData(
             client=client,
             round=round,
@@ -250,6 +253,7 @@ class Federation:
             counts=torch.from_numpy(self.partition.train_counts[client]).to(self.device),
             preparation=self.data.preparation,
             received=received,
+            validation=self.train.take(held[client]) if held else None,
             rounds_trained=rounds_trained,
             recorder=self.recorder,
         )

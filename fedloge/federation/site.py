@@ -24,7 +24,7 @@ from fedloge.digest import digest
 from fedloge.errors import DataError
 from fedloge.federation.federation import Federation
 from fedloge.learning.metrics import ShotGroups
-from fedloge.partition import Partition
+from fedloge.partition import Partition, validation_split
 
 SERVER = -1
 
@@ -91,7 +91,15 @@ class OnNodeFederation(Federation):
                 (test_counts, self.data.test),
             ):
                 counts[self.site] = np.bincount(examples.labels.numpy(), minlength=classes)
-        return Partition(tuple(train), tuple(test), train_counts, test_counts)
+        if self.site == SERVER or not self.config.validation_share:
+            return Partition(tuple(train), tuple(test), train_counts, test_counts)
+        labels = self.data.train.classes.numpy()
+        kept, held = validation_split(self.config, self.site, train[self.site], labels)
+        train[self.site] = kept
+        train_counts[self.site] = np.bincount(labels[kept], minlength=classes)
+        validation = [nobody] * clients
+        validation[self.site] = held
+        return Partition(tuple(train), tuple(test), train_counts, test_counts, tuple(validation))
 
     @property
     def num_train(self) -> int:

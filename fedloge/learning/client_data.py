@@ -39,6 +39,7 @@ class ClientData:
     counts : training examples of each class, on the training device.
     preparation : how inputs become what the network takes.
     received : the shared tensors as this round began (the anchor of FedProx or Ditto).
+    validation : examples of the client's that are held out from training; None where none are.
     rounds_trained : rounds in which this client has trained before; 0 means never.
     recorder : records training steps and replays them; None: steps are taken one by one.
     """
@@ -50,6 +51,7 @@ class ClientData:
     counts: Int[Tensor, " classes"]
     preparation: Preparation
     received: Mapping[str, Tensor] = field(repr=False)
+    validation: Examples | None = None
     rounds_trained: int = 0
     recorder: Recorder | None = field(default=None, repr=False)
 

@@ -3,10 +3,13 @@
 Deng, Kamani, Mahdavi. 2020, arXiv 2003.13461.
 
 A client predicts with a mixture of its own model and the global one,
-alpha v + (1 - alpha) w, where alpha is learned with v by gradient descent and kept in
-[0, 1]; w trains as in FedAvg. The mixture is of the models' logits, as in the authors'
-released code: for linear models it is the same as the paper's mixture of weights, and
-with batch norm it needs no running statistics of a network that nobody trained.
+alpha v + (1 - alpha) w, where alpha is learned by gradient descent and kept in [0, 1];
+w trains as in FedAvg. As in the authors' released code, alpha takes one plain step per
+round, before the models train: in every step of theirs, and with momentum, it would run to
+0 or 1 within a round. Its gradient here is over all of the client's images. The mixture is
+of the models' logits, as in that code: for linear models it is the same as the paper's
+mixture of weights, and with batch norm it needs no running statistics of a network that
+nobody trained.
 """
 
 from __future__ import annotations
@@ -14,9 +17,10 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from fedloge.methods.method import ClientData, Losses, Part, Update
 from fedloge.methods.own_model import OwnModel, TwinNetwork
@@ -48,15 +52,13 @@ class APFL(OwnModel[APFLNetwork]):
     def build(self) -> APFLNetwork:
         """Two models that start alike, and alpha."""
         net = super().build()
-        alpha = Scalar(self.options.alpha).requires_grad_(self.options.adaptive)
+        alpha = Scalar(self.options.alpha).requires_grad_(False)
         net.add_module("alpha", alpha)
         return net
 
     def loss(self, net: APFLNetwork, inputs: Tensor, labels: Tensor, client: ClientData) -> Losses:
-        """w's own loss, and the mixture's, which moves v and alpha only."""
-        with torch.no_grad():
-            net.alpha.value.clamp_(0, 1)  # the step before may have left [0, 1]
-        alpha = net.alpha.value
+        """w's own loss, and the mixture's, which moves v only."""
+        alpha = net.alpha.value.detach()
         w = net.head(net.backbone(inputs))
         v = net.own_head(net.own_backbone(inputs))
         return {
@@ -65,11 +67,21 @@ class APFL(OwnModel[APFLNetwork]):
         }
 
     def local_update(self, net: APFLNetwork, client: ClientData) -> Update:
-        """As any other, alpha back in [0, 1] after the last step too."""
-        update = super().local_update(net, client)
-        with torch.no_grad():
-            alpha = net.alpha.value.clamp_(0, 1).item()
-        return Update({**update.metrics, "alpha": alpha})
+        """One step of alpha under the models as the round begins; then both models."""
+        if self.options.adaptive and client.rounds_trained:
+            # In the first round v is w, and alpha has no gradient.
+            self._step_of_alpha(net, client)
+        return Update({**self.train(net, client), "alpha": net.alpha.value.item()})
+
+    @torch.no_grad()
+    def _step_of_alpha(self, net: APFLNetwork, client: ClientData) -> None:
+        net.eval()
+        alpha, slope = net.alpha.value, 0.0
+        for inputs, labels in client.plain_batches():
+            w = net.head(net.backbone(inputs))
+            v = net.own_head(net.own_backbone(inputs))
+            slope += mixture_slope(v, w, labels, float(alpha)) * len(labels)
+        alpha.sub_(self.config.lr * slope / len(client.train)).clamp_(0, 1)
 
     def both_features(
         self, net: APFLNetwork, inputs: Tensor
@@ -88,3 +100,14 @@ class APFL(OwnModel[APFLNetwork]):
             alpha * v.offset() + (1 - alpha) * w.offset(),
         )
         return {"raw": Predictor(mixture, extractor="both_features")}
+
+
+def mixture_slope(
+    v: Float[Tensor, "batch classes"],
+    w: Float[Tensor, "batch classes"],
+    labels: Int[Tensor, " batch"],
+    alpha: float,
+) -> float:
+    """Derivative by alpha of the mean cross-entropy of alpha v + (1 - alpha) w: mean (p - y) (v - w)."""
+    residuals = (alpha * v + (1 - alpha) * w).softmax(dim=1) - one_hot(labels, v.shape[1])
+    return float((residuals * (v - w)).sum() / len(labels))

@@ -61,7 +61,7 @@ class CCVR(FedAvg):
 
     def probes(self) -> list[Probe]:
         """Class moments, of which the server makes the calibrated head."""
-        task = ProbeTask(self.config, self.task.num_classes, self.features)
+        task = ProbeTask(self.config, self.task.num_classes, self)
         dim = self.task.backbone().out_features
         return [Calibration(task, dim, self.options)]
 

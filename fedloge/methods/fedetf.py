@@ -65,12 +65,13 @@ class FedETF(Method[FedETFNetwork]):
 
         `scale`: where the learned scale starts, above 0. `tune_epochs`: how often W and then
         the projection pass over the client's images when it is measured (the paper: 20 turns
-        of 3 passes each).
+        of 3 passes each). `tune_lr`: the learning rate of that tuning; absent, the run's.
         """
 
         dim: int = Field(0, ge=0)
         scale: float = Field(1.0, gt=0)
         tune_epochs: int = Field(5, ge=0)
+        tune_lr: float | None = Field(None, gt=0)
 
     options: Options
 
@@ -128,9 +129,10 @@ class FedETF(Method[FedETFNetwork]):
         weight, scale = nn.Parameter(net.fixed.weight.clone()), net.scale.value.detach()
         projection.requires_grad_(True)
         generator = rng(config.seed, "tune", client.round, client.client)
+        lr = self.options.tune_lr or config.lr
         for _ in range(self.options.tune_epochs):
             for moving in ([weight], list(projection.parameters())):
-                optimiser = Sgd(moving, lr=config.lr, momentum=config.momentum)
+                optimiser = Sgd(moving, lr=lr, momentum=config.momentum)
                 order = torch.from_numpy(generator.permutation(len(labels))).to(labels.device)
                 for batch in order.split(config.batch_size):
                     optimiser.zero_grad()

@@ -12,12 +12,16 @@ trained by the same loss and averaged. The backbone is then FedAvg's.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from fedloge.config import Config
 from fedloge.geometry.prototypes import prototypes
 from fedloge.geometry.realignment import (
     absent_mask,
@@ -38,6 +42,10 @@ from fedloge.methods.method import (
 from fedloge.methods.post_hoc import post_hoc
 from fedloge.methods.single_head import PostHocOptions
 from fedloge.models.head import FixedHead, LinearHead, linear
+
+_JUDGED = 10
+"""Rounds on which `FedLoGe.remarks` judges."""
+_HEADS = ("train/loss-global", "train/loss-local")
 
 
 class FedLoGeNetwork(Network):
@@ -134,7 +142,8 @@ class FedLoGe(Method[FedLoGeNetwork]):
     def personal_predictors(self, net: FedLoGeNetwork, client: ClientData) -> dict[str, Predictor]:
         """phi_k, and LA-FR's phi'_{k,c} = psi_c ||phi_{k,c}||, absent classes masked.
 
-        A client that has never trained has no phi: it predicts with the global head.
+        A client that has never trained has no phi, only one whose rows have equal norms: by LA-FR it
+        predicts with psi at psi's own norms, as its own classes are as long-tailed as psi's.
         """
         psi = net.global_head.weight.detach()
         mask = absent_mask(client.counts).to(psi)
@@ -142,7 +151,7 @@ class FedLoGe(Method[FedLoGeNetwork]):
         predictors = (
             {
                 "raw": Predictor.of(net.global_head),
-                "realigned": Predictor(LinearHead(global_realign(psi), mask=mask)),
+                "realigned": Predictor(LinearHead(psi, mask=mask)),
             }
             if new
             else self._personal(psi, net.local_head, mask)
@@ -163,6 +172,30 @@ class FedLoGe(Method[FedLoGeNetwork]):
             "raw": Predictor.of(own),
             "realigned": Predictor(LinearHead(weight, bias, mask)),
         }
+
+    @classmethod
+    def remarks(cls, config: Config, classes: int, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Whether gamma keeps the backbone from training, or features have grown too long for the heads."""
+        recent = rows[-_JUDGED:]
+        if len(recent) < _JUDGED:
+            return []
+        found, chance = [], math.log(classes)
+        fixed = [row["train/loss-fixed"] for row in recent if "train/loss-fixed" in row]
+        if len(fixed) == _JUDGED and min(fixed) > 0.95 * chance:
+            found.append(
+                f"the loss against the fixed classifier is {fixed[-1]:.2f} after round {recent[-1]['round']}, "
+                f"of log {classes} = {chance:.2f} for guessing: the backbone hardly trains; raise "
+                "method-options.gamma"
+            )
+        first = [sum(row.get(key, 0.0) for key in _HEADS) for row in rows[:_JUDGED]]
+        last = [sum(row.get(key, 0.0) for key in _HEADS) for row in recent]
+        if len(rows) >= 2 * _JUDGED and min(last) > max(first):
+            found.append(
+                f"the losses of the two heads have risen, from {statistics.fmean(first):.2f} in the first "
+                f"{_JUDGED} rounds to {statistics.fmean(last):.2f} in the last: features have grown long "
+                "for the heads' steps; raise method-options.gamma, or lower lr"
+            )
+        return found
 
     def head_norms(self, net: FedLoGeNetwork) -> dict[str, Tensor]:
         """||psi_c||, which follows the class sizes before realignment."""

@@ -7,6 +7,9 @@ clients: logits = s W h / ||h||. Clients train the backbone (and s) against it. 
 moves each prototype slowly towards the class's mean direction mu_c among the clients of
 the round, weighted by their images: w_c <- unit(rho w_c + (1 - rho) mu_c).
 
+A client's personal model is the one that it has trained last, as in the authors' code, kept at the
+client with the prototypes it was trained against.
+
 The prototypes start as a simplex ETF, which has the largest least distance that the paper
 asks for (the authors' code starts from random orthonormal rows). Learning s, from 20, is
 the authors' code's default for a ResNet.
@@ -14,6 +17,7 @@ the authors' code's default for a ResNet.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from typing import ClassVar
 
@@ -57,16 +61,23 @@ class PrototypeHead(nn.Module):
 
 
 class FedNHNetwork(Network):
-    """A backbone, and the prototypes it trains against."""
+    """A backbone, the prototypes it trains against, and the client's own of both."""
 
     prototypes: PrototypeHead
+    own_backbone: nn.Module
+    own_prototypes: PrototypeHead
 
 
 class FedNH(Method[FedNHNetwork]):
     """A backbone against prototypes that only the server moves."""
 
     name = "fednh"
-    parts: ClassVar = {"backbone": Part.SHARED, "prototypes": Part.SHARED}
+    parts: ClassVar = {
+        "backbone": Part.SHARED,
+        "prototypes": Part.SHARED,
+        "own_backbone": Part.PERSONAL,
+        "own_prototypes": Part.PERSONAL,
+    }
     primary_global = "raw"
     primary_personal = "raw"
 
@@ -80,11 +91,16 @@ class FedNH(Method[FedNHNetwork]):
     options: Options
 
     def build(self) -> FedNHNetwork:
-        """The backbone, and prototypes at the corners of a simplex."""
+        """The backbone, prototypes at the corners of a simplex, and copies for the client's own."""
         backbone, options = self.task.backbone(), self.options
         start = simplex_etf(self.task.num_classes, backbone.out_features, seed=self.config.seed)
         head = PrototypeHead(start, options.scale, learn_scale=options.learn_scale)
-        return FedNHNetwork(backbone=backbone, prototypes=head)
+        return FedNHNetwork(
+            backbone=backbone,
+            prototypes=head,
+            own_backbone=copy.deepcopy(backbone).requires_grad_(False),
+            own_prototypes=copy.deepcopy(head).requires_grad_(False),
+        )
 
     def loss(self, net: FedNHNetwork, inputs: Tensor, labels: Tensor, client: ClientData) -> Losses:
         """Cross-entropy of the scaled cosines."""
@@ -93,6 +109,8 @@ class FedNH(Method[FedNHNetwork]):
     def local_update(self, net: FedNHNetwork, client: ClientData) -> Update:
         """Train; then send the class means of the unit features under the trained backbone."""
         update = super().local_update(net, client)
+        net.own_backbone.load_state_dict(net.backbone.state_dict())
+        net.own_prototypes.load_state_dict(net.prototypes.state_dict())
         means = class_directions(*plain_features(self, net, client), self.task.num_classes)
         weighted = client.counts.to(means)[:, None] * means
         return dataclasses.replace(update, sums={"directions": weighted})
@@ -113,9 +131,15 @@ class FedNH(Method[FedNHNetwork]):
         """The nearest prototype by angle; the scale and ||h|| change no ranking."""
         return {"raw": Predictor(LinearHead(net.prototypes.weight))}
 
+    def own_features(self, net: FedNHNetwork, inputs: Tensor) -> Float[Tensor, "batch features"]:
+        """Features of the backbone as this client has trained it last."""
+        return net.own_backbone(inputs)
+
     def personal_predictors(self, net: FedNHNetwork, client: ClientData) -> dict[str, Predictor]:
-        """The global model; the paper's personal model is the one trained locally in the round."""
-        return self.global_predictors(net)
+        """The model that this client has trained last; before any training, the global one."""
+        if client.rounds_trained == 0:
+            return self.global_predictors(net)
+        return {"raw": Predictor(LinearHead(net.own_prototypes.weight), "own_features")}
 
 
 def class_directions(

@@ -9,7 +9,7 @@ file and no engine. `fedloge.testing.check_method` tries one out.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -174,6 +174,17 @@ class Method(ABC, Generic[N]):
 
     def probes(self) -> list[Probe]:
         """What is measured over clients for the method's own models; [] for none."""
+        return []
+
+    @classmethod
+    def remarks(cls, config: Config, classes: int, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+        """What the training so far gives reason to tell the user, a line each; [] for nothing.
+
+        Parameters
+        ----------
+        classes : C.
+        rows : the rounds' lines of ``metrics.jsonl`` so far.
+        """
         return []
 
     def head_norms(self, net: N) -> dict[str, Float[Tensor, " classes"]]:

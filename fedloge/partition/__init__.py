@@ -3,7 +3,12 @@
 from fedloge.partition.builtin import BUILTIN, dirichlet, iid, pathological, quantity
 from fedloge.partition.by_user import by_user
 from fedloge.partition.local_tests import local_test_counts, local_test_indices
-from fedloge.partition.make import make_partition, partition_rng, resolve_partitioner
+from fedloge.partition.make import (
+    make_partition,
+    partition_rng,
+    resolve_partitioner,
+    validation_split,
+)
 from fedloge.partition.partition import Partition, Partitioner, group_by_owner
 
 __all__ = [
@@ -21,4 +26,5 @@ __all__ = [
     "pathological",
     "quantity",
     "resolve_partitioner",
+    "validation_split",
 ]

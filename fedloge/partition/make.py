@@ -14,6 +14,7 @@ from fedloge.config import Config
 from fedloge.errors import ConfigError, DataError, FedlogeError, PartitionError
 from fedloge.options import checked_options, keyword_options
 from fedloge.partition.builtin import BUILTIN
+from fedloge.partition.held_out import hold_out
 from fedloge.partition.local_tests import local_test_counts, local_test_indices
 from fedloge.partition.partition import (
     Indices,
@@ -120,7 +121,21 @@ def make_partition(
         local_test_indices(test_by_class, row, rng(config.seed, "local-test", client=k))
         for k, row in enumerate(local_counts)
     )
-    return Partition(tuple(parts), test, counts, local_counts)
+    if not config.validation_share:
+        return Partition(tuple(parts), test, counts, local_counts)
+    pairs = [validation_split(config, k, part, labels) for k, part in enumerate(parts)]
+    train, held = [kept for kept, _ in pairs], tuple(held for _, held in pairs)
+    counts = counts_by_class(train, labels, num_classes)
+    return Partition(tuple(train), test, counts, local_counts, held)
+
+
+def validation_split(
+    config: Config, client: int, part: Indices, labels: NDArray[np.integer]
+) -> tuple[Indices, Indices]:
+    """What a client trains on and what is held out for validation, as the config says."""
+    return hold_out(
+        part, labels, config.validation_share, rng(config.seed, "validation", client=client)
+    )
 
 
 def _run(partitioner: BoundPartitioner, config: Config, labels: NDArray[np.int64]) -> list[Indices]:

@@ -43,12 +43,15 @@ class Partition:
     test : for each client, ascending indices into the balanced test set; where a client's
         share asks for more images than a class has, some stand there more than once.
     train_counts, local_test_counts : (clients, classes), images of each class.
+    validation : for each client, ascending indices into the training set of what is held out from
+        its training; () where nothing is.
     """
 
     train: tuple[Indices, ...]
     test: tuple[Indices, ...]
     train_counts: Int64[np.ndarray, "clients classes"]
     local_test_counts: Int64[np.ndarray, "clients classes"]
+    validation: tuple[Indices, ...] = ()
 
     @property
     def num_clients(self) -> int:
@@ -56,8 +59,9 @@ class Partition:
         return len(self.train)
 
     def digest(self) -> str:
-        """Hash of every client's training and test indices."""
-        return digest(*(part.astype("<i8").tobytes() for part in (*self.train, *self.test)))
+        """Hash of every client's training, test and validation indices."""
+        parts = (*self.train, *self.test, *self.validation)
+        return digest(*(part.astype("<i8").tobytes() for part in parts))
 
 
 def group_by_owner(owners: NDArray[np.integer], num_owners: int) -> list[Indices]:

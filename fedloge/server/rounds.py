@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +24,8 @@ from fedloge.server.figures import client_rows, global_figures, personal_figures
 from fedloge.server.roster import Roster
 from fedloge.server.run_record import RunRecord
 from fedloge.server.strategy import RoundStrategy
+
+log = logging.getLogger(__name__)
 
 
 def run_rounds(
@@ -67,12 +70,15 @@ def run_rounds(
             text=f"run {record.name}: rounds {start.round + 1} to {config.rounds}",
         )
     )
+    rows, said = record.rounds_so_far(), set[str]()
     for round in range(start.round + 1, config.rounds + 1):
         roster.refresh(config.round_timeout)
         done = rounds.one_round(round, keep_round=min(checkpoints.kept_rounds()))
         record.append({**done.rows, "metrics": [done.row], "timing": [done.timing]})
         if round % config.checkpoint_every == 0 or round == config.rounds:
             checkpoints.save(Checkpoint(round, stamp.attempt, rounds.shared, rounds.state))
+        rows.append(done.row)
+        _remark(federation, rows, said)
         observers.on_round(RoundDone(done.row, done.timing, _line(done.row, federation)))
     text = f"run {record.name} is complete: {record.folder}"
     observers.on_end(RunEnded(record.folder, text, complete=True))
@@ -206,6 +212,16 @@ class Rounds:
                 "failures": _failures(round, outcome.failures),
             }
         )
+
+
+def _remark(fed: Federation, rows: list[dict[str, Any]], said: set[str]) -> None:
+    """Warn of what the method finds in its rounds, each thing once."""
+    for remark in type(fed.method).remarks(fed.config, fed.data.num_classes, rows):
+        # What differs from round to round is the figures before the advice.
+        advice = remark.rpartition(":")[2]
+        if advice not in said:
+            said.add(advice)
+            log.warning("%s", remark)
 
 
 def _starting_point(

@@ -116,6 +116,12 @@ class RunRecord:
         path = self.files.metrics
         return path.exists() and path.stat().st_size > 0
 
+    def rounds_so_far(self) -> list[dict[str, Any]]:
+        """The lines of ``metrics.jsonl``, of rounds up to where the run goes on."""
+        path = self.files.metrics
+        lines = path.read_text("utf-8").splitlines() if path.exists() else []
+        return [json.loads(line) for line in lines]
+
     def rewrite_config(self, config: Config, federation: Federation) -> None:
         """Keep the keys that a resumed run may change, such as rounds."""
         content = _config_file(config.replace(resume=False, from_round=-1), federation, self)

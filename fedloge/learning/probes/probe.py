@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
@@ -21,19 +21,40 @@ from fedloge.models.head import Predictor
 from fedloge.models.network import Network
 
 
+class Measurable(Protocol):
+    """What a probe may ask of a method."""
+
+    def features(self, net: Any, inputs: Tensor) -> Tensor:
+        """The shared features, (examples, d)."""
+        ...
+
+    def global_predictors(self, net: Any) -> dict[str, Predictor]:
+        """The global models by name."""
+        ...
+
+
 @dataclass(frozen=True)
 class ProbeTask:
     """What a probe may know of the run.
 
     Attributes
     ----------
-    features : the method's shared features, ``(net, inputs) -> (examples, d)``; call it in
-        evaluation mode and without gradients.
+    method : whose models are measured. Call it with the network in evaluation mode and without
+        gradients.
     """
 
     config: Config
     num_classes: int
-    features: Callable[[Any, Tensor], Tensor]
+    method: Measurable
+
+    def features(self, net: Network, inputs: Tensor) -> Tensor:
+        """The method's shared features of prepared inputs, (examples, d)."""
+        return self.method.features(net, inputs)
+
+    def features_for(self, predictor: Predictor, net: Network, inputs: Tensor) -> Tensor:
+        """The features that a predictor's head reads."""
+        extract: Callable[[Network, Tensor], Tensor] = getattr(self.method, predictor.extractor)
+        return extract(net, inputs)
 
 
 @dataclass(frozen=True)
