@@ -41,6 +41,13 @@ def same_draws() -> None:
     torch.manual_seed(0)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse a path that is not there: the processes that collect would not say so."""
+    for path in (config.invocation_params.dir / arg.partition("::")[0] for arg in config.args):
+        if not path.exists():
+            raise pytest.UsageError(f"no such file or folder: {path}")
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest modules first, so that the two processes end at about the same time."""
