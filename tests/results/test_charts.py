@@ -87,7 +87,9 @@ def test_any_text_survives_in_a_chart(text: str) -> None:
         chart.axes.plot([0, 1], [0, 1], **Style("blue").line())
         chart.hover_columns([0, 1], [text, "b"])
         root = ET.fromstring(chart.chart().svg.encode("utf-8"))
-    assert len(root.findall(".//rect/title")) == 2
+    (group,) = root.findall(".//g[@class='hover']")
+    # Also where there is no style sheet, as in a notebook.
+    assert group.get("fill") == "transparent" and len(group.findall("rect/title")) == 2
 
 
 def test_values_at_the_ends_of_curves_keep_apart() -> None:

@@ -123,8 +123,11 @@ def client_sizes(run: RecordedRun) -> Chart | None:
 
 
 def _bars(drawing: Drawing, places: Sequence[int], heights: list[float], style: Style) -> None:
-    width = 0.86 if len(heights) <= 60 else 1.0
-    drawing.axes.bar(places, heights, width, color=TONES[style.tone][0], alpha=0.85, linewidth=0)
+    few = len(heights) <= 60
+    # Many bars touch, and would show their edges if one could see through them.
+    width, opacity = (0.86, 0.85) if few else (1.0, 1.0)
+    colour = TONES[style.tone][0]
+    drawing.axes.bar(places, heights, width, color=colour, alpha=opacity, linewidth=0)
 
 
 def _values_above(drawing: Drawing, heights: list[float]) -> None:

@@ -60,7 +60,7 @@ def themed(source: bytes, said: str, hover: Sequence[Place]) -> Markup:
         "stroke-linejoin": "round",
     }
     if hover:
-        places = ET.SubElement(root, "g", {"class": "hover"})
+        places = ET.SubElement(root, "g", {"class": "hover", "fill": "transparent"})
         for text, where in hover:
             shape = ET.SubElement(places, "circle" if "r" in where else "rect")
             shape.attrib = {name: f"{value:.1f}" for name, value in where.items()}
