@@ -245,6 +245,14 @@ def test_only_a_long_tail_has_an_imbalance_factor(make_run: Make) -> None:
     assert "tail" not in dict(page_facts(page))["Data"]
 
 
+def test_a_split_is_said_with_the_options_it_was_made_with(make_run: Make) -> None:
+    page = check_page(render([open_run(make_run("a"))]))
+    assert dict(page_facts(page))["Split"] == "dirichlet (alpha = 0.5) over 6 clients"
+    keys = {"partitioner-options": {"alpha": 2.0}}
+    page = check_page(render([open_run(make_run("b", keys=keys))]))
+    assert dict(page_facts(page))["Split"] == "dirichlet (alpha = 2.0) over 6 clients"
+
+
 def page_facts(page: Page) -> list[tuple[str, str]]:
     words = [text.strip() for text in page.text if text.strip()]
     start, end = words.index("What was run"), words.index("Curves")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from fedloge.options import checked_options, keyword_options
+from fedloge.partition import BUILTIN
 from fedloge.results.number_words import plural
 from fedloge.results.recorded_run import RecordedRun
-from fedloge.results.settings import options_in_words
+from fedloge.results.settings import in_words, options_in_words
 
 _WHERE_PARTS_LIVE = {
     "shared": "averaged by the server",
@@ -79,8 +81,13 @@ def _split(run: RecordedRun) -> str:
     config = run.config
     if config.on_node:
         return f"none: the images lie with the {plural(config.num_clients, 'client')} already"
-    options = options_in_words(run, "partitioner-options")
-    how = config.partitioner + (f" ({options})" if options else "")
+    options = dict(config.partitioner_options)
+    # The defaults of a partitioner that is a user's need not be at hand where a run is read.
+    if config.partitioner in BUILTIN:
+        known = keyword_options(BUILTIN[config.partitioner])
+        options = checked_options(known, options, "partitioner-options").model_dump(by_alias=True)
+    said = ", ".join(in_words(key, value) for key, value in options.items())
+    how = config.partitioner + (f" ({said})" if said else "")
     return f"{how} over {plural(config.num_clients, 'client')}"
 
 

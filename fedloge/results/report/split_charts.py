@@ -20,6 +20,7 @@ from fedloge.results.report.styles import TONES, Key, Style
 MAX_CLIENTS, MAX_CLASSES = 60, 100
 MAX_BARS = 300
 _LEVELS = 8
+_MOST_BARS = 30
 # Beyond these, what a cell holds is not said of each one: the page would grow too large.
 _MAX_HOVER_CELLS = 1200
 
@@ -123,11 +124,13 @@ def client_sizes(run: RecordedRun) -> Chart | None:
 
 
 def _bars(drawing: Drawing, places: Sequence[int], heights: list[float], style: Style) -> None:
-    few = len(heights) <= 60
-    # Many bars touch, and would show their edges if one could see through them.
-    width, opacity = (0.86, 0.85) if few else (1.0, 1.0)
     colour = TONES[style.tone][0]
-    drawing.axes.bar(places, heights, width, color=colour, alpha=opacity, linewidth=0)
+    if len(heights) > _MOST_BARS and places[-1] - places[0] == len(places) - 1:
+        # One shape: so many bars would touch, and show seams.
+        edges = np.arange(places[0], places[-1] + 2) - 0.5
+        drawing.axes.stairs(heights, edges, fill=True, color=colour, linewidth=0)
+    else:
+        drawing.axes.bar(places, heights, 0.86, color=colour, alpha=0.85, linewidth=0)
 
 
 def _values_above(drawing: Drawing, heights: list[float]) -> None:
