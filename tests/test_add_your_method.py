@@ -69,10 +69,29 @@ def test_the_method_is_short_and_runs(tmp_path: Path) -> None:
     assert {"train/loss", "global/raw/all", "personal/prior/mean"} <= json.loads(last).keys()
 
 
+def test_the_method_passes_its_suite(tmp_path: Path) -> None:
+    write(tmp_path)
+    (check,) = (block for block in blocks("bash") if "check_method" in block)
+    python, *arguments = shlex.split(check)
+    assert python == "python"
+    root = str(Path(str(package.__file__)).parents[1])
+    checked = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": root},
+        capture_output=True,
+        text=True,
+        timeout=250,
+        check=False,
+    )
+    assert checked.returncode == 0, checked.stderr
+
+
 def test_its_options_are_checked(tmp_path: Path) -> None:
     write(tmp_path)
     arguments = command("fedloge run")
-    wrong = [part.replace("tau = 1", "tau = -1") for part in arguments]
+    wrong = [part.replace("tau=1", "tau=-1") for part in arguments]
+    assert wrong != arguments
     done = fedloge([*wrong, *harness.settings(rounds=2)], tmp_path)
     assert done.returncode == 2
     assert "method-options of 'fed-prior': tau: " in done.stderr

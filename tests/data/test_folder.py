@@ -1,91 +1,22 @@
 from __future__ import annotations
 
 import io
-import logging
 import lzma
-import os
 import re
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from image_folders import check_content, files, load, png, reds, write_archive, write_folder
 from PIL import Image
 
 from fedloge.config import from_flat
-from fedloge.data import DataSet, ImagePreparation, load_dataset
-from fedloge.data import folder as folder_module
+from fedloge.data import ImagePreparation, load_dataset
 from fedloge.errors import DataError
-from fedloge.folders import cache_folder
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "cifar10-lt.tar.xz"
-
-
-def load(path: Path, cache: Path, **values: object) -> DataSet:
-    return load_dataset(
-        from_flat(
-            {
-                "dataset": "image-folder",
-                "data-path": str(path),
-                "cache-dir": str(cache),
-                **{key.replace("_", "-"): value for key, value in values.items()},
-            }
-        )
-    )
-
-
-def png(colour: tuple[int, int, int], size: tuple[int, int] = (4, 3)) -> bytes:
-    out = io.BytesIO()
-    Image.new("RGB", size, colour).save(out, "PNG")
-    return out.getvalue()
-
-
-def files() -> dict[str, bytes]:
-    """Two classes, 3 + 2 training and 2 + 1 test images; an image's red says which it is."""
-    return {
-        "train/cat/a.png": png((10, 1, 1)),
-        "train/cat/b.png": png((11, 1, 1)),
-        "train/cat/c.png": png((12, 1, 1)),
-        "train/dog/a.png": png((20, 1, 1)),
-        "train/dog/b.png": png((21, 1, 1)),
-        "test/cat/a.png": png((30, 1, 1)),
-        "test/cat/b.png": png((31, 1, 1)),
-        "test/dog/a.png": png((40, 1, 1)),
-    }
-
-
-def write_folder(root: Path, content: dict[str, bytes]) -> Path:
-    for name, data in content.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(data)
-    return root
-
-
-def write_archive(path: Path, content: dict[str, bytes]) -> Path:
-    mode = {".tar": "w", ".xz": "w:xz", ".gz": "w:gz", ".bz2": "w:bz2"}[path.suffix]
-    with tarfile.open(path, mode) as tar:
-        for name, data in content.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
-    return path
-
-
-def reds(pixels: torch.Tensor) -> list[int]:
-    assert (pixels[:, 0] == pixels[:, :1, 0, 0, None]).all()
-    return pixels[:, 0, 0, 0].tolist()
-
-
-def check_content(data: DataSet) -> None:
-    assert data.classes == ("cat", "dog")
-    assert data.input_shape == (3, 3, 4)
-    assert reds(data.train.inputs) == [10, 11, 12, 20, 21]
-    assert data.train.labels.tolist() == [0, 0, 0, 1, 1]
-    assert reds(data.test.inputs) == [30, 31, 40]
-    assert data.test.labels.tolist() == [0, 0, 1]
 
 
 @pytest.mark.filterwarnings("error")
@@ -264,136 +195,6 @@ def test_a_damaged_archive_is_noticed(tmp_path) -> None:
     (tmp_path / "set.tar.xz").write_bytes(damaged)
     with pytest.raises(DataError, match=r"set\.tar\.xz"):
         load(tmp_path / "set.tar.xz", tmp_path / "cache")
-
-
-def decodes(monkeypatch) -> list[str]:
-    seen: list[str] = []
-    decode = folder_module._decode
-
-    def counted(file, image_size, path):
-        seen.append(str(file))
-        return decode(file, image_size, path)
-
-    monkeypatch.setattr(folder_module, "_decode", counted)
-    return seen
-
-
-def test_decoded_once_until_the_source_changes(tmp_path, monkeypatch) -> None:
-    seen = decodes(monkeypatch)
-    cache = tmp_path / "cache"
-    root = write_folder(tmp_path / "set", files())
-    archive = write_archive(tmp_path / "set.tar", files())
-    for path in (root, archive):
-        seen.clear()
-        load(path, cache)
-        load(path, cache)
-        assert len(seen) == 8
-        load(path, cache, image_size=2)
-        assert len(seen) == 16
-    os.utime(archive, ns=(1, 1))
-    load(archive, cache)
-    assert len(seen) == 24
-    (root / "train" / "dog" / "b.png").unlink()
-    assert len(load(root, cache).train) == 4
-
-
-@pytest.mark.parametrize("name", ["manifest.json", "train.u8", "test.u8"])
-def test_a_damaged_entry_is_made_anew(tmp_path, name) -> None:
-    root = write_folder(tmp_path / "set", files())
-    load(root, tmp_path / "cache")
-    (entry,) = (tmp_path / "cache").iterdir()
-    for damage in (lambda f: f.unlink(), lambda f: f.write_bytes(f.read_bytes()[:-7])):
-        damage(entry / name)
-        check_content(load(root, tmp_path / "cache"))
-        assert list((tmp_path / "cache").iterdir()) == [entry]
-
-
-def test_an_interrupted_decode_leaves_no_entry(tmp_path, monkeypatch) -> None:
-    root = write_folder(tmp_path / "set", files())
-
-    def interrupted(*args):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(folder_module, "write_manifest", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            load(root, tmp_path / "cache")
-    assert not list((tmp_path / "cache").iterdir())
-    check_content(load(root, tmp_path / "cache"))
-
-
-def test_changing_the_tensors_does_not_change_the_cache(tmp_path) -> None:
-    root = write_folder(tmp_path / "set", files())
-    load(root, tmp_path / "cache").train.inputs.zero_()
-    load(root, tmp_path / "cache").train.inputs.zero_()
-    check_content(load(root, tmp_path / "cache"))
-
-
-def test_without_a_cache_images_stay_in_memory(tmp_path, caplog) -> None:
-    root = write_folder(tmp_path / "set", files())
-    (tmp_path / "cache").write_text("a file where the cache should be")
-    with caplog.at_level(logging.WARNING):
-        check_content(load(root, tmp_path / "cache"))
-    (record,) = caplog.records
-    assert "decoded images cannot be kept in" in record.getMessage()
-
-
-def test_a_disk_that_fills_up_is_no_error(tmp_path, monkeypatch, caplog) -> None:
-    root = write_folder(tmp_path / "set", files())
-
-    def full(*args):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(folder_module, "write_manifest", full)
-    check_content(load(root, tmp_path / "cache"))
-    assert "No space left on device" in caplog.text
-    assert not list((tmp_path / "cache").iterdir())
-
-
-CLIENT = """
-import sys
-from pathlib import Path
-from fedloge.data.folder import load_image_folder
-print("ready", flush=True)
-sys.stdin.readline()
-decoded = load_image_folder(Path(sys.argv[1]), 0, Path(sys.argv[2]))
-print(decoded.pixels["train"][:, 0, 0, 0].tolist(), flush=True)
-"""
-
-
-def test_processes_that_decode_at_once_agree(tmp_path) -> None:
-    content = {
-        f"{split}/{label}/{i:03}.png": png((i, 1, 1), (32, 32))
-        for split in ("train", "test")
-        for label in ("cat", "dog")
-        for i in range(150)
-    }
-    archive = write_archive(tmp_path / "set.tar", content)
-    command = [sys.executable, "-c", CLIENT, str(archive), str(tmp_path / "cache")]
-    clients = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    for client in clients:
-        assert client.stdout.readline() == "ready\n"
-    for client in clients:
-        client.stdin.write("go\n")
-        client.stdin.flush()
-    for client in clients:
-        assert client.communicate(timeout=60)[0] == f"{[*range(150), *range(150)]}\n"
-    assert len(list((tmp_path / "cache").iterdir())) == 1
-
-
-def test_where_the_cache_is(monkeypatch) -> None:
-    monkeypatch.setenv("HOME", "/home/someone")
-    monkeypatch.delenv("FEDLOGE_CACHE", raising=False)
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert cache_folder() == Path("/home/someone/.cache/fedloge")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
-    assert cache_folder() == Path("/xdg/fedloge")
-    monkeypatch.setenv("FEDLOGE_CACHE", "/own")
-    assert cache_folder() == Path("/own")
-    assert cache_folder("~/said") == Path("/home/someone/said")
 
 
 @pytest.mark.slow
