@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sys
+from collections.abc import Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -38,11 +40,18 @@ class _Warnings(logging.Handler):
         stderr().print(record.getMessage(), soft_wrap=True, markup=False)
 
 
-def show_warnings() -> None:
-    """Print what the package warns of from here on, a line each, for the command line."""
-    logger = logging.getLogger("fedloge")
-    logger.addHandler(_Warnings(logging.WARNING))
+@contextlib.contextmanager
+def warnings_shown() -> Iterator[None]:
+    """Print what the package warns of while the block runs, a line each, on standard error."""
+    logger, handler = logging.getLogger("fedloge"), _Warnings(logging.WARNING)
+    before = logger.propagate
+    logger.addHandler(handler)
     logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = before
 
 
 def fail(text: str, exit_code: int) -> NoReturn:

@@ -16,23 +16,16 @@ import torch
 import fedloge
 from fedloge.observer import RoundDone
 
-# Not there yet.
-COMING = {"Probe": "fedloge.learning.probes", "check_method": "fedloge.testing"}
-
 
 def tiny(folder: Path, **changes: Any) -> dict[str, Any]:
     flat = {key.replace("-", "_"): value for key, value in harness.TINY.items()}
+    flat["partitioner_options"] = {"alpha": flat.pop("partitioner_options.alpha")}
     return flat | {"runs_dir": str(folder), "name": "run"} | changes
 
 
 @pytest.mark.parametrize("name", fedloge.__all__)
 def test_every_public_name_is_there(name: str) -> None:
-    try:
-        value = getattr(fedloge, name)
-    except (ImportError, AttributeError):
-        if name in COMING:
-            pytest.skip(f"{COMING[name]} does not have it yet")
-        raise
+    value = getattr(fedloge, name)
     if name == "__version__":
         assert value == version("fedloge")
     else:
@@ -89,8 +82,17 @@ def test_run_resume_open_and_load(tmp_path: Path) -> None:
     assert done.code == 0, done.err
     model = fedloge.load(out)
     assert isinstance(model, fedloge.Model)
-    images = torch.zeros(2, *model.manifest["image-shape"], dtype=torch.uint8)
+    images = torch.zeros(2, *model.manifest["input-shape"], dtype=torch.uint8)
     assert model(images).shape == (2, len(model.classes))
+
+
+def test_a_table_is_given_as_a_dict(tmp_path: Path) -> None:
+    small = tiny(tmp_path, rounds=1)
+    run = fedloge.run(**small, method="fedprox", method_options={"mu": 0.1})
+    assert run.config.method_options == {"mu": 0.1}
+    with pytest.raises(fedloge_error(), match="nu"):
+        fedloge.run(**small | {"name": "b"}, method="fedprox", method_options={"nu": 0.1})
+    assert not (tmp_path / "b").exists()
 
 
 def test_a_recipe_may_be_a_name_a_path_or_a_config(tmp_path: Path) -> None:
@@ -128,7 +130,9 @@ def test_a_sweep_from_python(tmp_path: Path) -> None:
     runs = fedloge.sweep(path, set=small, runs_dir=tmp_path / "runs")
     assert [run.name for run in runs] == ["fedavg-seed0", "fedavg-seed1"]
     assert all(isinstance(run, fedloge.Run) and run.rounds_done == 1 for run in runs)
+    del small["partitioner_options"]
     settings = [f"{key.replace('_', '-')}={value}" for key, value in small.items()]
+    settings.append("partitioner-options.alpha=5.0")
     began = time.monotonic()
     again = fedloge.sweep(path, set=settings, runs_dir=tmp_path / "runs")
     assert [run.path for run in again] == [run.path for run in runs]

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from fedloge.commands import reading_runs, running, tools
-from fedloge.console import fail, show_warnings
+from fedloge.console import fail, warnings_shown
 from fedloge.errors import FedlogeError
 
 _COMMANDS = {
@@ -60,9 +60,9 @@ for _kind, _commands in _COMMANDS.items():
 
 def main() -> None:
     """Entry point: a user's mistake is one line and exit code 2, a failed run 1, Ctrl-C 130."""
-    show_warnings()
     try:
-        cli(standalone_mode=True)
+        with warnings_shown():
+            cli(standalone_mode=True)
     except FedlogeError as exc:
         fail(str(exc), exc.exit_code)
     except OSError as exc:

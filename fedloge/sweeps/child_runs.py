@@ -18,7 +18,6 @@ from fedloge.errors import RunDirError
 from fedloge.sweeps.standing import Standing, standing
 from fedloge.sweeps.sweep_file import PlannedRun, Sweep
 
-_COMMAND = "from fedloge.commands.main import main; main()"
 _GRACE_SECONDS = 10.0
 
 
@@ -68,7 +67,7 @@ class Starter:
         arguments += [part for name in self.track for part in ("--track", name)]
         with log_file(self.folder, run).open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-c", _COMMAND, *arguments],
+                [sys.executable, "-m", "fedloge", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
