@@ -50,7 +50,7 @@ from fedloge.server.server_app import app as server_app
 
 log = logging.getLogger(__name__)
 TRIES = 3
-"""How often a client is tried if its worker dies."""
+"""How often a client is tried in all, if its workers die."""
 
 
 @dataclass(frozen=True)
