@@ -1,1 +1,1 @@
-"""What a client does: its ClientApp, its work, its personal state on disk."""
+"""The client's side: the ClientApp, training and evaluation, personal state on disk."""

@@ -1,4 +1,4 @@
-"""What a client does with a message: train, or measure its personal models."""
+"""A client's work: training, and measuring its personal models."""
 
 from __future__ import annotations
 
@@ -22,7 +22,14 @@ from fedloge.run_files import RunFiles
 
 @dataclass(frozen=True)
 class Trained:
-    """What a client answers after training; `shared` are the network's live tensors."""
+    """What a client answers after training.
+
+    Attributes
+    ----------
+    shared : the network's own tensors, not copies; valid until the network is used again.
+    metrics : figures for the record.
+    sums : this client's part of what the method sums over clients.
+    """
 
     shared: dict[str, Tensor]
     metrics: dict[str, float]
@@ -35,7 +42,7 @@ class Client:
     Parameters
     ----------
     index : partition id, 0 .. num-clients - 1.
-    folder : where this run's personal states lie.
+    folder : holds this run's personal states.
     """
 
     def __init__(self, federation: Federation, index: int, folder: Path) -> None:
@@ -44,7 +51,7 @@ class Client:
         self.store = PersonalStore(folder, index)
 
     def check(self, stamp: Stamp) -> None:
-        """Refuse a message whose run computes something else than this client would."""
+        """`UpdateError` if the message's run computes something else than this client would."""
         mine = self.federation.fingerprint
         if stamp.fingerprint != mine:
             raise UpdateError(
@@ -53,7 +60,15 @@ class Client:
             )
 
     def train(self, stamp: Stamp, shared: Mapping[str, Tensor]) -> Trained:
-        """Train for a round; keeps the personal tensors, returns the rest."""
+        """Train for a round; keeps the personal tensors on disk and returns what goes to the server.
+
+        Raises
+        ------
+        UpdateError
+            A personal tensor is not finite after training.
+        CheckpointError, RunError
+            The personal state cannot be read or written.
+        """
         fed, seed = self.federation, self.federation.config.seed
         personal = self.state_before(stamp)
         net = fed.load(shared, personal.tensors)
@@ -64,7 +79,7 @@ class Client:
         return self.finish(stamp, personal, personal_after, shared_after, update)
 
     def state_before(self, stamp: Stamp) -> PersonalState:
-        """The personal state that round `stamp.round` begins with."""
+        """The personal state with which round `stamp.round` begins."""
         return self.store.load(stamp, self.federation.initial[Part.PERSONAL], before=stamp.round)
 
     def finish(
@@ -75,7 +90,7 @@ class Client:
         shared: dict[str, Tensor],
         update: Update,
     ) -> Trained:
-        """Keep the personal tensors that a round's training made; what goes to the server."""
+        """Keep the personal tensors after a round's training; returns what goes to the server."""
         for name, tensor in personal.items():
             if not bool(tensor.isfinite().all()):
                 raise UpdateError(
@@ -98,7 +113,11 @@ class Client:
     def evaluate(
         self, stamp: Stamp, shared: Mapping[str, Tensor]
     ) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """Measure this client's personal models after round `stamp.round`; figures, and the method's sums."""
+        """Measure this client's personal models after round `stamp.round`.
+
+        Returns figures in [0, 1] with counts of images, and the parts of the probes' sums, each named
+        ``PROBE/NAME``. A client without test images has no figures of models.
+        """
         fed = self.federation
         personal = self.store.load(stamp, fed.initial[Part.PERSONAL], before=stamp.round + 1)
         net = fed.load(shared, personal.tensors).eval()
@@ -133,11 +152,16 @@ class Client:
 def train_together(
     clients: Sequence[Client], stamp: Stamp, shared: Mapping[str, Tensor], stacked: StackedClients
 ) -> Iterator[tuple[Client, Trained | FedlogeError]]:
-    """Train clients of one round at once, as each of them would train alone but for rounding.
+    """Train clients of one round at once; each ends where it would alone, but for rounding.
 
-    Yields each client with what `Client.train` returns, or the error that it raises; the
-    tensors are valid until the next is asked for. Clients without images are left out, for
-    `Client.train` to refuse. `RuntimeError`: the network cannot be stacked, and nothing was kept.
+    Yields each client with what `Client.train` returns, or with the error that it would raise.
+    The tensors are valid until the next client is asked for. Clients without images are left out;
+    `Client.train` refuses them.
+
+    Raises
+    ------
+    RuntimeError
+        The network cannot be stacked. No client's state has been written.
     """
     states: list[tuple[Client, PersonalState]] = []
     for client in sorted((c for c in clients if c.num_train), key=lambda c: -c.num_train):
@@ -166,10 +190,10 @@ def train_together(
 
 
 def personal_folder(node_config: Mapping, run_config: Mapping, stamp: Stamp) -> Path:
-    """Where a run's personal states lie.
+    """The folder of a run's personal states.
 
-    On a node of its own: ``state-dir`` of the node's config, one folder a run. In a
-    simulation: inside the run's own directory.
+    On a node of its own it is in the ``state-dir`` of the node's config, one folder per run. In a
+    simulation it is inside the run's own directory.
     """
     if "state-dir" in node_config:
         return Path(str(node_config["state-dir"])).expanduser() / stamp.run_id

@@ -1,4 +1,4 @@
-"""The Flower ClientApp: decode, work, encode."""
+"""The Flower ClientApp: decodes a message, lets the client work, encodes the answer."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _downlink = Downlink()
 
 @app.query("whoami")
 def whoami(message: Message, context: Context) -> Message:
-    """Say which partition this node holds, and how many images; node ids are random."""
+    """Answer which partition this node holds, and how many images; Flower's node ids are random."""
     try:
         federation = _federation(context)
         index = _partition_id(context, federation.config.num_clients)
@@ -68,8 +68,8 @@ def train(message: Message, context: Context) -> Message:
 def train_together(exchanges: Sequence[tuple[Message, Context]]) -> list[Message]:
     """What `train` answers to several messages of one round, whose clients train at once.
 
-    For an engine with many clients in a process (config ``clients-at-once``). The replies come in
-    any order; whoever's is missing has to be trained alone: it has no images, or its step cannot be stacked.
+    For engines with many clients in a process (config ``clients-at-once``). The replies come in any
+    order. A client without one has to be trained alone: it has no images, or its step cannot be stacked.
     """
     replies: list[Message] = []
     asked: dict[int, tuple[Client, Message]] = {}
@@ -94,7 +94,7 @@ def train_together(exchanges: Sequence[tuple[Message, Context]]) -> list[Message
                 else _trained(client, stamp, done)
             )
             replies.append(Message(content, reply_to=asked[client.index][1]))
-    except Exception as exc:  # of whatever kind, training one by one is always a way on
+    except Exception as exc:  # whatever it is, the clients can still be trained one by one
         federation.stop_stacking(in_one_line(exc))
     return replies
 
@@ -118,7 +118,7 @@ def evaluate(message: Message, context: Context) -> Message:
 
 def _client(message: Message, context: Context) -> tuple[Client, Stamp]:
     stamp = Stamp.from_content(message.content)
-    # These names become folders; what comes over a wire must not climb out of them.
+    # These names become folder names; one from a message must not lead out of the state folder.
     for value in (stamp.run_id, stamp.run_name):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", value):
             raise UpdateError(

@@ -1,9 +1,9 @@
-"""A client's personal tensors on disk: what never leaves the site.
+"""A client's personal tensors on disk; they never leave the site.
 
-One folder a client, one safetensors file a version, named by the round that made
-it. A file says in its header to which run, attempt and round it belongs, and
-carries a checksum. Two mistakes are refused: a run that reads another run's state,
-and a straggler of an older round that would overwrite a newer one.
+Each client has a folder, with one safetensors file per kept round. The file's header
+says which run, attempt and round it belongs to, and holds a checksum. Two mistakes are
+refused: reading another run's state, and a late message of an older round that would
+overwrite a newer one.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _HEADER = {
 
 @dataclass(frozen=True)
 class PersonalState:
-    """A client's personal tensors as they were after a round; round 0: never trained."""
+    """A client's personal tensors after a round; round 0: it was never trained."""
 
     round: int
     rounds_trained: int
@@ -53,7 +53,7 @@ class PersonalStore:
 
     Parameters
     ----------
-    folder : the run's folder of personal states; made when first written.
+    folder : the run's folder of personal states; created when first written to.
     client : the client's partition id.
     """
 
@@ -62,7 +62,7 @@ class PersonalStore:
         self.folder = folder / client_folder(client)
 
     def load(self, stamp: Stamp, initial: Mapping[str, Tensor], *, before: int) -> PersonalState:
-        """The newest state made before round `before`; `initial` if this client never trained.
+        """The newest state made before round `before`; `initial` if this client was never trained.
 
         Raises
         ------
@@ -74,13 +74,13 @@ class PersonalStore:
             header, tensors = self._read(round)
             self._check_run(header, stamp, round)
             if not stamp.follows(header["attempt"], round):
-                continue  # a later attempt went on from before this round: it has not happened
+                continue  # made by an attempt whose rounds from here on were dropped at a resume
             self._check_tensors(tensors, initial, round)
             return PersonalState(round, header["rounds-trained"], tensors)
         return PersonalState(0, 0, dict(initial))
 
     def save(self, stamp: Stamp, state: Mapping[str, Tensor], rounds_trained: int) -> None:
-        """Keep the state that round `stamp.round` made, atomically, and drop versions no longer needed.
+        """Write the state that round `stamp.round` made, atomically, and delete versions no longer needed.
 
         Raises
         ------
@@ -103,11 +103,19 @@ class PersonalStore:
         self._prune(stamp, [*rounds, stamp.round])
 
     def read_files(self) -> dict[str, bytes]:
-        """All versions as they are, by file name, to be carried to where this client works."""
+        """The content of all versions, by file name, to be carried to the worker that runs this client."""
         return {self._path(round).name: self._path(round).read_bytes() for round in self._rounds()}
 
     def write_files(self, files: Mapping[str, bytes]) -> None:
-        """Make the folder hold exactly these versions; `RunError` if the disk refuses."""
+        """Make the folder hold exactly these versions.
+
+        Raises
+        ------
+        CheckpointError
+            A name is not that of a personal state.
+        RunError
+            The disk refused the write.
+        """
         for name, content in files.items():
             if not _FILE.fullmatch(name):
                 raise CheckpointError(
@@ -155,12 +163,12 @@ class PersonalStore:
     def _prune(self, stamp: Stamp, rounds: list[int]) -> None:
         needed_from = max((r for r in rounds if r <= stamp.keep_round), default=0)
         for round in rounds:
-            # Later rounds than this one are left over from before a resume.
+            # Rounds later than this one are left over from before a resume.
             if round < needed_from or round > stamp.round:
                 self._path(round).unlink(missing_ok=True)
 
     def _rounds(self) -> list[int]:
-        # os.scandir is what pathlib has no quicker word for; a round may ask this of thousands of clients.
+        # os.scandir is faster than pathlib, and a round may list the folders of thousands of clients.
         try:
             with os.scandir(self.folder) as entries:
                 names = [entry.name for entry in entries]
@@ -186,7 +194,7 @@ class PersonalStore:
         try:
             content = self._path(round).read_bytes()
             tensors = load(content)
-        except Exception:  # safetensors has an error type of its own for every kind of damage
+        except Exception:  # safetensors raises many types of error, by the kind of damage
             raise self._damaged(round) from None
         header = self._header(round, content)
         if _checksum(header, tensors) != header["checksum"]:

@@ -19,12 +19,15 @@ Set = Annotated[
 ]
 Engine = Annotated[str, typer.Option(help="local, ray or superlink")]
 SuperLink = Annotated[
-    str, typer.Option(help="Engine superlink: a connection in Flower's config.toml.")
+    str,
+    typer.Option(
+        help="For the engine superlink: the name of a connection in Flower's config.toml."
+    ),
 ]
 Track = Annotated[
     list[str] | None,
     typer.Option(
-        help="Send the figures on: tensorboard, or a tracker of your own; repeatable.",
+        help="Also send the figures to tensorboard, or to a tracker of your own; repeatable.",
         metavar="NAME",
     ),
 ]
@@ -36,13 +39,15 @@ SweepFolder = Annotated[
 ]
 By = Annotated[
     list[str] | None,
-    typer.Option(help="A table for each value of this key; repeatable. A sweep knows its own."),
+    typer.Option(
+        help="One table for each value of this key; repeatable. Default for a sweep: its own settings."
+    ),
 ]
 Where = Annotated[
     list[str] | None,
-    typer.Option(metavar="KEY=VALUE", help="Only runs whose config says so; repeatable."),
+    typer.Option(metavar="KEY=VALUE", help="Only runs whose config has this value; repeatable."),
 ]
 AllowUnequal = Annotated[
-    bool, typer.Option("--allow-unequal", help="Also runs of unequal data or budget.")
+    bool, typer.Option("--allow-unequal", help="Allow runs with unequal data or budget.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]

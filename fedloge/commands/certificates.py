@@ -3,7 +3,7 @@
     ca.crt ca.key            the authority; its key is needed only to renew, keep it off the server
     server.crt server.key    TLS of the SuperLink and of the gateway before it
     superexec.secret         between the SuperLink and the processes that run the ServerApp
-    client-K/ca.crt          the authority again, so that the folder is all that a site needs
+    client-K/ca.crt          the authority again: this folder is all that a site needs
     client-K/supernode.key   the SuperNode's own key; supernode.pub is what the SuperLink registers
     client-K/superexec.secret
 
@@ -35,31 +35,31 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fedloge.errors import InputError
 
-# Where a certificate is used without anyone naming it: loopback, and the services of docker-compose.yml.
+# Names that every server certificate holds: loopback, and the services of docker-compose.yml.
 NAMES = ("localhost", "127.0.0.1", "::1", "superlink", "gateway")
 CA_DAYS = 3650
 SERVER_DAYS = 365
-# A clock that is a little behind must not refuse a certificate made a moment ago.
+# A site whose clock is a little behind must not refuse a certificate made a moment ago.
 _BACKDATED = timedelta(hours=1)
 
 
 def create(
     out: Path, clients: int, hosts: Sequence[str] = (), days: int = SERVER_DAYS, owner: int = -1
 ) -> None:
-    """Make the folder of a deployment whole, or not at all.
+    """Make the folder of a deployment, with all its files or not at all.
 
     Parameters
     ----------
-    out : folder to make; one that holds anything is refused.
+    out : folder to make; one that is not empty is refused.
     clients : client folders to make, client-0 .. client-(clients - 1).
     hosts : further names or addresses of the server, besides `NAMES`.
     days : lifetime of the server's certificate, 1 .. `CA_DAYS`.
-    owner : user id to give the private keys to (needs root); -1: the caller's.
+    owner : user id that will own the private keys (needs root); -1: the caller's.
 
     Raises
     ------
     InputError
-        The folder holds something, or cannot be written.
+        The folder is not empty, or cannot be written.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(
@@ -85,12 +85,12 @@ def create(
 
 
 def add_client(out: Path, client: int, *, replace: bool = False, owner: int = -1) -> None:
-    """Make the folder of one more client, or with `replace` a client's keys anew.
+    """Make the folder of one more client, or with `replace` new keys for a client.
 
     Raises
     ------
     InputError
-        `out` is no such folder, or the client's folder exists and `replace` was not said.
+        `out` is not the folder of a deployment, or the client's folder exists and `replace` is false.
     """
     if not (out / "ca.crt").is_file():
         raise InputError(f"{out} holds no ca.crt; make the folder first, with --clients N")
@@ -108,12 +108,12 @@ def add_client(out: Path, client: int, *, replace: bool = False, owner: int = -1
 def renew_server(
     out: Path, hosts: Sequence[str] = (), days: int = SERVER_DAYS, owner: int = -1
 ) -> None:
-    """A new server key and certificate from the same authority, for the old names and `hosts`.
+    """Make a new server key and certificate by the same authority, for the old names and `hosts`.
 
     Raises
     ------
     InputError
-        The authority's key or the old certificate is not there, or no certificate.
+        The authority's key or a certificate is missing or damaged.
     """
     try:
         loaded = load_pem_private_key((out / "ca.key").read_bytes(), None)
@@ -138,7 +138,7 @@ def renew_server(
 
 
 def next_steps(out: Path, names: Iterable[str]) -> str:
-    """What to do with what was made."""
+    """What to do with the files that were made, as text for the terminal."""
     sites = "\n".join(
         f"  {out}/{name}: to its site; register {out}/{name}/supernode.pub" for name in names
     )
@@ -272,7 +272,7 @@ def _write_private(path: Path, content: bytes, owner: int) -> None:
 def _replace(path: Path, content: bytes, mode: int, owner: int) -> None:
     temporary = path.with_name(f".{path.name}.new")
     temporary.unlink(missing_ok=True)
-    # Created with its final mode: a key is never readable to others, not even for a moment.
+    # Created with its final mode, so that a key is never readable to others, even for a moment.
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     with os.fdopen(descriptor, "wb") as f:
         f.write(content)

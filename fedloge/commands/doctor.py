@@ -1,4 +1,4 @@
-"""What this machine and installation can do, and what would stop a run."""
+"""Checks of this machine and installation, for what would stop a run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TESTED_FLOWER = "1.41"
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at."""
+    """The result of one check."""
 
     what: str
     state: Literal["ok", "warn", "bad"]
@@ -27,7 +27,7 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Look at interpreter, packages, processors, disk and cache."""
+    """Check interpreter, packages, processors, Flower, cache and disk."""
     return [_python(), *_packages(), _torch(), _gpu(), _flower(), _cache(), _disk()]
 
 
@@ -49,7 +49,7 @@ def _packages() -> list[Finding]:
 
 
 def _torch() -> Finding:
-    # torch takes seconds, and may be what is broken.
+    # torch takes seconds to import, and may itself be broken.
     import torch
 
     cores = (

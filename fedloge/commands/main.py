@@ -1,4 +1,4 @@
-"""The command line: what people do with runs, each command in the file of its kind."""
+"""The command line; each command is in the file of its kind."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _COMMANDS = {
 
 
 class _Interruptible(TyperGroup):
-    """Typer would turn Ctrl-C into "Aborted!" and exit code 1."""
+    """Ends with exit code 130 at Ctrl-C; typer would print "Aborted!" and exit with 1."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -59,14 +59,14 @@ for _kind, _commands in _COMMANDS.items():
 
 
 def main() -> None:
-    """Entry point: a user's mistake is one line and exit code 2, a failed run 1, Ctrl-C 130."""
+    """Entry point. Exit code 2 and one line for a user's mistake, 1 for a failed run, 130 for Ctrl-C."""
     try:
         with warnings_shown():
             cli(standalone_mode=True)
     except FedlogeError as exc:
         fail(str(exc), exc.exit_code)
     except OSError as exc:
-        # A full or failing disk is no defect of this program; anything else keeps its traceback.
+        # A full or failing disk is not a bug of this program; any other error keeps its traceback.
         if exc.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO):
             raise
         fail(f"{exc.filename or 'a file'} cannot be read or written ({exc.strerror})", 1)

@@ -17,10 +17,11 @@ _MOST_CLASSES = 12
 def partition_table(
     classes: Sequence[str], train_counts: NDArray[np.int64], local_test_counts: NDArray[np.int64]
 ) -> RenderableType:
-    """What each client holds: images of each class, and how many for testing.
+    """A table of what each client holds: training images of each class, and test images.
 
     Parameters
     ----------
+    classes : names of the classes; the first 12 get a column.
     train_counts, local_test_counts : (clients, classes).
     """
     shown = min(len(classes), _MOST_CLASSES)
@@ -39,5 +40,5 @@ def partition_table(
     )
     parts: list[RenderableType] = [table]
     if shown < len(classes):
-        parts.append(Text(f"{shown} of {len(classes)} classes are shown; --json has them all"))
+        parts.append(Text(f"{shown} of {len(classes)} classes are shown; --json shows all"))
     return Group(*parts)

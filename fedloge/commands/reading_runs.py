@@ -1,4 +1,4 @@
-"""What reads runs: show, compare, report, table, plot, export. Heavy imports wait for the command."""
+"""Commands that read runs. Heavy imports are inside them, so that others start quickly."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from fedloge.errors import InputError
 
 
 def show(run: RunFolder, json_: Json = False) -> None:
-    """What a run was and what came of it."""
+    """Show what a run was, and its figures."""
     from fedloge.results import terminal_tables as tables
     from fedloge.results.run import open_run
     from fedloge.results.run_figures import summary
@@ -36,7 +36,7 @@ def show(run: RunFolder, json_: Json = False) -> None:
 
 
 def compare(runs: RunFolders, json_: Json = False) -> None:
-    """Runs side by side, and in what they differ."""
+    """Show runs side by side, and what differs between them."""
     from fedloge.results import terminal_tables as tables
     from fedloge.results.run import open_run
     from fedloge.results.run_figures import summary
@@ -53,10 +53,10 @@ def compare(runs: RunFolders, json_: Json = False) -> None:
 def report(
     runs: RunFolders,
     out: Annotated[
-        Path | None, typer.Option(help="The page to write; default: in the first run.")
+        Path | None, typer.Option(help="The page to write; default: in the first run's folder.")
     ] = None,
 ) -> None:
-    """Write one self-contained page about one run, or several."""
+    """Write one self-contained HTML page about one run, or several."""
     from fedloge.results.report import write_report
     from fedloge.results.run import open_run
 
@@ -71,26 +71,31 @@ def table(
     runs: AnyRunFolders = None,
     sweep: SweepFolder = None,
     format_: Annotated[
-        str, typer.Option("--format", help="text, md, latex, csv or json; default: by --out.")
+        str,
+        typer.Option(
+            "--format", help="text, md, latex, csv or json; default: by the suffix of --out."
+        ),
     ] = "",
     out: Annotated[Path | None, typer.Option(help="Write to this file.")] = None,
     when: Annotated[
-        str, typer.Option(help="last (evaluated round), mean (of the last ten) or both.")
+        str,
+        typer.Option(help="last (evaluated round), mean (of the last ten evaluations) or both."),
     ] = "both",
     models: Annotated[
-        str, typer.Option(help="primary: the one a method is judged by; all: a row for each.")
+        str,
+        typer.Option(help="primary: the model a method is judged by; all: one row for each model."),
     ] = "primary",
     test: Annotated[
-        str, typer.Option(help="Pairs of the test: auto, seeds, clients or none.")
+        str, typer.Option(help="What the paired test pairs: auto, seeds, clients or none.")
     ] = "auto",
     against: Annotated[
-        str, typer.Option(help="The row others are tested against; default: FedLoGe.")
+        str, typer.Option(help="The row that others are tested against; default: FedLoGe.")
     ] = "",
     by: By = None,
     where: Where = None,
     allow_unequal: AllowUnequal = False,
 ) -> None:
-    """The table of a paper from runs: over seeds, best in bold, with paired tests."""
+    """Make the table of a paper from runs: over seeds, best in bold, with paired tests."""
     from fedloge.commands import table_and_plot
 
     table_and_plot.table(
@@ -121,7 +126,7 @@ def plot(
     where: Where = None,
     allow_unequal: AllowUnequal = False,
 ) -> None:
-    """A figure for a paper: curves, accuracy by class size, client against client, bytes."""
+    """Draw a figure for a paper: curves, accuracy by class size, client against client, bytes."""
     from fedloge.commands import table_and_plot
 
     table_and_plot.plot(
@@ -147,14 +152,15 @@ def export(
         str, typer.Option(help="Which model, as the metrics name it; default: the primary.")
     ] = "",
     state_dir: Annotated[
-        Path | None, typer.Option(help="At a site of a deployment: its personal states.")
+        Path | None,
+        typer.Option(help="At a site of a deployment: the folder of its personal states."),
     ] = None,
     data_path: Annotated[
-        str, typer.Option(help="At a site with images of its own: where they lie.")
+        str, typer.Option(help="At a site with images of its own: their folder.")
     ] = "",
     json_: Json = False,
 ) -> None:
-    """Write a trained model's weights and manifest, to load without this run."""
+    """Write a trained model's weights and manifest, which load without this run."""
     from fedloge.results.export import export_client, export_global
     from fedloge.results.run import open_run
 

@@ -1,4 +1,4 @@
-"""What runs: run, resume, sweep. Heavy imports wait for the command."""
+"""Commands that train. Heavy imports are inside them, so that others start quickly."""
 
 from __future__ import annotations
 
@@ -22,13 +22,20 @@ def run(
     recipe: Recipe = None,
     set_: Set = None,
     engine: Engine = "local",
-    name: Annotated[str, typer.Option(help="Name of the run; empty: made up.")] = "",
-    runs_dir: Annotated[str, typer.Option(help="Folder that holds the runs.")] = "",
+    name: Annotated[
+        str,
+        typer.Option(
+            help="Name of the run; default: the recipe's, or one made of method and data set."
+        ),
+    ] = "",
+    runs_dir: Annotated[
+        str, typer.Option(help="Folder of the runs; default: as the recipe says.")
+    ] = "",
     superlink: SuperLink = "",
     track: Track = None,
     json_: Json = False,
 ) -> None:
-    """Train a federation and leave its record."""
+    """Train a federation, and record it."""
     from fedloge.launch.run_on_engine import with_whole_paths
     from fedloge.launch.runs_from_python import load_recipe
 
@@ -40,7 +47,7 @@ def run(
 def resume(
     run: RunFolder,
     rounds: Annotated[
-        int | None, typer.Option(help="Run to this round instead.", min=1, show_default=False)
+        int | None, typer.Option(help="Run up to this round instead.", min=1, show_default=False)
     ] = None,
     from_round: Annotated[
         int | None, typer.Option(help="Continue from this kept round; default: the newest.", min=0)
@@ -64,15 +71,21 @@ def sweep(
     ],
     set_: Set = None,
     jobs: Annotated[
-        int | None, typer.Option(help="Runs at once; default: what cores or GPUs allow.", min=1)
+        int | None,
+        typer.Option(help="Runs at once; default: as many as cores or GPUs allow.", min=1),
     ] = None,
     engine: Annotated[str, typer.Option(help="local or ray")] = "local",
-    runs_dir: Annotated[str, typer.Option(help="Folder that holds the sweep's folder.")] = "",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be run.")] = False,
+    runs_dir: Annotated[
+        str,
+        typer.Option(help="Folder in which the sweep gets a folder; default: as the file says."),
+    ] = "",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show what would be run.")
+    ] = False,
     track: Track = None,
     json_: Json = False,
 ) -> None:
-    """Run methods x settings x seeds; go on with what is not done."""
+    """Run methods x settings x seeds; runs that are done already are skipped."""
     from fedloge.commands import sweep_output
 
     done = sweep_output.sweep(
@@ -101,7 +114,7 @@ class _Began(Observer):
 def _run_and_tell(
     config: Config, engine: str, superlink: str, track: Sequence[str], *, as_json: bool
 ) -> None:
-    """Run or resume with its progress shown, then print the table and the path of the report."""
+    """Run or resume with progress shown, then print the table and the path of the report."""
     from fedloge.launch.progress import Progress
     from fedloge.launch.run_on_engine import run_on_engine
     from fedloge.launch.trackers import tracked
@@ -126,7 +139,7 @@ def _tell_where(folder: Path, *, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(json.dumps({"name": folder.name, "server-folder": str(folder)}) + "\n")
     else:
-        stdout().print(f"complete; its record lies on the server: {folder}", soft_wrap=True)
+        stdout().print(f"complete; its record is on the server: {folder}", soft_wrap=True)
 
 
 def _tell_results(folder: Path, *, as_json: bool) -> None:

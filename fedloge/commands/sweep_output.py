@@ -1,4 +1,4 @@
-"""``fedloge sweep``: say what is to be done, do it, and say what came of it."""
+"""``fedloge sweep``: show the plan, run it, and show how the runs ended."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def sweep(
     dry_run: bool,
     as_json: bool,
 ) -> bool:
-    """Run a sweep file; True when every run is done (or, in a dry run, could begin)."""
+    """Run a sweep file; True if every run is done (or, in a dry run, could begin)."""
     planned = load_sweep(recipe_path(file, "sweep"), overrides, runs_dir)
     check_methods(planned)
     at_once = usable_jobs(planned, jobs)

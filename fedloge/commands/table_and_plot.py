@@ -1,4 +1,4 @@
-"""``fedloge table`` and ``fedloge plot``: from what the user names to a table or a figure."""
+"""``fedloge table`` and ``fedloge plot``: the table or figure of the runs that the user names."""
 
 from __future__ import annotations
 

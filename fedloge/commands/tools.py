@@ -1,4 +1,4 @@
-"""What needs no run: recipes, partition, prototypes, certs, doctor. Heavy imports wait for the command."""
+"""Commands that need no run. Heavy imports are inside them, so that others start quickly."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def recipes(json_: Json = False) -> None:
-    """The recipes and sweeps that come with fedloge, by name."""
+    """List the recipes and sweeps that come with fedloge."""
     from fedloge.recipe_files import first_sentence, known_files
 
     found = {
@@ -62,7 +62,7 @@ def prototypes(
     classes: Annotated[int, typer.Option(help="Number of classes C.")],
     dim: Annotated[int, typer.Option(help="Feature width d.")],
     kind: Annotated[str, typer.Option(help="sparse-etf or etf")] = "sparse-etf",
-    sparsity: Annotated[float, typer.Option(help="Share of zeros in every row.")] = 0.6,
+    sparsity: Annotated[float, typer.Option(help="Fraction of zeros in every row.")] = 0.6,
     gamma: Annotated[float, typer.Option(help="Norm of every row.")] = 0.1,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     out: Annotated[
@@ -107,7 +107,7 @@ def certs(
     ] = False,
     host: Annotated[
         list[str] | None,
-        typer.Option(help="A name or address clients reach the server by; repeatable."),
+        typer.Option(help="A name or address by which clients reach the server; repeatable."),
     ] = None,
     days: Annotated[
         int, typer.Option(help="Lifetime of the server's certificate.", min=1, max=3650)
@@ -137,7 +137,7 @@ def certs(
 
 
 def doctor(json_: Json = False) -> None:
-    """Check this machine and installation."""
+    """Check this machine and this installation."""
     from fedloge.commands.doctor import examine
 
     findings = examine()

@@ -1,8 +1,9 @@
-"""Engines: each carries the messages of the same two apps."""
+"""Engines, which carry messages between the ServerApp and the ClientApp."""
 
 import os
 
-# Read by Ray when it is imported. Left on, a driver started by `uv run` makes Ray pack the working
-# directory, runs and data in it included, and start each worker by `uv run` in an environment of its
-# own, built anew. Workers on this machine share the driver's; on a cluster they are sent our packages.
+# Ray reads this when it is imported. If it were on, a driver started by `uv run` would make Ray pack
+# the working directory, with runs and data, and start each worker by `uv run` in a newly built
+# environment. Instead, workers on this machine share the driver's environment, and those on a cluster
+# are sent this package.
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")

@@ -1,4 +1,4 @@
-"""The local engine: both apps in this process, model and data resident."""
+"""The local engine: both apps run in this process, which keeps model and data in memory."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from fedloge.server.server_app import app as server_app
 
 
 class LocalGrid(OwnGrid):
-    """Answers messages by calling the ClientApp, one after the other or some at once."""
+    """Answers messages by calling the ClientApp, for one client after the other or for some at once."""
 
     def carry(self, messages: list[Message], timeout: float | None) -> Iterator[Message]:
-        """Replies as clients finish; the time limit is not enforced within one process."""
+        """Yield replies as clients finish; `timeout` cannot be enforced within one process."""
         batches = at_once(self.config, messages)
         replies = (reply for batch in batches for reply in answers(self.config, batch))
         for done, reply in enumerate(replies, start=1):

@@ -1,7 +1,7 @@
-"""A Flower `Grid` without Flower's engine: what the local and the Ray engine share.
+"""A Flower `Grid` without Flower's engine; the local and the Ray engine are made of it.
 
-Flower builds a message from a process-wide identity, which its engine sets; here
-it is set by hand. This is the only module that touches that private part.
+Flower takes a message's sender from a process-wide identity, which its own engine sets.
+Here it is set by hand. No other module touches this private part of Flower.
 """
 
 from __future__ import annotations
@@ -40,12 +40,15 @@ def take_identity() -> None:
 class OwnGrid(Grid):
     """A grid over nodes that this process knows: node id = partition id + 2.
 
-    Subclasses say how a batch of messages is carried out.
+    Subclasses deliver the messages (`carry`).
+
+    Parameters
+    ----------
+    observers : are told of the run; the ServerApp reads them from here.
     """
 
     def __init__(self, config: Config, observers: Iterable[Observer] = ()) -> None:
         self.config = config
-        # The ServerApp finds them here.
         self.observers = Observers(observers)
         self._nodes = [partition + SERVER_NODE + 1 for partition in range(config.num_clients)]
         self._replies: dict[str, Message] = {}
@@ -64,31 +67,34 @@ class OwnGrid(Grid):
 
     @abstractmethod
     def carry(self, messages: list[Message], timeout: float | None) -> Iterator[Message]:
-        """Deliver the messages and yield the replies as they come."""
+        """Deliver messages, and yield the replies as they come.
+
+        `timeout` is in seconds; None: no limit.
+        """
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
-        """Deliver and yield replies; a reply is not kept once it is handed over."""
+        """Deliver messages, and yield the replies as they come; none is kept."""
         return self.carry(self._numbered(messages), timeout)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Deliver at once; the replies wait to be pulled."""
+        """Deliver now and keep the replies for `pull_messages`; returns the messages' ids."""
         batch = self._numbered(messages)
         for reply in self.carry(batch, None):
             self._replies[reply.metadata.reply_to_message_id] = reply
         return [message.metadata.message_id for message in batch]
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Replies that have come to these messages."""
+        """The replies to these messages that have come."""
         return [self._replies.pop(i) for i in message_ids if i in self._replies]
 
     def get_node_ids(self) -> Iterable[int]:
-        """All nodes, always."""
+        """All nodes; none ever leaves."""
         return list(self._nodes)
 
     def set_run(self, run: Run) -> None:
-        """Not needed: a grid of this kind serves one run."""
+        """Do nothing: a grid of this kind serves one run."""
 
     @property
     def run(self) -> Run:
@@ -107,13 +113,13 @@ class OwnGrid(Grid):
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def note(self, reply: Message, done: int, of: int) -> None:
-        """Say that a client has answered; of an error, which is logged whole, one line stays."""
+        """Tell the observers that a client has answered. An error is logged, and cut to its first line."""
         if reply.has_error():
             reason = reply.error.reason or "no reason given"
             log.error("client raised:\n%s", reason)
             reply.error = Error(reply.error.code, reason.splitlines()[0])
         kind = reply.metadata.message_type
-        # Who a node is may be asked before the run starts; that is no part of a round.
+        # Nodes are asked who they are before the run starts; that is not part of a round.
         if not kind.startswith("query"):
             self.observers.on_client(ClientAnswered(kind, done, of))
 
@@ -125,12 +131,12 @@ class OwnGrid(Grid):
 
 
 def rebuilt(metadata: Metadata, content: RecordDict) -> Message:
-    """A message from its parts, as they come out of a transport."""
+    """A message made of its parts, after they were sent to another process."""
     return Message(content=content, metadata=metadata)  # type: ignore[call-overload]
 
 
 def partition_of(message: Message) -> int:
-    """The partition id of the node a message goes to."""
+    """The partition id of the node that a message goes to."""
     return message.metadata.dst_node_id - SERVER_NODE - 1
 
 
@@ -140,7 +146,7 @@ def _flat(config: Config) -> dict[str, Scalar]:
 
 
 def client_context(config: Config, partition_id: int) -> Context:
-    """A fresh context for one node: state between messages is on disk, not here."""
+    """A new context for one node. It holds no state: between messages, that is on disk."""
     return Context(
         run_id=RUN_ID,
         node_id=partition_id + SERVER_NODE + 1,
@@ -151,9 +157,10 @@ def client_context(config: Config, partition_id: int) -> Context:
 
 
 def at_once(config: Config, messages: Sequence[Message]) -> list[list[Message]]:
-    """Messages in batches for `answers`: training messages as many as the config says, others singly.
+    """Messages in batches for `answers`.
 
-    Clients of like size go together, since they have most steps in common.
+    Training messages come ``clients-at-once`` in a batch, others alone. Clients of similar size share a
+    batch, since they have the most steps in common.
     """
     kinds = {message.metadata.message_type for message in messages}
     size = config.clients_at_once if kinds == {"train"} else 1
@@ -163,9 +170,9 @@ def at_once(config: Config, messages: Sequence[Message]) -> list[list[Message]]:
 
 
 def answers(config: Config, messages: Sequence[Message]) -> list[Message]:
-    """The ClientApp's replies, in this process, to one message or to several training messages.
+    """The ClientApp's replies to one message, or to several training messages, made in this process.
 
-    For a client that raises, an error whose reason is one line, then the traceback.
+    For a client that raises, the reply is an error; its reason is one line, and below it the traceback.
     """
     exchanges = [(message, client_context(config, partition_of(message))) for message in messages]
     together = train_together(exchanges) if len(exchanges) > 1 else []
@@ -182,10 +189,10 @@ def _answer(message: Message, context: Context) -> Message:
 
 
 def training_images(message: Message) -> int:
-    """By which a round's work is shared out: of a training plan; 1 for messages without one."""
+    """Training images of the message's client, by which work is shared out; 1 for a message without a plan."""
     return wire.Plan.from_content(message.content).weight if wire.PLAN in message.content else 1
 
 
 def failed_reply(message: Message, reason: str) -> Message:
-    """What Flower's engine answers for a ClientApp that raised."""
+    """The reply that Flower's own engine makes for a ClientApp that raised."""
     return Message(Error(CLIENT_RAISED, reason), reply_to=message)

@@ -1,12 +1,12 @@
-"""The Ray engine: workers that keep model and data, on one machine or a cluster.
+"""The Ray engine: workers that keep model and data in memory, on one machine or a cluster.
 
-A round is one task a worker: the worker gets its clients, the largest first, and
-answers client by client; the clients' tensors it adds up itself, exactly, and sends
-once. The shared tensors go into the object store once a round.
+In each round every worker gets one task: some of the clients, the largest first. It answers
+client by client. It adds up their tensors itself, exactly, and sends one sum. The shared tensors
+go into Ray's object store once per round.
 
-Personal state lies in the run's directory. Workers that see that directory use it;
-on a cluster without a shared path the driver carries each client's files there and
-back, so that a run never hangs on which node a client landed on.
+Personal state lies in the run's directory. Workers that see this directory use it. On a cluster
+without a shared path the driver carries each client's files to the worker and back, so that a run
+does not depend on which node a client is trained on.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ from fedloge.server.server_app import app as server_app
 
 log = logging.getLogger(__name__)
 TRIES = 3
-"""A client is tried once and, if its worker dies, twice again."""
+"""How often a client is tried in all, if its workers die."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """One client's message without the shared tensors, and its personal files where they are carried."""
+    """One client's message without the shared tensors, and its personal files if they are carried."""
 
     metadata: Metadata
     content: RecordDict
@@ -64,7 +64,7 @@ class Item:
 
 @dataclass
 class Job:
-    """A batch of messages for one worker."""
+    """Messages for one worker, and the replies so far."""
 
     messages: list[Message]
     tries: int = 1
@@ -72,7 +72,12 @@ class Job:
 
 
 class Worker:
-    """A process that answers messages like a node, for many clients in turn (a Ray actor)."""
+    """A process (a Ray actor) that answers the messages of many clients in turn.
+
+    Parameters
+    ----------
+    token : an empty file in the runs' folder; a worker that sees it can use the folder.
+    """
 
     def __init__(self, config: Config, data: DataSet, token: Path) -> None:
         self._sees_runs_dir = token.exists()
@@ -83,7 +88,7 @@ class Worker:
         open_federation(config, data)
 
     def describe(self) -> dict[str, Any]:
-        """What the driver wants to know of this worker."""
+        """Whether the worker sees the runs' folder, its process id, and its torch threads."""
         return {
             "sees-runs-dir": self._sees_runs_dir,
             "pid": os.getpid(),
@@ -91,10 +96,10 @@ class Worker:
         }
 
     def work(self, items: list[Item], arrays: ArrayRecord | None, sum_up: bool) -> Iterator[Any]:
-        """Answer the messages one by one; then, for a training round, their partial sum.
+        """Answer the messages one by one.
 
-        Yields a reply and the client's personal files (None unless carried) a message,
-        and at last a `RecordDict` with the partial sum, or None.
+        Yields, for each, the reply and the client's personal files (None unless carried). At the end
+        it yields a `RecordDict` with the partial sum if `sum_up`, else None.
         """
         total: WeightedSum | None = None
         template = wire.decode(arrays) if arrays is not None and sum_up else {}
@@ -145,7 +150,7 @@ class RayGrid(OwnGrid):
 
     def __init__(self, config: Config, observers: Iterable[Observer] = ()) -> None:
         super().__init__(config, observers)
-        # Robust rules and clipping need each client's update on its own.
+        # Robust rules and clipping need each client's update separately.
         self.partial_sums = config.aggregation == "mean" and not config.dp_clip
         _connect(config)
         self._options = worker_options(config, ray.cluster_resources())
@@ -170,7 +175,7 @@ class RayGrid(OwnGrid):
         ray.shutdown()
 
     def carry(self, messages: list[Message], timeout: float | None) -> Iterator[Message]:
-        """Replies as workers finish; a worker that dies is replaced and its clients tried again."""
+        """Yield replies as workers finish; a worker that dies is replaced, and its clients are tried again."""
         if not messages:
             return
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -188,7 +193,8 @@ class RayGrid(OwnGrid):
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             ready, _ = ray.wait(list(running), num_returns=1, timeout=left)
             if not ready:
-                # The strategy counts whoever has not answered; their workers are stuck, so they go.
+                # Time is up. The strategy counts the missing clients as failed; their workers are
+                # stuck, so they are replaced.
                 for index, _ in running.values():
                     self._replace_worker(index)
                 return
@@ -242,8 +248,8 @@ class RayGrid(OwnGrid):
         self._store(message).write_files(files)
 
     def _tried_again(self, job: Job, train: bool) -> Iterator[Job | Message]:
-        # With the worker went its partial sum, so in training even answered clients go again;
-        # one by one, so that a client that kills its worker takes no other with it.
+        # The worker's partial sum is lost too, so in training even clients that have answered are
+        # tried again. Each gets a job of its own, so that one that kills its worker harms no other.
         answered = set() if train else {r.metadata.reply_to_message_id for r in job.replies}
         left = [m for m in job.messages if m.metadata.message_id not in answered]
         log.warning("a worker died; %d of its clients are tried again", len(left))
@@ -275,10 +281,10 @@ def run(config: Config, observers: Iterable[Observer] = ()) -> None:
 
 
 def largest_first(messages: Sequence[Message], workers: int) -> list[list[Message]]:
-    """Batches for the workers: longest processing time first, by training images.
+    """Share messages out over the workers: the longest first, by training images.
 
-    Graham 1969: at most 4/3 of the best possible makespan. Messages without a plan
-    weigh alike. Ties go by partition id, so that the split is reproducible.
+    The largest load is at most 4/3 of the best possible one (Graham 1969). Messages without a
+    plan count alike. Ties go by partition id, so that the split is reproducible.
     """
     batches: list[list[Message]] = [[] for _ in range(min(workers, len(messages)))]
     loads = [(0, index) for index in range(len(batches))]
@@ -290,13 +296,13 @@ def largest_first(messages: Sequence[Message], workers: int) -> list[list[Messag
 
 
 def worker_options(config: Config, resources: dict[str, float]) -> dict[str, Any]:
-    """Workers and what Ray reserves for each, from the config and the cluster's resources.
+    """The number of workers and what Ray reserves for each, from the config and the cluster's resources.
 
     Raises
     ------
     ConfigError
-        The workers' threads would share cores (several times slower than one thread
-        each), or a worker does not fit the cluster.
+        The workers' threads would share cores, which is several times slower, or a worker
+        needs more than the cluster has.
     """
     cores, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
     cpus_each = config.cpus_per_worker or float(config.threads)
@@ -341,11 +347,11 @@ def _connect(config: Config) -> None:
         modules = [str(Path(__file__).parents[1])]
         options |= {"address": config.ray_address, "runtime_env": {"py_modules": modules}}
     else:
-        # Without this a cluster that happens to run on this machine would be joined.
+        # Without this, Ray would join a cluster that happens to run on this machine.
         options |= {"address": "local", "num_cpus": len(os.sched_getaffinity(0))}
     try:
         with warnings.catch_warnings():
-            # Ray announces that workers without a GPU will one day see all; ours are told their device.
+            # Ray warns that workers without a GPU will one day see all GPUs; ours are told their device.
             warnings.filterwarnings("ignore", "Tip: In future versions of Ray", FutureWarning)
             ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError) as exc:

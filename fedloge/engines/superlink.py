@@ -1,9 +1,8 @@
-"""The superlink engine: hand a run to a SuperLink that is up, follow it, and say how it ended.
+"""The superlink engine: submits a run to a SuperLink, follows it, and finds out how it ended.
 
-Submits what ``flwr run`` would from the source folder, but from the installed
-package, so that no source folder is needed. Flower's own command line does the
-talking; its ``--stream`` ends well even when the run did not, so how a run ended
-is asked of ``flwr ls``.
+It submits what ``flwr run`` would submit from the source folder, but made from the installed
+package, so that no source folder is needed. It calls Flower's own command line. ``flwr log
+--stream`` exits with 0 even when the run failed, so ``flwr ls`` is asked how it ended.
 """
 
 from __future__ import annotations
@@ -37,19 +36,19 @@ _UNREACHABLE_SECONDS = 120.0
 
 
 def run(config: Config, superlink: str, observers: Iterable[Observer] = ()) -> Path:
-    """Run a federation on a SuperLink; the run's folder, as the server knows it.
+    """Run a federation on a SuperLink; returns the run's folder on the server.
 
     Parameters
     ----------
     superlink : name of a connection in Flower's own config ($FLWR_HOME/config.toml).
-    observers : hear of the run as its log comes in; where the connection breaks, later.
+    observers : are told of the run as its log comes in, which is later if the connection breaks.
 
     Raises
     ------
     ConfigError
-        No connection named.
+        No connection is named.
     RunDirError
-        A run of this name lies here already.
+        A run of this name exists here already.
     RunError
         The SuperLink refused the run or could not be reached, or the run failed or was stopped.
     """
@@ -103,7 +102,7 @@ def _submit(config: Config, superlink: str) -> str:
 
 
 def _write_app(folder: Path) -> None:
-    """The bundle Flower sends: the package as installed here, and the config's keys."""
+    """Write the app bundle that Flower sends: the package as installed here, and the config's keys."""
     shutil.copytree(
         Path(__file__).parents[1],
         folder / "fedloge",
@@ -129,7 +128,7 @@ def _write_app(folder: Path) -> None:
 
 
 def _follow(run_id: str, superlink: str, observers: Observers) -> _Status:
-    """Tell the observers what the run's lines say until it has ended; a broken stream is taken up again."""
+    """Tell the observers what the run's log says until the run ends; a broken stream is opened again."""
     shown, answered = 0, time.monotonic()
     while True:
         for number, line in enumerate(_lines(run_id, superlink)):
@@ -149,12 +148,12 @@ def _follow(run_id: str, superlink: str, observers: Observers) -> _Status:
 
 
 def hear(line: str, observers: Observers) -> None:
-    """Tell the observers what a line of the run's log says; a line that is damaged is passed over."""
+    """Tell the observers what a line of the run's log says; a damaged line is skipped."""
     event = from_json(line)
     if isinstance(event, Warned):
         log.warning("%s", event.text)
     elif isinstance(event, RunEnded) and not event.complete:
-        # How a run ended is asked of Flower, which also knows of the ends that no line tells.
+        # Flower is asked how a run ended: it also knows of ends that no line tells.
         return
     elif event is not None:
         tell(observers, event)
@@ -184,7 +183,7 @@ def _status(run_id: str, superlink: str) -> _Status:
 
 
 def _ask(*arguments: str) -> dict[str, Any]:
-    """One call of Flower's command line; its answer, or its refusal as `RunError`."""
+    """Call Flower's command line; returns its answer, or raises its refusal as `RunError`."""
     done = subprocess.run(
         [_flwr(), *arguments, "--format", "json"],
         capture_output=True,
@@ -213,5 +212,5 @@ def _flwr() -> str:
 
 def _environment() -> dict[str, str]:
     quiet = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
-    # Unbuffered, or lines would come in blocks of kilobytes.
+    # Unbuffered: otherwise lines would come in blocks of kilobytes.
     return {**quiet, **os.environ, "PYTHONUNBUFFERED": "1"}

@@ -1,4 +1,4 @@
-"""What both sides derive from a config: data, partition, network, fingerprint."""
+"""What server and clients derive from a config: data, partition, network, fingerprint."""
 
 from fedloge.federation.federation import Federation
 from fedloge.federation.opening import open_federation, open_site

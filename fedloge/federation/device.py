@@ -1,4 +1,4 @@
-"""On which device a process computes, and how exactly."""
+"""The device that a process computes on, and the precision of its matrix products."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ from fedloge.errors import ConfigError
 
 
 def resolve_device(name: str) -> torch.device:
-    """`auto` is the first GPU where there is one; `ConfigError` for a device that is not there."""
+    """The device of a config's ``device``: ``auto`` (the first GPU, else the CPU), ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises
+    ------
+    ConfigError
+        The name is none of these, or there is no such GPU.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -23,9 +29,9 @@ def resolve_device(name: str) -> torch.device:
 
 
 def set_precision(device: torch.device, precision: str) -> None:
-    """Let a GPU's products of float32 be TF32's, or not; left to torch, convolutions would be.
+    """Make a GPU compute products of float32 in TF32 if `precision` is ``tf32``, and only then.
 
-    Raises `ConfigError` for tf32 on another device.
+    By torch's own defaults, convolutions would use TF32. `ConfigError`: tf32 on another device.
     """
     narrow = precision == "tf32"
     if narrow and device.type != "cuda":

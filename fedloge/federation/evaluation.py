@@ -31,7 +31,8 @@ def predictor_confusion(
 ) -> Int[Tensor, "classes classes"]:
     """Confusion matrix (rows: true classes) of one predictor on the bank's examples at `indices`.
 
-    `version` None: the backbone is this client's own, so its features are not shared.
+    `version` names the shared backbone's tensors, for features that are kept. None: the backbone is
+    this client's own, so its features are computed anew.
     """
     extract = partial(getattr(method, predictor.extractor), net)
     if predictor.extractor == "features" and version is not None:
@@ -58,7 +59,11 @@ def predictor_accuracy(
 def client_figures(
     name: str, confusion: Int[Tensor, "classes classes"], groups: ShotGroups | None
 ) -> dict[str, float]:
-    """What one client reports of one personal model; groups without a test example are left out."""
+    """What one client reports of one personal model, in [0, 1].
+
+    ``personal/NAME/accuracy``, ``.../macro-f1`` and, where `groups` are known, ``many``, ``medium``
+    and ``few``; a group without a test example is left out.
+    """
     figures = {
         "accuracy": accuracy(confusion),
         "macro-f1": macro_f1(confusion),

@@ -1,4 +1,4 @@
-"""Features of the test examples: each through the shared backbone once, for every head on them."""
+"""Features of the test examples, each computed once for all heads that use the shared backbone."""
 
 from __future__ import annotations
 
@@ -17,8 +17,12 @@ Extract = Callable[[Tensor], Tensor]
 class FeatureBank:
     """Features of a fixed set of examples under the newest shared backbone, each computed once.
 
-    Examples go through in fixed batches, whoever asks and for whichever of them, so
-    that an example's features have the same bits in every process and engine.
+    The batches are always the same, whichever examples are asked for. So an example's
+    features have the same bits in every process and engine.
+
+    Parameters
+    ----------
+    prepare : makes the network's input of raw examples.
     """
 
     def __init__(self, examples: Examples, prepare: Callable[[Tensor], Tensor]) -> None:
@@ -30,7 +34,10 @@ class FeatureBank:
     def features(
         self, version: str, extract: Extract, indices: Int[Tensor, " n"]
     ) -> Float[Tensor, "n features"]:
-        """Features of the examples at `indices` under the backbone of `version` (run, attempt, round)."""
+        """Features of the examples at `indices` under the backbone that `extract` uses.
+
+        `version` names its tensors (run, attempt and round); a new one drops the kept features.
+        """
         if version != self._version:
             self._version, self._chunks = version, {}
         for chunk in torch.unique(indices // EVALUATION_BATCH).tolist():
@@ -47,7 +54,7 @@ class FeatureBank:
         return out
 
     def fresh(self, extract: Extract, indices: Int[Tensor, " n"]) -> Float[Tensor, "n features"]:
-        """Features under a backbone of the client's own: computed now, not kept."""
+        """Features under a client's own backbone; they are not kept."""
         parts = [
             self._prepare(self.examples.inputs[part]) for part in indices.split(EVALUATION_BATCH)
         ]

@@ -1,7 +1,7 @@
-"""Everything both sides derive from a config: data, partition, network, fingerprint.
+"""Everything that server and clients derive from a config: data, partition, network, fingerprint.
 
-Built lazily and kept in the process: a client that is asked again, and a server
-that shares its process with clients, find the data decoded and the network built.
+Each part is built when first used and then kept in the process. A client that is asked again,
+and a server that shares its process with clients, find the data decoded and the network built.
 """
 
 from __future__ import annotations
@@ -43,7 +43,12 @@ class Federation:
 
     Parameters
     ----------
-    data : the data set, where it is loaded already; None: from the config, when first needed.
+    data : the data set, if it is loaded already; None: loaded as the config says, when first needed.
+
+    Raises
+    ------
+    ConfigError
+        The config's device is not there, or cannot compute in its precision.
     """
 
     def __init__(self, config: Config, data: DataSet | None = None) -> None:
@@ -93,7 +98,7 @@ class Federation:
 
     @property
     def personal_groups(self) -> ShotGroups | None:
-        """The groups by which a client's own figures are split; None: they are not."""
+        """The shot groups into which a client's own figures are split; None: they are not split."""
         return self.groups
 
     @property
@@ -112,7 +117,10 @@ class Federation:
 
     @cached_property
     def net(self) -> Network:
-        """The method's network on the device; whoever uses it loads its tensors first."""
+        """The one network of this process, on the device; load its tensors (`load`) before each use.
+
+        `ConfigError`: it cannot train on inputs of this shape.
+        """
         net = self.method.build().to(self.device).to(memory_format=torch.channels_last)
         self._check_trainable(net)
         return net
@@ -152,7 +160,10 @@ class Federation:
 
     @cached_property
     def has_global_network(self) -> bool:
-        """Whether the shared tensors make a network; not if some of a shared part stay with clients."""
+        """Whether the shared tensors make a whole network.
+
+        They do not where some tensors of a shared part, such as norm layers, stay with the clients.
+        """
         shared = {child for child, part in self.method.parts.items() if part is Part.SHARED}
         return all(
             part is not Part.PERSONAL
@@ -162,15 +173,15 @@ class Federation:
 
     @cached_property
     def backbone_is_shared(self) -> bool:
-        """Whether all clients' features come from the same tensors, so that they are computed once."""
+        """Whether all clients use the same backbone, so that features need to be computed only once."""
         return all(
             p is not Part.PERSONAL for n, p in self.parts.items() if n.startswith("backbone.")
         )
 
     @cached_property
     def _homes(self) -> dict[str, tuple[dict, str]]:
-        # Where each tensor of the state dict stands: a state dict made anew for every message
-        # would be a good part of a small client's time.
+        # The dict that holds each tensor of the network, and its key there. Making a state dict for
+        # every message would be a good part of a small client's time.
         homes = {}
         for name in self.parts:
             module, _, key = name.rpartition(".")
@@ -180,7 +191,7 @@ class Federation:
         return homes
 
     def tensors(self, part: Part) -> dict[str, Tensor]:
-        """The network's live tensors of one part."""
+        """The network's own tensors of one part: not copies, so training and `load` change them."""
         return {n: self._live(n) for n, p in self.parts.items() if p is part}
 
     def part_of(self, state: Mapping[str, Tensor], part: Part) -> dict[str, Tensor]:
@@ -193,12 +204,12 @@ class Federation:
 
     @cached_property
     def initial(self) -> dict[Part, dict[str, Tensor]]:
-        """The tensors every client and the server start from."""
+        """The tensors of each part that every client and the server start from."""
         state = self.method.build().state_dict()
         return {part: self.part_of(state, part) for part in Part}
 
     def load(self, *groups: Mapping[str, Tensor]) -> Network:
-        """Copy tensors into the network, by name."""
+        """Copy tensors into the network, by name; returns the network."""
         for tensors in groups:
             for name, value in tensors.items():
                 self._live(name).copy_(value)
@@ -211,13 +222,13 @@ class Federation:
 
     @cached_property
     def recorder(self) -> StepRecorder | None:
-        """Records the network's training steps, where the config and the device allow; else None."""
+        """Records training steps as CUDA graphs; None without ``fast`` or without a GPU."""
         on_gpu = self.config.fast and self.device.type == "cuda"
         return StepRecorder(cuda_graph) if on_gpu else None
 
     @property
     def stacked(self) -> StackedClients | None:
-        """Places for the clients that train at once; None: they train one by one."""
+        """The networks of clients that train at once; None: clients train one by one."""
         return None if self._one_by_one else self._stacked
 
     @cached_property
@@ -230,19 +241,25 @@ class Federation:
         return self.stack(min(self.config.clients_at_once, self.config.clients_per_round))
 
     def stop_stacking(self, reason: str) -> None:
-        """Train clients one by one from here, whatever the config says."""
+        """Train clients one by one from now on, whatever the config says; `reason` is logged."""
         self._one_by_one = True
         log.warning("fast: clients cannot train at once (%s); one by one from here", reason)
 
     def stack(self, places: int) -> StackedClients:
-        """Places for so many clients, each with the network's present tensors."""
+        """Stacked networks for `places` clients, each with the network's present tensors."""
         method = self.method
         return StackedClients(self.net, method.trainable(self.net), method.loss, places)
 
     def client_data(
         self, client: int, round: int, received: Mapping[str, Tensor], rounds_trained: int = 0
     ) -> ClientData:
-        """Client `client` (a partition id) in one round."""
+        """What a method sees of client `client` (a partition id) in one round.
+
+        Parameters
+        ----------
+        received : the shared tensors that the server sent.
+        rounds_trained : in how many earlier rounds the client was trained.
+        """
         indices = torch.from_numpy(self.partition.train[client]).to(self.device)
         held = self.partition.validation
         return ClientData(
@@ -260,21 +277,21 @@ class Federation:
 
     @cached_property
     def prototypes_digest(self) -> str:
-        """Content hash of the fixed tensors; empty for a method that has none."""
+        """Hash of the fixed tensors; empty for a method that has none."""
         fixed = self.tensors(Part.FIXED)
         return digest(*(t.cpu().numpy().tobytes() for t in fixed.values())) if fixed else ""
 
     @cached_property
     def fingerprint(self) -> str:
-        """What the run computes: config, partition and fixed classifier."""
+        """Hash of what the run computes: config, partition and fixed classifier."""
         names = json.dumps(
             [self.config.fingerprint(), self.partition.digest(), self.prototypes_digest]
         )
         return digest(names.encode())
 
     def _check_trainable(self, net: Network) -> None:
-        # A batch of one image whose map has shrunk to 1x1 leaves batch norm nothing to
-        # normalise; better said here than by a client that holds one image too many.
+        # Batch norm cannot train on a single image whose feature map has shrunk to 1x1. Found here,
+        # it stops the run at once, not when a client's last batch happens to hold one image.
         net.train()
         saved = {name: t.clone() for name, t in net.state_dict().items()}
         try:

@@ -1,4 +1,4 @@
-"""The federations that a process has open: built once, found again by the next message."""
+"""The federations that a process has open: built once, used again for the next message."""
 
 from __future__ import annotations
 
@@ -19,9 +19,13 @@ _open: dict[Hashable, Federation] = {}
 
 
 def open_federation(config: Config, data: DataSet | None = None) -> Federation:
-    """The federation of a config, kept in this process; `data` spares it the loading.
+    """The federation of a config, kept in this process.
 
-    Where the examples lie on the nodes, it is the server's view (`OnNodeFederation`).
+    With ``partitioner=on-node`` it is the server's view (`OnNodeFederation`).
+
+    Parameters
+    ----------
+    data : the data set, if it is loaded already.
     """
     if config.on_node:
         return open_site(config)
@@ -36,8 +40,8 @@ def open_site(config: Config, site: int = SERVER, own: str = "") -> OnNodeFedera
     Parameters
     ----------
     site : a client's partition id, or `SERVER`.
-    own : ``data-path`` of the node's own config. Without it, as in a simulation, client K's
-        images are in ``client-K`` under the config's `data_path`, beside the server's ``test``.
+    own : ``data-path`` of the node's own config. If empty, as in a simulation, client K's images
+        are in ``client-K`` under the config's `data_path`, beside the server's ``test``.
     """
     torch.set_num_threads(config.threads)
     base = Path(config.data_path).expanduser()
@@ -52,7 +56,7 @@ def open_site(config: Config, site: int = SERVER, own: str = "") -> OnNodeFedera
 
 
 def _kept(kind: type[Federation], what: Hashable, build: Callable[[], Federation]) -> Federation:
-    # The process id keeps a forked worker from sharing its parent's network.
+    # With the process id, so that a forked worker does not share its parent's network.
     key = (kind, what, os.getpid())
     federation = _open.pop(key, None) or build()
     _open[key] = federation  # the newest last

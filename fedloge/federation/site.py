@@ -1,8 +1,8 @@
-"""A federation whose images lie with the clients already: nothing is simulated, nothing is split.
+"""A federation whose images lie with the clients already, so that nothing is split.
 
-Every client opens its own folder and the server one of its own, if it has any test
-images; who holds which images is known to nobody else. So the fingerprint leaves the
-partition out, and training counts are known only where the clients tell them.
+Every client opens its own folder, and the server one of its own if it has test images.
+No side knows which images the others hold. So the fingerprint leaves the partition out,
+and training counts are known only where the clients tell them.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class OnNodeFederation(Federation):
     Parameters
     ----------
     site : the client's partition id, or `SERVER`.
-    folder : the site's images, ``train/<class>/*`` and ``test/<class>/*``; the server's are only
-        tested on, and it may have none.
+    folder : the site's images, ``train/<class>/*`` and ``test/<class>/*``. The server uses its test
+        images only; None: it has none.
     """
 
     def __init__(self, config: Config, site: int, folder: Path | None) -> None:
@@ -47,7 +47,7 @@ class OnNodeFederation(Federation):
         self._told: Int64[np.ndarray, "clients classes"] | None = None
 
     def tell(self, images: Mapping[int, int], counts: Mapping[int, tuple[int, ...]]) -> None:
-        """Let the server know what the clients said: images in all and, where told, of each class."""
+        """Give the server what the clients told, by client: their training images and, if shared, per class."""
         for derived in ("partition", "groups"):
             self.__dict__.pop(derived, None)
         self._num_train = sum(images.values())
@@ -56,7 +56,7 @@ class OnNodeFederation(Federation):
 
     @cached_property
     def data(self) -> DataSet:
-        """This site's images; none where it has no folder."""
+        """This site's images; empty without a folder. `DataError`: a client has no training images."""
         if self.folder is None:
             return self._nothing()
         data = load_own_images(self.config, self.folder)
@@ -75,7 +75,7 @@ class OnNodeFederation(Federation):
 
     @cached_property
     def partition(self) -> Partition:
-        """This client's images at its own place; what the others hold is not known."""
+        """This client's own images; the other clients' entries are empty, or hold the counts they told."""
         clients, classes = self.config.num_clients, self.data.num_classes
         nobody: np.ndarray = np.empty(0, dtype=np.int64)
         train, test = [nobody] * clients, [nobody] * clients
@@ -103,24 +103,24 @@ class OnNodeFederation(Federation):
 
     @property
     def num_train(self) -> int:
-        """Training images of all clients, as far as they are known here."""
+        """Training images of all clients where they are known (at the server), else this site's own."""
         return self._num_train or len(self.train)
 
     @cached_property
     def groups(self) -> ShotGroups:
-        """From the counts the clients told; without them every class counts as many."""
+        """Shot groups by the counts that the clients told; without them every class counts as many."""
         if self._told is None:
             return ShotGroups(torch.zeros(self.data.num_classes, dtype=torch.int64))
         return super().groups
 
     @property
     def personal_groups(self) -> None:
-        """A client knows its own counts only, and groups are of all."""
+        """None: groups are made of all clients' counts, and a client knows only its own."""
         return None
 
     @cached_property
     def fingerprint(self) -> str:
-        """What the run computes, as far as all sites can agree: config and fixed classifier."""
+        """Hash of what all sites know alike of the run: config and fixed classifier."""
         names = json.dumps([self.config.fingerprint(), "on-node", self.prototypes_digest])
         return digest(names.encode())
 

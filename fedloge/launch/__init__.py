@@ -1,1 +1,1 @@
-"""Starting a run on an engine, and who is told of its rounds."""
+"""Starting a run on an engine, and showing or sending on its progress."""

@@ -1,4 +1,4 @@
-"""Progress of a run: a bar on a terminal, plain lines elsewhere."""
+"""The progress of a run: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fedloge.observer import ClientAnswered, Observer, RoundDone, RunEnded, RunS
 
 
 class Progress(Observer):
-    """Shows how far a run is and how long it will take, on standard error or on `console`."""
+    """Shows how far a run is, and how long it will take, on `console` (default: standard error)."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or stderr()
@@ -47,7 +47,7 @@ class Progress(Observer):
             self._bar.start()
 
     def on_client(self, event: ClientAnswered) -> None:
-        """Count the answers of this round, in the bar."""
+        """Show in the bar how many clients have answered in this round."""
         if self._bar is not None:
             self._bar.update(self._rounds, description=f"{event.kind} {event.done}/{event.of}")
 
@@ -66,7 +66,7 @@ class Progress(Observer):
             self._print(f"{event.text}  {note}")
 
     def on_end(self, event: RunEnded) -> None:
-        """Leave the bar as it stands; say so where there was nothing left to run."""
+        """Stop the bar; if there was nothing left to run, say so."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

@@ -1,4 +1,4 @@
-"""Starting a run on the engine of a name."""
+"""Starting a run on an engine, by the engine's name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fedloge.errors import ConfigError, unknown_name
 from fedloge.observer import Observer, RunEnded
 from fedloge.results.run import Run
 
-# Ray and Flower's command line take seconds to import: only the engine that is asked for is.
+# Modules by engine. Ray takes seconds to import, so only the engine that is asked for is imported.
 _ENGINES = {
     "local": "fedloge.engines.local",
     "ray": "fedloge.engines.ray",
@@ -22,9 +22,9 @@ _ENGINES = {
 def run_on_engine(
     config: Config, engine: str, observers: Iterable[Observer] = (), *, superlink: str = ""
 ) -> Path:
-    """Run, or with ``config.resume`` resume; the folder of the run.
+    """Run, or resume if ``config.resume``; returns the folder of the run.
 
-    On the superlink engine the folder is the server's, and need not be here.
+    On the superlink engine the folder is on the server, and need not exist here.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ def run_on_engine(
     ConfigError
         There is no engine of this name, or it cannot run this config.
     RunError
-        The run has stopped; its folder holds what was done.
+        The run has stopped; its folder holds the rounds that were done.
     """
     if engine not in _ENGINES:
         raise ConfigError(unknown_name("engine", engine, _ENGINES))
@@ -49,7 +49,7 @@ def run_on_engine(
 
 
 def with_whole_paths(config: Config) -> Config:
-    """The same config whatever folder it is read from, so that the run can be resumed from any."""
+    """The config with absolute paths, so that its run can be resumed from any folder."""
     changes = {"runs_dir": str(Path(config.runs_dir).expanduser().resolve())}
     if config.data_path and (data := Path(config.data_path).expanduser()).exists():
         changes["data_path"] = str(data.resolve())
@@ -57,11 +57,11 @@ def with_whole_paths(config: Config) -> Config:
 
 
 def resumed(run: Run, rounds: int | None = None, from_round: int | None = None) -> Config:
-    """The config that continues a run.
+    """The config with which a run is continued.
 
     Parameters
     ----------
-    rounds : run to this round; None: as many as before.
+    rounds : run up to this round; None: the number that the run was started with.
     from_round : the kept round to continue from; None: the newest.
     """
     folder = run.path.resolve()

@@ -1,4 +1,4 @@
-"""`fedloge.run`, `fedloge.resume` and `fedloge.open_run`: a run begun, continued or opened from Python."""
+"""`fedloge.run`, `fedloge.resume` and `fedloge.open_run`: start, continue or open a run from Python."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fedloge.results import run as results
 
 
 class Run(results.Run):
-    """A run and all that it recorded, which can be continued."""
+    """A run and all that it recorded; it can be continued."""
 
     def resume(
         self,
@@ -26,7 +26,7 @@ class Run(results.Run):
         engine: str = "local",
         observers: Iterable[Observer] = (),
     ) -> Run:
-        """Continue this run; returns it as it is then. See `fedloge.resume`."""
+        """Continue this run; returns it with the new rounds. See `fedloge.resume`."""
         return resume(
             self, rounds=rounds, from_round=from_round, engine=engine, observers=observers
         )
@@ -40,24 +40,25 @@ def run(
     superlink: str = "",
     **changes: Any,
 ) -> Run:
-    """Train a federation; returns its record, which stays on disk under ``runs_dir``.
+    """Train a federation; returns its run, which stays on disk under ``runs_dir``.
 
     Parameters
     ----------
     recipe : the name of a recipe that comes with fedloge (``"cifar10-lt"``), the path of a
         TOML file, or a config; None: the defaults, the embedded digits.
-    engine : local, this process; ray, several processes or a cluster; superlink, a deployment.
-    observers : hear of the run while it runs, for example ``fedloge.Progress()``.
+    engine : ``local`` (this process), ``ray`` (several processes or a cluster) or ``superlink``
+        (a deployment).
+    observers : are told of the run while it runs, for example ``fedloge.Progress()``.
     superlink : for the superlink engine, the name of a connection in Flower's config.
-    changes : config keys that stand over the recipe's, in snake_case: ``rounds=5``,
-        ``method="fedprox"``, ``method_options={"mu": 0.1}``. A table is given whole.
+    changes : config keys, in snake_case, that replace the recipe's: ``rounds=5``,
+        ``method="fedprox"``, ``method_options={"mu": 0.1}``. A table replaces the whole table.
 
     Raises
     ------
     ConfigError
         There is no such recipe or engine, or a key or value is wrong.
     RunError
-        The run has stopped: no quorum, diverged, or the disk is full. `resume` continues it.
+        The run has stopped: no quorum, a diverged model, or a full disk. `resume` continues it.
     """
     config = recipe if isinstance(recipe, Config) else load_recipe(recipe)
     if changes:
@@ -75,16 +76,25 @@ def resume(
     observers: Iterable[Observer] = (),
     superlink: str = "",
 ) -> Run:
-    """Continue a run where it stopped, or beyond its last round; returns its record.
+    """Continue a run where it stopped, or beyond its last round; returns the run.
 
-    Interrupted and resumed gives the same bits as never interrupted.
+    A run that was interrupted and resumed has the same bits as one that was never interrupted.
 
     Parameters
     ----------
     run : a run, its folder, or its name in ``runs/``.
-    rounds : run to this round; None: to the one that was asked for.
+    rounds : run up to this round; None: the number that the run was started with.
     from_round : the kept round to continue from; None: the newest.
     engine, observers, superlink : as in `run`; the engine may be another than before.
+
+    Raises
+    ------
+    RunDirError
+        There is no such run, or it was started with another config, data or library.
+    CheckpointError
+        A checkpoint or a personal state is damaged.
+    RunError
+        As in `run`.
     """
     found = run if isinstance(run, results.Run) else results.open_run(run)
     config = resumed(found, rounds, from_round)
@@ -92,7 +102,7 @@ def resume(
 
 
 def open_run(path: str | Path) -> Run:
-    """A run that is on disk, by its folder or its name in ``runs/``; it may still be running.
+    """Open a run on disk by its folder, or its name in ``runs/``; it may still be running.
 
     Raises
     ------

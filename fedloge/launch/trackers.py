@@ -1,7 +1,7 @@
 """Sending a run's figures on while it runs: TensorBoard, or a tracker of the user's own.
 
-A tracker is a class of two methods, made with the run's folder and its configuration.
-Weights & Biases in full::
+A tracker is a class with two methods, constructed with the run's folder and configuration.
+One for Weights & Biases, in full::
 
     import wandb
 
@@ -16,8 +16,8 @@ Weights & Biases in full::
             self.run.finish()
 
 and ``fedloge run --track path/to/file.py:WandB``. A tracker may also be named by a dotted
-name or by an entry point of the group ``fedloge.trackers``. One that fails is dropped
-with a warning: a run does not depend on where its figures are shown.
+name or by an entry point of the group ``fedloge.trackers``. A tracker that fails is dropped
+with a warning, since a run must not depend on where its figures are shown.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ class Tracker(Protocol):
     """Takes the figures of one run."""
 
     def log(self, round: int, figures: Mapping[str, float]) -> None:
-        """Take the figures of a round: as in ``metrics.jsonl``, and ``time/...`` of its timing.
+        """Take the figures of a round: those of ``metrics.jsonl``, and its timing as ``time/...``.
 
-        All are finite. Rounds rise; after a resume they go on from the checkpoint, so that
-        the last ones of an interrupted run may come again.
+        All are finite. Rounds come in rising order. After a resume they go on from the checkpoint, so
+        the last rounds of an interrupted run may come again.
         """
         ...
 
@@ -74,9 +74,9 @@ class TensorBoard:
         self._writer: Any = None
 
     def log(self, round: int, figures: Mapping[str, float]) -> None:
-        """One scalar a figure."""
+        """Write one scalar for each figure."""
         if self._writer is None:
-            # What an interrupted run logged after its last checkpoint is shown no more.
+            # purge_step hides what an interrupted run logged after its last checkpoint.
             self._writer = self._make(str(self._folder), purge_step=round)
             lines = "\n".join(f"| {key} | {value} |" for key, value in self._config.items())
             self._writer.add_text("config", f"| key | value |\n| --- | --- |\n{lines}", round)
@@ -94,12 +94,12 @@ BUILTIN: Mapping[str, Factory] = {"tensorboard": TensorBoard}
 
 
 def find_trackers(names: Sequence[str]) -> dict[str, Factory]:
-    """The trackers of these names, not yet made.
+    """The trackers of these names, not yet constructed.
 
     Raises
     ------
     PluginError
-        There is none of a name, or it cannot be imported.
+        There is no tracker of a name, or it cannot be imported.
     """
     found = {}
     for name in names:
@@ -112,12 +112,12 @@ def find_trackers(names: Sequence[str]) -> dict[str, Factory]:
 
 @contextlib.contextmanager
 def tracked(names: Sequence[str], config: Config) -> Iterator[Observer]:
-    """The trackers of these names as one observer of a run inside the block; closed after it.
+    """The trackers of these names, as one observer of a run inside the block; then they are closed.
 
     Raises
     ------
     PluginError
-        A tracker cannot be found, imported or made.
+        A tracker cannot be found, imported or constructed.
     """
     trackers = _Trackers(find_trackers(names), config)
     try:
@@ -127,7 +127,7 @@ def tracked(names: Sequence[str], config: Config) -> Iterator[Observer]:
 
 
 class _Trackers(Observer):
-    """Makes trackers when the run starts, hands them its rounds, and drops those that fail."""
+    """Constructs trackers when the run starts, gives them its rounds, and drops those that fail."""
 
     def __init__(self, factories: Mapping[str, Factory], config: Config) -> None:
         self._factories = factories
@@ -135,17 +135,17 @@ class _Trackers(Observer):
         self._trackers: dict[str, Tracker] = {}
 
     def on_start(self, event: RunStarted) -> None:
-        """Make the trackers."""
+        """Construct the trackers."""
         config = self._config.flat() | {"name": event.name}
         for name, factory in self._factories.items():
             self._trackers[name] = _made(name, factory, event.folder, config)
 
     def on_round(self, event: RoundDone) -> None:
-        """Hand on the round's figures."""
+        """Give the trackers the round's figures."""
         self._log(event.row, event.timing)
 
     def close_all(self) -> None:
-        """Close every tracker that is still there."""
+        """Close every tracker that has not been dropped."""
         for name, tracker in self._trackers.items():
             try:
                 tracker.close()
@@ -178,7 +178,7 @@ def _made(name: str, factory: Factory, folder: Path, config: Mapping[str, Scalar
     except Exception as exc:
         raise PluginError(
             f"tracker {name!r} could not be started: {type(exc).__name__}: {exc}; the run is kept "
-            f"in {folder}, resume it without --track or when this is mended"
+            f"in {folder}; resume it without --track, or after mending this"
         ) from exc
 
 

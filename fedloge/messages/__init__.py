@@ -1,6 +1,6 @@
 """Tensors and Flower's records, the protocol of a run, and the exact average.
 
-The first room that knows Flower.
+The lowest layer that imports Flower.
 """
 
 from fedloge.messages.averaging import ExactSum, WeightedSum, check_update

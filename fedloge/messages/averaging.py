@@ -1,10 +1,11 @@
 """The weighted mean of clients' tensors, exact, so that order and grouping cannot matter.
 
-Floating-point sums depend on their order, and replies arrive in any. Here each
-value is rounded once to a multiple of a power of two and summed in 64-bit
-integers: associative, hence the same bits for every arrival order, for every
-number of workers, and for partial sums merged later. The rounding moves the mean
-by 2^-48 a client at most, less than float32's own for every |value| above 1e-7.
+Floating-point sums depend on their order, and replies arrive in any order. Here
+each value is rounded once to a multiple of a power of two and summed in 64-bit
+integers. Integer sums are associative, so the bits are the same for every arrival
+order, for every number of workers, and for partial sums merged later. The rounding
+moves the mean by at most 2^-48 per client, which is less than the rounding of float32
+itself for every |value| above 1e-7.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from fedloge.errors import UpdateError
 _LIMIT_BITS = 15  # |value| < 2^15
 _SUM_BITS = 62
 _FRACTION_BITS = 52
-_PIECE = 2**16  # of a large tensor; what lies between is held in the processor's cache
+_PIECE = (
+    2**16
+)  # values handled at a time, so that intermediate results stay in the processor's cache
 
 
 class WeightedSum:
@@ -30,6 +33,11 @@ class WeightedSum:
     ----------
     template : the tensors' names, shapes and dtypes.
     total_weight : at least the sum of all weights that will be added, 1 .. 2^29.
+
+    Raises
+    ------
+    ValueError
+        `total_weight` is out of range.
     """
 
     def __init__(self, template: Mapping[str, Tensor], total_weight: int) -> None:
@@ -53,22 +61,28 @@ class WeightedSum:
         }
 
     def add(self, tensors: Mapping[str, Tensor], weight: int) -> None:
-        """Add one client's tensors (checked before by `check_update`) with its weight, > 0."""
+        """Add one client's tensors, checked before by `check_update`, with its weight (> 0).
+
+        `ValueError`: all weights together exceed `total_weight`.
+        """
         self._take(weight)
         for run, total in zip(self._runs, self._totals, strict=True):
             flat = [tensors[name].reshape(-1) for name in run]
             pieces = (flat[0] if len(flat) == 1 else torch.cat(flat)).split(_PIECE)
             for part, values in zip(total.split(_PIECE), pieces, strict=True):
-                # 24 bits of float32 times the weight is exact in float64; it is rounded once.
+                # float32's 24 bits times the weight are exact in float64, so there is one rounding.
                 scaled = values.to(torch.float64, copy=True).mul_(weight * self._scale)
                 part.add_(scaled.round_().to(torch.int64))
 
     def partial(self) -> dict[str, Tensor]:
-        """The integer sums so far, to be sent and put together with `merge_partial`."""
+        """The int64 sums so far, by tensor name, for `merge_partial` elsewhere."""
         return self._sums
 
     def merge_partial(self, sums: Mapping[str, Tensor], weight: int) -> None:
-        """Add the `partial` of a sum made elsewhere with the same template and total weight."""
+        """Add the `partial` of a sum made elsewhere with the same template and total weight.
+
+        `ValueError`: it is of another model, or all weights together exceed `total_weight`.
+        """
         if {name: t.shape for name, t in sums.items()} != {
             name: t.shape for name, t in self._sums.items()
         }:
@@ -78,7 +92,7 @@ class WeightedSum:
             total.add_(sums[name])
 
     def mean(self) -> dict[str, Tensor]:
-        """The weighted mean, in each tensor's own dtype."""
+        """The weighted mean, in each tensor's own dtype; `UpdateError` if nothing was added."""
         if self.weight == 0:
             raise UpdateError("nothing to average: no client answered with a positive weight")
         denominator = self._scale * self.weight
@@ -96,7 +110,7 @@ class WeightedSum:
 
 
 def _runs(template: Mapping[str, Tensor]) -> list[list[str]]:
-    # Small tensors of one dtype are added as one: otherwise most of the time goes into calls.
+    # Small tensors of one dtype are joined and added as one: one by one, the calls would take most of the time.
     runs: list[list[str]] = []
     size, dtype = _PIECE, None
     for name, tensor in template.items():
@@ -109,10 +123,14 @@ def _runs(template: Mapping[str, Tensor]) -> list[list[str]]:
 
 
 class ExactSum:
-    """The plain sum of clients' tensors, exact to 2^-52, for values up to 2^40.
+    """The plain sum of clients' tensors, for values up to 2^40, each rounded to 2^-52.
 
-    Whole parts and fractions are summed as integers apart, so that it is as free of
-    order as `WeightedSum` while large and small values keep their digits.
+    Whole parts and fractions are summed separately, as integers. So the sum does not
+    depend on the order, like `WeightedSum`, and large and small values keep their digits.
+
+    Parameters
+    ----------
+    template : the tensors' names, shapes and dtypes.
     """
 
     def __init__(self, template: Mapping[str, Tensor]) -> None:
@@ -155,8 +173,8 @@ def check_update(
     Raises
     ------
     UpdateError
-        A tensor is missing, unknown, of another shape or dtype, not finite, or as
-        large as `limit` in magnitude (2^15: a model there has diverged).
+        A tensor is missing, unknown, of another shape or dtype, not finite, or has a value
+        of magnitude `limit` or more (by default 2^15: such a model has diverged).
     """
     if missing := template.keys() - tensors.keys():
         raise UpdateError(f"tensor {min(missing)!r} is missing ({len(missing)} of {len(template)})")
@@ -170,7 +188,7 @@ def check_update(
             )
         if got.dtype != expected.dtype:
             raise UpdateError(f"tensor {name!r} has dtype {got.dtype}, expected {expected.dtype}")
-        # NaN is both least and greatest and compares false, so this catches it as well as infinities.
+        # aminmax gives NaN where there is one, and NaN compares false: this refuses NaN and infinity.
         if got.numel() and not all(-limit < float(value) < limit for value in got.aminmax()):
             finite = bool(got.isfinite().all())
             bad = f"a value of {limit:g} or more" if finite else "a value that is not finite"

@@ -1,4 +1,4 @@
-"""Sums of clients' tensors made where they were trained: an engine's worker adds up, the server merges."""
+"""Sums of clients' tensors made where they were trained: each worker adds up its clients, the server merges."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ PARTIAL = "partial"
 def sum_on_worker(
     content: RecordDict, total: WeightedSum, template: Mapping[str, Tensor], weight: int
 ) -> None:
-    """Move a reply's tensors into a worker's partial sum; the reply keeps a note that it was added."""
+    """Move a reply's tensors into a worker's partial sum; in the reply a record of their weight remains.
+
+    `UpdateError`: the tensors do not fit `template`.
+    """
     tensors = received_tensors(content, ARRAYS)
     check_update(tensors, template)
     total.add(tensors, weight)
@@ -26,7 +29,7 @@ def sum_on_worker(
 
 
 def attach_partial(content: RecordDict, total: WeightedSum) -> None:
-    """Let one reply carry its worker's partial sum."""
+    """Put a worker's partial sum into `content`, that of one of its replies."""
     content[f"{PARTIAL}-sums"] = encode(total.partial())
     content[f"{PARTIAL}-weight"] = ConfigRecord({"weight": total.weight})
 
@@ -34,10 +37,15 @@ def attach_partial(content: RecordDict, total: WeightedSum) -> None:
 def add_update(
     content: RecordDict, total: WeightedSum, template: Mapping[str, Tensor], weight: int
 ) -> int:
-    """Add a reply to the round's sum: its tensors, or the partial sum it brings.
+    """Add a reply to the round's sum: its tensors, or the partial sum it carries.
 
-    Returns the weight it stands for, which is not yet in `total` if a worker added it
-    and another of its replies brings the sum.
+    Returns the client's weight. Where a worker has added the client up, and another of the
+    worker's replies carries the sum, this weight reaches `total` with that reply only.
+
+    Raises
+    ------
+    UpdateError
+        The tensors do not fit `template`, or a record is malformed.
     """
     added = record_of(content, PARTIAL, ConfigRecord)
     if added is None:

@@ -1,8 +1,8 @@
-"""What the messages of a run say: to which run and round they belong, a client's answer, a refusal.
+"""The records of a run's messages: which run and round they belong to, a client's answer, a refusal.
 
-A message carries one `ArrayRecord` (the shared tensors), one `ConfigRecord` (to
-which run, attempt and round it belongs) and, in replies, one `MetricRecord`;
-that is what Flower's own strategies and wrappers expect.
+A message carries the shared tensors in one `ArrayRecord`, its run, attempt and round in
+a `ConfigRecord` and, in replies, the figures in one `MetricRecord`. Flower's own strategies
+and wrappers expect this form.
 """
 
 from __future__ import annotations
@@ -30,16 +30,18 @@ T = TypeVar("T", str, int, list)
 
 @dataclass(frozen=True)
 class Stamp:
-    """To which run, attempt and round a message belongs.
+    """Which run, attempt and round a message belongs to.
 
     Attributes
     ----------
-    run_id : of the run directory, kept when the run is resumed.
+    run_id : identifies the run directory; the same after a resume.
     run_name : the run directory's name.
-    fingerprint : what the run computes: config, partition, fixed classifier.
-    bases : the checkpoint's round from which each attempt so far began; a resumed run has one more.
-    round : the round the message belongs to.
-    keep_round : personal state older than its newest version up to this round is needed no more.
+    fingerprint : hash of what the run computes: config, partition, fixed classifier.
+    bases : for each attempt so far, the round of the checkpoint that it began from; every resume
+        adds one.
+    round : the round the message belongs to, from 1.
+    keep_round : the oldest round from which the run may still be resumed. A client needs its
+        newest personal state of that round or before, and none that is older.
     """
 
     run_id: str
@@ -57,7 +59,7 @@ class Stamp:
     def follows(self, attempt: int, round: int) -> bool:
         """Whether what `attempt` made in `round` is part of this attempt's history.
 
-        It is not if any later attempt, up to this one, began before that round.
+        It is not where a later attempt, up to this one, began before that round.
         """
         return attempt <= self.attempt and all(round <= base for base in self.bases[attempt:])
 
@@ -96,9 +98,9 @@ class Stamp:
 
 
 def field_of(record: ConfigRecord, key: str, kind: type[T]) -> T:
-    """A record's value of a kind; `UpdateError` where it is missing or of another."""
+    """A record's value under `key`; `UpdateError` where it is missing or not of type `kind`."""
     value = record.get(key)
-    # A list is one of whole numbers: no other kind is sent.
+    # Only lists of whole numbers are sent.
     numbers = not isinstance(value, list) or all(isinstance(n, int) for n in value)
     if not isinstance(value, kind) or not numbers:
         raise UpdateError(f"a record of the message lacks a valid {key!r}")
@@ -107,9 +109,9 @@ def field_of(record: ConfigRecord, key: str, kind: type[T]) -> T:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a round's messages weigh: this client's training images, and those of all who are asked.
+    """The weights in a round's average: this client's (its training images), and all clients' together.
 
-    An engine that adds up on its workers needs the total beforehand, and hands out the
+    An engine that adds up on its workers needs the total beforehand, and gives out the
     largest clients first.
     """
 
@@ -122,7 +124,7 @@ class Plan:
 
     @classmethod
     def from_content(cls, content: RecordDict) -> Plan:
-        """Read from a message."""
+        """Read from a message; `KeyError` if it has none, `UpdateError` if it is malformed."""
         record = record_of(content, PLAN, ConfigRecord)
         if record is None:
             raise KeyError(PLAN)
@@ -136,7 +138,14 @@ def reply_content(
     sums: Mapping[str, Tensor] | None = None,
     wire_dtype: str = "float32",
 ) -> RecordDict:
-    """A client's answer; without tensors for an evaluation, with sums where the method sends any."""
+    """A client's answer.
+
+    Parameters
+    ----------
+    tensors : the shared tensors after training; None for an evaluation.
+    sums : its part of what the method or a probe sums over clients; empty for none.
+    wire_dtype : of `tensors`, as in `encode`.
+    """
     content = RecordDict({STAMP: stamp.to_record(), METRICS: MetricRecord({**metrics})})
     if tensors is not None:
         content[ARRAYS] = encode(tensors, wire_dtype)
@@ -157,7 +166,7 @@ def failure_reason(content: RecordDict) -> str | None:
 
 
 def metrics_of(content: RecordDict) -> dict[str, float | int]:
-    """The scalars of a reply; `UpdateError` if there are none."""
+    """The numbers among a reply's metrics; `UpdateError` if it has no metrics."""
     record = record_of(content, METRICS, MetricRecord)
     if record is None:
         raise UpdateError("the reply carries no metrics")
@@ -165,6 +174,6 @@ def metrics_of(content: RecordDict) -> dict[str, float | int]:
 
 
 def only_update(reply: Message) -> Message:
-    """A reply with its tensors and metrics alone, as Flower's stock strategies want it."""
+    """A reply with its tensors and metrics only, as Flower's own strategies expect it."""
     content = RecordDict({name: reply.content[name] for name in (ARRAYS, METRICS)})
     return Message(content, reply_to=reply)

@@ -1,4 +1,4 @@
-"""Tensors as Flower's records, and back: the one module that knows how either lies in memory."""
+"""Tensors to Flower's records and back; no other module knows their memory layout."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ R = TypeVar("R", ArrayRecord, ConfigRecord, MetricRecord)
 
 
 def record_of(content: RecordDict, name: str, kind: type[R]) -> R | None:
-    """A message's record of this name, if it is there and of this kind.
+    """A message's record of this name; None if it is not there or of another kind.
 
-    `RecordDict.array_records` and its like copy every record of their kind, checks included,
-    each time they are asked.
+    Cheaper than `RecordDict.array_records` and its like, which copy and check every record of
+    their kind on each call.
     """
     record = content.get(name)
     return record if isinstance(record, kind) else None
@@ -32,8 +32,8 @@ def record_of(content: RecordDict, name: str, kind: type[R]) -> R | None:
 def encode(tensors: Mapping[str, Tensor], wire_dtype: str = "float32") -> ArrayRecord:
     """Tensors as a Flower record, on the CPU, in the mapping's order.
 
-    `wire_dtype` ``float16``: those of float32 are rounded to half as many bytes (`decode`
-    widens them again); all others go as they are.
+    With `wire_dtype` ``float16``, float32 tensors are rounded to float16 (`decode` widens them
+    again); all others stay as they are.
     """
     record = ArrayRecord()
     for name, tensor in tensors.items():
@@ -46,7 +46,7 @@ def encode(tensors: Mapping[str, Tensor], wire_dtype: str = "float32") -> ArrayR
 
 
 def decode(record: ArrayRecord) -> dict[str, Tensor]:
-    """The record's tensors, float16 widened to float32; `UpdateError` if they cannot be read."""
+    """The record's tensors on the CPU, float16 widened to float32; `UpdateError` if they cannot be read."""
     try:
         return {name: _tensor(array) for name, array in record.items()}
     except Exception as exc:  # whatever a damaged or foreign payload raises
@@ -54,8 +54,8 @@ def decode(record: ArrayRecord) -> dict[str, Tensor]:
 
 
 def _tensor(array: Array) -> Tensor:
-    # Flower parses the header of every array as a Python literal, which takes longer than to read
-    # a small tensor; it is ours, so it is known beforehand. What another side wrote is left to Flower.
+    # Flower parses the header of every array as a Python literal, which takes longer than reading
+    # a small tensor. A header that `encode` wrote is known beforehand; any other is left to Flower.
     dtype, data = np.dtype(array.dtype), array.data
     header = _npy_header(dtype, tuple(array.shape))
     expected = len(header) + math.prod(array.shape) * dtype.itemsize
@@ -68,13 +68,13 @@ def _tensor(array: Array) -> Tensor:
 
 @lru_cache
 def _dtype_name(dtype: np.dtype) -> str:
-    # NumPy puts the name together anew each time: for a small tensor it takes as long as the copy.
+    # Cached: NumPy builds the name on each access, which takes as long as copying a small tensor.
     return dtype.name
 
 
 @lru_cache(maxsize=4096)
 def _npy_header(dtype: np.dtype, shape: tuple[int, ...]) -> bytes:
-    """What stands before the values in a .npy file of version 1, which is how Flower sends arrays."""
+    """The bytes before the values in a .npy file of version 1, the format in which Flower sends arrays."""
     buffer = io.BytesIO()
     descr = np.lib.format.dtype_to_descr(dtype)
     fields = {"descr": descr, "fortran_order": False, "shape": shape}
@@ -83,7 +83,7 @@ def _npy_header(dtype: np.dtype, shape: tuple[int, ...]) -> bytes:
 
 
 def received_tensors(content: RecordDict, name: str) -> dict[str, Tensor]:
-    """The tensors a message carries under a name; `UpdateError` if there are none."""
+    """The tensors that a message carries under `name`; `UpdateError` if it has none or they cannot be read."""
     record = record_of(content, name, ArrayRecord)
     if record is None:
         raise UpdateError(f"the message carries no {name!r}")
@@ -93,8 +93,8 @@ def received_tensors(content: RecordDict, name: str) -> dict[str, Tensor]:
 class Downlink:
     """The shared tensors of the newest message, decoded once for all clients of this process.
 
-    Engines that keep several clients in a process hand them the same record object; whoever
-    reads the tensors leaves them as they are, and if somebody did not, they are decoded anew.
+    Engines that keep several clients in a process give them the same record object. Readers must
+    not write to the tensors; if one did, they are decoded again.
     """
 
     def __init__(self) -> None:
@@ -102,14 +102,15 @@ class Downlink:
         self._tensors: dict[str, Tensor] = {}
 
     def tensors(self, content: RecordDict, name: str) -> dict[str, Tensor]:
-        """As `received_tensors`; not to be written to."""
+        """As `received_tensors`; do not write to them."""
         record = record_of(content, name, ArrayRecord)
-        touched = any(tensor._version for tensor in self._tensors.values())
-        if record is None or record is not self._record or touched:
+        # torch counts in-place writes to a tensor in `_version`.
+        written = any(tensor._version for tensor in self._tensors.values())
+        if record is None or record is not self._record or written:
             self._tensors, self._record = received_tensors(content, name), record
         return dict(self._tensors)
 
 
 def num_bytes(arrays: ArrayRecord) -> int:
-    """What a record's arrays take on the wire."""
+    """The bytes that a record's arrays take in a message."""
     return sum(len(array.data) for array in arrays.values())

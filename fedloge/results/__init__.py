@@ -1,1 +1,1 @@
-"""Runs read, grouped and compared; tables, figures and the page."""
+"""Reading, grouping and comparing runs; tables, figures and the HTML report."""

@@ -1,4 +1,4 @@
-"""Taking a trained model out of a run: into memory, or into a folder of its own."""
+"""Trained models of a run, in memory or exported to a folder."""
 
 from __future__ import annotations
 
@@ -19,7 +19,19 @@ from fedloge.server.run_record import RunRecord
 
 
 def global_model(run: RecordedRun, predictor: str = "") -> Model:
-    """The global model of a run's newest checkpoint; `predictor` as the metrics name it."""
+    """The global model of a run's newest checkpoint.
+
+    Parameters
+    ----------
+    predictor : its name in the metrics, such as ``raw``; empty: the one the method is judged by.
+
+    Raises
+    ------
+    InputError
+        The run has no such model.
+    CheckpointError
+        The checkpoint is missing or damaged.
+    """
     return trained_model.unpack(_packed_global(run, predictor))
 
 
@@ -30,12 +42,12 @@ def client_model(
     state_dir: Path | None = None,
     data_path: str = "",
 ) -> Model:
-    """Client `client`'s personal model; see `export_client` for the parameters."""
+    """Client `client`'s personal model; parameters and errors as in `export_client`."""
     return trained_model.unpack(_packed_client(run, client, predictor, state_dir, data_path))
 
 
 def export_global(run: RecordedRun, out: Path, predictor: str = "") -> dict[str, Any]:
-    """Write the global model of a run's newest checkpoint into a new folder; the manifest."""
+    """Write the global model of a run's newest checkpoint into a new folder; returns the manifest."""
     packed = _packed_global(run, predictor)
     trained_model.write(out, packed)
     return packed.manifest
@@ -53,9 +65,18 @@ def export_client(
 
     Parameters
     ----------
-    state_dir : at a site of a deployment, the ``state-dir`` of its node; without it the personal
-        states are the run's own.
+    client : counted from 0.
+    predictor : as in `global_model`.
+    state_dir : at a site of a deployment, the ``state-dir`` of its node; None: the personal states
+        are in the run's folder.
     data_path : at a site that holds its own images, the ``data-path`` of its node.
+
+    Raises
+    ------
+    InputError
+        There is no such client or model, or its personal states are not here.
+    CheckpointError
+        The checkpoint or the personal state is missing or damaged.
     """
     packed = _packed_client(run, client, predictor, state_dir, data_path)
     trained_model.write(out, packed)
@@ -86,7 +107,7 @@ def _packed_client(
     heads = run.files.heads if state_dir is None else state_dir / run.info["run-id"]
     if not heads.is_dir():
         raise InputError(
-            f"export: {heads} is not there; the personal models of a deployment lie at their sites: "
+            f"export: {heads} is not there; in a deployment the personal models are at their sites: "
             "copy the run's folder to the site and name its state folder with --state-dir"
         )
     federation, checkpoint = _opened(run)

@@ -1,7 +1,6 @@
-"""A run's figures as rows, one per model, and what a reader must know of them.
+"""A run's figures as rows, one per model, and notes that a reader of them needs.
 
-The terminal and the report show the same rows, so that a figure reads alike wherever it
-stands.
+The terminal and the report show the same rows.
 """
 
 from __future__ import annotations
@@ -31,7 +30,14 @@ _PREDICTORS = ("fixed", "raw", "tuned", "realigned")
 
 @dataclass(frozen=True)
 class FigureRow:
-    """The figures of one predictor, in [0, 1]; absent ones are left out."""
+    """The figures of one predictor, in [0, 1]; unknown ones are left out.
+
+    Attributes
+    ----------
+    primary : whether the method is judged by this predictor.
+    last : figures after the last evaluated round, by column.
+    mean : their means over the last ten evaluated rounds.
+    """
 
     predictor: str
     primary: bool
@@ -57,7 +63,7 @@ def figure_rows(run: RecordedRun, side: str) -> list[FigureRow]:
         return []
     last, mean = run.evaluated[-1], mean_of_last(run)
     primary = (run.info.get("primary") or {}).get(side)
-    # Where nobody told how many images a class has, all classes are called many-shot.
+    # If the class counts are unknown, all classes are called many-shot, which says nothing.
     told = run.train_counts is not None
     columns = [column for column in COLUMNS[side] if told or column not in GROUPS]
     rows = []
@@ -91,7 +97,7 @@ def progress(run: RecordedRun) -> str:
 
 
 def notes(run: RecordedRun) -> list[str]:
-    """What a reader of the run's figures must know, a sentence each; mostly none."""
+    """Sentences that a reader of the run's figures needs; usually none."""
     said = []
     if not run.complete:
         said.append(f"The run is not complete: {progress(run)}.")
@@ -100,7 +106,7 @@ def notes(run: RecordedRun) -> list[str]:
     if run.torn:
         said.append(f"The last line of {', '.join(run.torn)} was torn off and is not counted.")
     if run.config_changed:
-        said.append("config.toml was changed after the run started: its fingerprint is another.")
+        said.append("config.toml was changed after the run started: its fingerprint differs.")
     if run.failure_lines:
         clients = len({line.get("client") for line in run.failure_lines})
         said.append(f"{plural(len(run.failure_lines), 'failure')} on {plural(clients, 'client')}.")
@@ -108,7 +114,7 @@ def notes(run: RecordedRun) -> list[str]:
 
 
 def labels(runs: Sequence[RecordedRun]) -> list[str]:
-    """A name for each run that tells it from the others: its own, or else its path."""
+    """A name for each run that is unique among them: its own, or else its path."""
     names = [run.name for run in runs]
     return [
         name if names.count(name) == 1 else str(run.path)

@@ -1,6 +1,6 @@
 """Runs sorted into rows (a method and its settings, over seeds) and sections of rows.
 
-What tables and plots share. Runs that are not like for like are refused unless allowed.
+Tables and plots are made of these. Runs that are not like for like are refused unless allowed.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ SWEEP_FILE = "sweep.json"
 
 @dataclass(frozen=True)
 class Row:
-    """One method with its settings, a run per seed.
+    """One method with its settings, with one run per seed.
 
     Attributes
     ----------
-    label : what the row is called; unique in its section.
-    runs : by rising seed.
+    label : the row's name, unique in its section.
+    runs : in order of their seeds.
     """
 
     label: str
@@ -59,8 +59,8 @@ class Section:
 
     Attributes
     ----------
-    setting : the keys by which the sections were told apart, and their values here.
-    unlike : in what the runs differ that should be equal, a phrase each; empty unless allowed.
+    setting : the keys by which the sections were split, and their values here.
+    unlike : phrases that say in what the runs differ but should not; empty unless allowed.
     """
 
     setting: Mapping[str, Value | None]
@@ -71,7 +71,7 @@ class Section:
 def gather(
     paths: Sequence[Path], sweep: Path | None = None, where: Iterable[str] = ()
 ) -> tuple[list[RecordedRun], tuple[str, ...]]:
-    """Open runs by path or all of a sweep's; and the keys by which the sweep's settings differ.
+    """Open runs by path, or all runs of a sweep; also returns the keys by which a sweep's tables are split.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ def gather(
     Raises
     ------
     InputError
-        No run is left, or a condition is no ``key=value``.
+        No run is left, or a condition is not ``key=value``.
     RunDirError
         A run cannot be opened.
     """
@@ -119,8 +119,8 @@ def group_runs(
     Raises
     ------
     InputError
-        Runs of a section are not like for like and `allow_unequal` is not set; one stands
-        there twice; or a key of `by` is unknown.
+        Runs of a section are not like for like and `allow_unequal` is not set, a section
+        holds the same run twice, or a key of `by` is unknown.
     """
     known = known_keys(runs)
     for key in by:
@@ -138,7 +138,7 @@ def group_runs(
             where = f"{setting_in_words(setting)}: " if setting else ""
             raise InputError(
                 f"{where}not like for like: the runs differ in {'; '.join(unlike)}. Leave some out, "
-                "split them with --by KEY, or show them all the same with --allow-unequal"
+                "split them with --by KEY, or show them anyway with --allow-unequal"
             )
         sections.append(Section(setting, _rows(inside), unlike))
     return sections
@@ -163,13 +163,13 @@ def find_row(rows: Sequence[Row], name: str) -> Row:
 
 
 def setting_in_words(setting: Mapping[str, Value | None]) -> str:
-    """Keys and their values, as a heading says them."""
+    """Keys and their values, for a heading."""
     return ", ".join(in_words(key, value) for key, value in setting.items())
 
 
 @cache
 def display_name(method: str) -> str:
-    """A method's name as papers write it; a user's own as it calls itself.
+    """A method's name as papers write it; a user's own method by its own name.
 
     >>> display_name("fedloge"), display_name("my-method")
     ('FedLoGe', 'my-method')
@@ -181,7 +181,7 @@ def display_name(method: str) -> str:
 
 
 def _rows(runs: Sequence[RecordedRun]) -> list[Row]:
-    """Runs that differ in nothing but their seed make a row; rows stand as they first came."""
+    """Runs that differ only in their seed make a row; rows keep the order in which they first came."""
     found: dict[tuple[object, ...], list[RecordedRun]] = {}
     for run in runs:
         found.setdefault(_identity(run), []).append(run)
@@ -207,7 +207,7 @@ def _identity(run: RecordedRun) -> tuple[object, ...]:
 
 
 def _labels(runs: Sequence[RecordedRun]) -> list[str]:
-    """A label for each row's first run: the sweep's or the method, and in what it stands out."""
+    """A label for each row's first run: the sweep's label or the method, and the settings that set it apart."""
     default = from_flat({}).flat()
     stems = [_given_label(run) or display_name(run.method) for run in runs]
     flats = [settings(run) for run in runs]
@@ -226,7 +226,7 @@ def _labels(runs: Sequence[RecordedRun]) -> list[str]:
             and any(other.get(key) != flat[key] for other in alike)
         ]
         labels.append(", ".join([stem, *own]))
-    # What no key tells apart (two methods of one name) is told apart by its first run.
+    # Rows that no key tells apart (two methods of one name) get the name of their first run.
     return [
         label if labels.count(label) == 1 else f"{label} ({run.name})"
         for label, run in zip(labels, runs, strict=True)
@@ -244,7 +244,7 @@ def _sweep_file(folder: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
         if not isinstance(content, dict):
-            raise ValueError("no JSON object")
+            raise ValueError("not a JSON object")
         return content
     except FileNotFoundError:
         return {}

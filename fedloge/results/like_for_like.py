@@ -1,10 +1,9 @@
-"""When the figures of several runs say something of their methods: one rule for every comparison.
+"""When several runs can be compared: one rule for every comparison.
 
-Runs are compared like for like where data, split, model, budget and measure are the same:
-every key that is neither the method's own nor without weight must be equal, the runs must
-have come as far as each other and be complete, and runs of one seed must hold the same
-images on the same clients. Tables and plots refuse other runs; a comparison and its report
-name what is unequal.
+Runs are like for like if data, split, model, budget and measurement are the same. Every key must
+be equal, unless it belongs to the method or has no influence on the figures. The runs must be
+complete and have done the same rounds, and runs of one seed must hold the same images on the
+same clients. Tables and plots refuse other runs; a comparison and its report name what is unequal.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ from fedloge.results.settings import Value, known_keys, must_be_equal, settings
 
 
 def differences(runs: Sequence[RecordedRun], *, over_seeds: bool = False) -> list[str]:
-    """In what runs differ that must be equal, a phrase each with who has which value.
+    """What should be equal but differs between runs: phrases that say which run has which value.
 
     Parameters
     ----------
-    over_seeds : figures are averaged over seeds, which may differ then.
+    over_seeds : whether figures are averaged over seeds, so that seeds may differ.
     """
     flats = [settings(run) for run in runs]
     keys = [key for key in known_keys(runs) if must_be_equal(key)]
@@ -39,12 +38,14 @@ def differences(runs: Sequence[RecordedRun], *, over_seeds: bool = False) -> lis
         same = [run for run in runs if run.config.seed == seed]
         split = _who_has(same, [str(run.info.get("partition")) for run in same])
         if split:
-            found.append(f"the partition of seed {seed}, so which images lie where ({split})")
+            found.append(
+                f"the partition of seed {seed}, which says who holds which images ({split})"
+            )
     return found
 
 
 def _who_has(runs: Sequence[RecordedRun], values: Sequence[Value | None]) -> str:
-    """Each value and the runs that have it, in words; empty when all have the same."""
+    """Each value and the runs that have it, in words; empty if all runs have the same."""
     names: dict[Value | None, list[str]] = {}
     for run, value in zip(runs, values, strict=True):
         names.setdefault(value, []).append(run.name)

@@ -1,4 +1,4 @@
-"""Numbers as a person reads them: percent, durations, sizes, counts."""
+"""Numbers as text for people: percent, durations, sizes, counts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def percent(value: float | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them.
+    """Seconds as text.
 
     >>> duration(0.4), duration(75), duration(7384)
     ('0.4 s', '1 min 15 s', '2 h 03 min')
@@ -54,7 +54,7 @@ def plural(count: int, noun: str, several: str | None = None) -> str:
 
 
 def compact(value: float) -> str:
-    """A number in a few signs.
+    """A number in a few characters.
 
     >>> compact(900), compact(5000), compact(1_500_000)
     ('900', '5k', '1.5M')

@@ -1,8 +1,8 @@
 """Paired tests of rows against a reference row, and Holm's correction of their p-values.
 
-By default Student's paired t-test over the seeds that both rows have for the global model,
-and Wilcoxon's signed-rank test over clients for the personal ones. The p-values of a column
-are corrected for their number after Holm (1979).
+By default this is Student's paired t-test for the global model, over the seeds that both rows
+have, and Wilcoxon's signed-rank test for the personal models, over clients. The p-values of a
+column are corrected for their number after Holm (1979).
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ TestOver = Literal["auto", "seeds", "clients", "none"]
 
 JUDGED: Mapping[str, str] = {"global": "all", "personal": "mean"}
 """The figure of each side that is tested."""
-# Below these a test cannot reach 5 % whatever the figures, or nearly so.
+# With fewer pairs than these a test can hardly reach 5 %, whatever the figures.
 _FEWEST_SEEDS, _FEWEST_CLIENTS = 3, 6
 
 
 @dataclass(frozen=True)
 class PairedTest:
-    """What a paired test against the reference row said, of one side.
+    """The result of a paired test against the reference row, for one side.
 
     Attributes
     ----------
     test : ``t`` (paired, over seeds) or ``wilcoxon`` (signed-rank, over clients).
-    pairs : how many pairs.
-    p : two-sided, as the test gave it.
-    p_holm : corrected for the comparisons of this column.
+    pairs : the number of pairs.
+    p : two-sided, uncorrected.
+    p_holm : corrected for the number of comparisons in this column.
     """
 
     test: Literal["t", "wilcoxon"]
@@ -46,7 +46,7 @@ class PairedTest:
 def tests_against(
     rows: Sequence[Row], reference: Row, when: When, over: TestOver
 ) -> list[dict[str, PairedTest]]:
-    """For each row its tests against the reference, by side; empty where there are too few pairs."""
+    """For each row, its tests against the reference by side; a test with too few pairs is left out."""
     tested: list[dict[str, PairedTest]] = [{} for _ in rows]
     if over == "none":
         return tested
@@ -113,7 +113,7 @@ def _paired_seeds(
 def _paired_clients(
     row: Row, reference: Row, side: str, when: When
 ) -> tuple[list[float], list[float]]:
-    """The accuracy of both rows' personal models, client by client, of the seeds that both have."""
+    """The accuracy of both rows' personal models, client by client, for the seeds that both have."""
     common = set(row.seeds) & set(reference.seeds)
     evaluations = EVALUATIONS if when == "mean" else 1
 
@@ -138,7 +138,7 @@ def _joined(
 
 
 def _paired_test(mine: Sequence[float], theirs: Sequence[float], over: str) -> PairedTest | None:
-    """Two-sided; None where there are too few pairs."""
+    """A two-sided test; None if there are too few pairs, or no spread between seeds."""
     # scipy.stats takes a second to import, and most tables need no test.
     from scipy import stats
 
@@ -150,9 +150,9 @@ def _paired_test(mine: Sequence[float], theirs: Sequence[float], over: str) -> P
         p = 1.0
     elif by_seed:
         if statistics.pstdev(gaps) < 1e-12:
-            return None  # no spread to judge a difference by
+            return None  # the t-test needs some spread
         p = float(stats.ttest_rel(mine, theirs).pvalue)
     else:
-        # Pratt's treatment of ties: clients that both serve alike count against a difference.
+        # Pratt's treatment of ties: clients with equal accuracy count as evidence against a difference.
         p = float(stats.wilcoxon(gaps, zero_method="pratt").pvalue)
     return PairedTest("t" if by_seed else "wilcoxon", len(gaps), p, p) if math.isfinite(p) else None

@@ -1,7 +1,7 @@
-"""The table of a paper, from runs: figures over seeds, the best in bold, paired tests.
+"""The table of a paper, made from runs: figures over seeds, the best marked, paired tests.
 
-Cells are means over seeds; their deviation is the sample one (n - 1). See `paired_tests`
-for the tests against one reference row.
+Cells are means over seeds, with sample deviations (n - 1). See `paired_tests` for the tests
+against one reference row.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ class Cell:
 
     @property
     def std(self) -> float | None:
-        """Sample deviation over seeds; None for a single one."""
+        """Sample deviation over seeds; None for a single seed."""
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
 
 @dataclass(frozen=True)
 class TableRow:
-    """A method's line: its cells by figure, and its tests by side."""
+    """One row: its cells by figure, and its tests by side."""
 
     label: str
     seeds: tuple[int, ...]
@@ -64,10 +64,11 @@ class PaperTable:
 
     Attributes
     ----------
-    setting : the keys that tell this table from others of the same call.
+    setting : the keys by which this table and others of one call were split, and their values.
     when : ``last`` (evaluated round) or ``mean`` (of the last ten evaluations).
-    rounds : the rounds that were evaluated and counted.
-    reference : the row the others were tested against; empty without tests.
+    rounds : the evaluated rounds that the figures are of.
+    reference : the row that the others were tested against; empty without tests.
+    notes : sentences for a reader of the table.
     """
 
     setting: Mapping[str, Value | None]
@@ -78,7 +79,7 @@ class PaperTable:
     notes: list[str]
 
     def best(self) -> dict[Figure, set[str]]:
-        """The labels of the rows that lead a column, at the precision shown; none where all are alike."""
+        """The labels of the best rows of each column, at the precision shown; none if all rows are equal."""
         leaders: dict[Figure, set[str]] = {}
         for figure in FIGURES:
             shown = {
@@ -105,16 +106,16 @@ def paper_table(
 
     Parameters
     ----------
-    all_predictors : a row for each model a method has (raw, realigned, ...), not only for
+    all_predictors : one row for each model of a method (raw, realigned, ...), not only for
         the one it is judged by.
-    test : over what pairs are formed; ``auto``: seeds for the global, clients for the
-        personal models.
-    against : the reference row, by label or method; empty: FedLoGe where one row is.
+    test : what the pairs of a test are: ``seeds``, ``clients``, or ``auto``, which is seeds for
+        the global and clients for the personal models; ``none`` for no tests.
+    against : the reference row, by label or method; empty: FedLoGe, if exactly one row is.
 
     Raises
     ------
     InputError
-        `against` names no row, or several.
+        `against` names no row, or more than one.
     """
     reference = _reference(section.rows, against)
     split = [
@@ -141,7 +142,7 @@ def paper_table(
 
 
 def describe(table: PaperTable) -> list[str]:
-    """What a reader of the table must know, a sentence each."""
+    """Sentences that a reader of the table needs."""
     count = len(table.rounds)
     if not count:
         return ["No round has been evaluated yet."]
@@ -155,9 +156,9 @@ def describe(table: PaperTable) -> list[str]:
     if seeds != {1}:
         said.append("± is the sample standard deviation over seeds.")
     elif table.rows:
-        said.append("One seed each, so nothing is known of the deviation over seeds.")
+        said.append("One seed each, so the deviation over seeds is not known.")
     if len(seeds) > 1:
-        said.append("Rows are over unequal numbers of seeds; tests use those that both rows have.")
+        said.append("Rows have unequal numbers of seeds; tests use those that both rows have.")
     for side in JUDGED:
         compared = [row.compared[side] for row in table.rows if side in row.compared]
         if compared:
@@ -173,7 +174,7 @@ def _reference(rows: Sequence[Row], against: str) -> Row | None:
 
 
 def _models(row: Row, all_predictors: bool) -> list[tuple[str, dict[str, str]]]:
-    """Labels and, by side, the model whose figures a line of the table holds."""
+    """For each line of the table its label and, by side, the model whose figures it holds."""
     run = row.runs[0]
     primary = {side: name.split("/")[1] for side, name in run.primary.items()}
     if not all_predictors:
@@ -195,7 +196,7 @@ def _table_row(label: str, row: Row, models: Mapping[str, str], when: When) -> T
     for side, figure in FIGURES:
         name = f"{side}/{models.get(side)}/{figure}"
         values = tuple(line[name] for line in lines if name in line)
-        # A mean over some of the seeds beside one over all of them would say nothing.
+        # A mean over some of the seeds could not be compared with one over all of them.
         if values and len(values) == len(lines):
             cells[side, figure] = Cell(values)
     return TableRow(label, row.seeds, cells, {})

@@ -1,7 +1,7 @@
-"""Figures that people put into papers, drawn with matplotlib.
+"""Figures for papers, drawn with matplotlib.
 
-Colours are Okabe and Ito's, told apart by colour-blind readers; line styles and markers
-tell the rows apart in print without any. Text stays text in PDF and SVG.
+Colours are those of Okabe and Ito, which colour-blind readers can tell apart. Line styles and
+markers tell the rows apart in print without colour. Text stays text in PDF and SVG.
 """
 
 from __future__ import annotations
@@ -65,20 +65,20 @@ _STYLE: Any = {
     "svg.hashsalt": "fedloge",
     "savefig.dpi": 300,
 }
-# The width of one column and of a page of two, as most proceedings have them, in inches.
+# In inches: the width of one column and of a page of two, as in most proceedings, and the height.
 _COLUMN, _PAGE, _HEIGHT = 3.4, 6.9, 2.5
 _LEGEND_LINE = 0.16
 _MANY_CLASSES, _BINS = 30, 10
 
 
 def draw(kind: str, rows: Sequence[Row], sides: Sequence[str], out: Path) -> str:
-    """Draw a figure into `out`; returns a sentence on how to read it.
+    """Draw a figure into the file `out`; returns a sentence on how to read it.
 
     Parameters
     ----------
     kind : one of `KINDS`.
     rows : what is drawn, in this order.
-    sides : ``global``, ``personal`` or both, a panel each.
+    sides : ``global``, ``personal`` or both, one panel for each.
 
     Raises
     ------
@@ -88,7 +88,7 @@ def draw(kind: str, rows: Sequence[Row], sides: Sequence[str], out: Path) -> str
     """
     with matplotlib.rc_context(_STYLE):
         figure, said = KINDS[kind](rows, sides)
-        # The same figures give the same file: no date in it.
+        # Without a date, so that the same figures give the same file.
         stamp = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}.get(out.suffix, {})
         try:
             out.parent.mkdir(parents=True, exist_ok=True)
@@ -114,7 +114,7 @@ def _curves(rows: Sequence[Row], sides: Sequence[str]) -> tuple[Figure, str]:
 
 
 def _bytes(rows: Sequence[Row], sides: Sequence[str]) -> tuple[Figure, str]:
-    """Accuracy by what training has sent so far."""
+    """Accuracy by the bytes that training has sent so far."""
 
     def points(run: RecordedRun, side: str) -> dict[float, float]:
         sent, total = {}, 0.0
@@ -140,7 +140,7 @@ def _per_class(rows: Sequence[Row], sides: Sequence[str]) -> tuple[Figure, str]:
     if "global" not in sides or not any("global" in row.runs[0].primary for row in rows):
         raise InputError("a plot per class shows the global model, and these runs have none")
     figure, (panel,) = _panels(1)
-    # A row's style follows its place among all rows, so that it is the same in every figure.
+    # A row's style is by its place among all rows, also those not drawn, so it is the same in every figure.
     for index, row in enumerate(rows):
         if "global" not in row.runs[0].primary:
             continue
@@ -197,7 +197,7 @@ def _clients(rows: Sequence[Row], sides: Sequence[str]) -> tuple[Figure, str]:
     panel.set_title(
         f"{second.label} ahead {above}, {first.label} ahead {below}, equal {len(x) - above - below}"
     )
-    return figure, "One point a client (and seed): above the line, the second row serves it better."
+    return figure, "One point per client and seed; above the line, the second row is better for it."
 
 
 KINDS: Mapping[str, Callable[[Sequence[Row], Sequence[str]], tuple[Figure, str]]] = {
@@ -210,7 +210,7 @@ KINDS: Mapping[str, Callable[[Sequence[Row], Sequence[str]], tuple[Figure, str]]
 
 @dataclass(frozen=True)
 class _Band:
-    """Mean over seeds and its deviation at each place, in percent."""
+    """Mean over seeds and sample deviation in percent, at each value of x."""
 
     x: list[float]
     mean: list[float]
@@ -244,9 +244,9 @@ def _over_rounds(
 
 
 def _band(seeds: Sequence[dict[float, float]]) -> _Band:
-    """Over the evaluations that all seeds have, matched in order.
+    """The band over the evaluations that all seeds have, matched in order.
 
-    Bytes sent differ a little from seed to seed, so that places are averaged as well.
+    Bytes sent differ a little from seed to seed, so x is averaged as well.
     """
     count = min(len(points) for points in seeds)
     columns = [list(points.items())[:count] for points in seeds]
@@ -265,7 +265,7 @@ def _evaluations(run: RecordedRun, side: str) -> list[tuple[int, float]]:
 
 
 def _class_accuracies(row: Row) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Training images and mean accuracy over seeds (in percent) of each class, by rising size."""
+    """Training images of each class, rising, and its accuracy in percent, mean over seeds."""
     of_seeds = []
     for run in row.runs:
         values = run.last_class_line.get(run.beside_primary("global", "accuracy"))
@@ -303,7 +303,7 @@ def _panels(
     count: int, width: float | None = None, height: float = _HEIGHT
 ) -> tuple[Figure, list[Axes]]:
     size = (width or (_COLUMN if count == 1 else _PAGE), height)
-    # Without pyplot: no window, no process-wide list of figures.
+    # Not by pyplot, which keeps a process-wide list of figures and may open windows.
     figure = Figure(figsize=size, layout="constrained")
     return figure, list(np.atleast_1d(figure.subplots(1, count)))
 
@@ -319,7 +319,7 @@ def _line_style(index: int) -> dict[str, Any]:
 
 
 def _every(x: Sequence[float], index: int) -> tuple[int, int]:
-    """About eight markers a line, not all lines' at the same places."""
+    """About eight markers per line, at other places for each line."""
     step = max(1, len(x) // 8)
     return index % step, step
 
@@ -334,7 +334,7 @@ def _legend(figure: Figure, axes: Sequence[Axes], rows: Sequence[Row]) -> None:
     names = [row.label for row in rows if row.label in handles]
     width, height = figure.get_size_inches()
     columns = min(len(names), 5 if width > _COLUMN else 2)
-    # Each line of the legend adds to the figure, so that the panels keep their height.
+    # The figure grows with the lines of the legend, so that the panels keep their height.
     figure.set_size_inches(width, height + _LEGEND_LINE * (math.ceil(len(names) / columns) - 1))
     figure.legend(
         [handles[name] for name in names],

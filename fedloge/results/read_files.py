@@ -1,7 +1,7 @@
-"""Read the files of a run, and say in one line what is wrong with one that cannot be read.
+"""Reading the files of a run, with one-line errors.
 
-A run may be read while it is still being written: a torn last line, as a kill leaves it, is
-left out and named. Anything else that is not as a run writes it raises `RunDirError`.
+A run may be read while it is still being written. A torn last line, as a kill leaves it, is
+left out and its file named. Anything else that a run does not write so raises `RunDirError`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fedloge.errors import ConfigError, RunDirError
 from fedloge.run_files import FORMAT
 
 Line = dict[str, Any]
-"""A line of a JSON-lines file: its round, and figures by name."""
+"""A line of a JSON-lines file: values by name, its round among them."""
 
 NUMBER: tuple[type, ...] = (int, float, type(None))
 NUMBER_OR_LIST: tuple[type, ...] = (*NUMBER, list)
@@ -39,7 +39,7 @@ _REQUIRED: dict[str, type] = {
 
 
 def read_info(path: Path) -> dict[str, Any]:
-    """``run.json``, with the keys that every reader needs."""
+    """``run.json``, checked for the keys that every reader needs; `RunDirError` if it is damaged."""
     try:
         info = json.loads(path.read_bytes())
     except (OSError, ValueError) as exc:
@@ -72,7 +72,7 @@ def read_info(path: Path) -> dict[str, Any]:
 
 
 def read_config(path: Path) -> Config:
-    """``config.toml``, checked as a recipe is."""
+    """``config.toml``, checked as a recipe is; `RunDirError` if it is missing or damaged."""
     if not path.is_file():
         raise RunDirError(
             f"{path}: missing, expected the configuration of the run; copy the run again"
@@ -86,8 +86,13 @@ def read_config(path: Path) -> Config:
 def read_lines(path: Path, torn: list[str], kinds: tuple[type, ...] = NUMBER) -> Iterator[Line]:
     """Yield the lines of a JSON-lines file, whose values must be of `kinds`; none without a file.
 
-    Figures that are unknown or not finite are left out of their line. The name of a file
-    whose last line is torn is added to `torn`.
+    Figures that are null or not finite are left out of their line. If the last line is torn, the
+    file's name is added to `torn`.
+
+    Raises
+    ------
+    RunDirError
+        The file cannot be read, or another line than the last is damaged.
     """
     if not path.exists():
         return
@@ -110,7 +115,7 @@ def read_lines(path: Path, torn: list[str], kinds: tuple[type, ...] = NUMBER) ->
 
 
 def check_order(path: Path, lines: Sequence[Line]) -> None:
-    """Refuse lines whose rounds do not rise."""
+    """`RunDirError` if the rounds of the lines do not rise."""
     for number, (before, line) in enumerate(pairwise(lines), start=2):
         if line["round"] <= before["round"]:
             raise RunDirError(
@@ -120,7 +125,7 @@ def check_order(path: Path, lines: Sequence[Line]) -> None:
 
 
 def read_tensors(path: Path, *wanted: str) -> dict[str, NDArray[Any]] | None:
-    """The `wanted` tensors of a safetensors file; None where there is no file."""
+    """The `wanted` tensors of a safetensors file; None without a file, `RunDirError` if it is damaged."""
     if not path.exists():
         return None
     try:

@@ -1,7 +1,7 @@
-"""A run as it lies on the disk: what was started, and every figure it recorded.
+"""A run on disk: what was started, and every figure that it recorded.
 
-Tables, figures and the report work on a `RecordedRun`. What a user holds is a `Run`
-(`results.run`), which is one, and offers more.
+Tables, figures and the report are made of a `RecordedRun`. Users get its subclass `Run`
+(`results.run`), which offers more.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from fedloge.results.read_files import (
 from fedloge.run_files import RunFiles
 
 GROUPS = ("many", "medium", "few")
-"""The names of the shot groups, by their numbers in ``run.json``."""
+"""The names of the shot groups; ``run.json`` holds their places in this tuple."""
 
 
 class Split(NamedTuple):
-    """Images of each class on each client, (clients, classes) each."""
+    """Images of each class on each client, for training and for local tests; shape (clients, classes)."""
 
     train: NDArray[np.int64]
     local_test: NDArray[np.int64]
@@ -48,13 +48,13 @@ class RecordedRun:
 
     Attributes
     ----------
-    files : where each of its files lies.
-    config : the resolved configuration.
-    info : ``run.json``.
-    metric_lines : a line per round, in order; figures that are not finite are left out.
-    timing_lines : a line per round; after a resume, the later line of a round counts.
-    failure_lines : a line per failed client.
-    torn : files whose last line was torn off and is not counted.
+    files : the paths of its files.
+    config : the whole configuration.
+    info : the content of ``run.json``.
+    metric_lines : one line per round, in order; figures that are not finite are left out.
+    timing_lines : one line per round; if a round was repeated after a resume, its later line.
+    failure_lines : one line per failed client and round.
+    torn : files whose last line is torn and not counted.
     """
 
     files: RunFiles
@@ -72,7 +72,7 @@ class RecordedRun:
         Raises
         ------
         RunDirError
-            No such run (names the nearest one there is), or a file of it is missing or damaged.
+            There is no such run (the text names the nearest), or a file of it is missing or damaged.
         """
         files = RunFiles(_locate(Path(path), Path(runs_dir)))
         info, config = read_info(files.info), read_config(files.config)
@@ -108,7 +108,7 @@ class RecordedRun:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of config, partition and fixed classifier; equal for comparable runs only."""
+        """Hash of config, partition and fixed classifier; equal if two runs compute the same."""
         return str(self.info["fingerprint"])
 
     @property
@@ -118,7 +118,7 @@ class RecordedRun:
 
     @property
     def train_counts(self) -> NDArray[np.int64] | None:
-        """Training images of each class in the whole federation; None where nobody told."""
+        """Training images of each class in the whole federation; None if the clients do not tell them."""
         counts = np.array(self.info["train-counts"], dtype=np.int64)
         return counts if counts.any() else None
 
@@ -129,18 +129,18 @@ class RecordedRun:
 
     @property
     def complete(self) -> bool:
-        """Whether every round asked for was run."""
+        """Whether all rounds of the config are done."""
         return self.rounds_done >= self.config.rounds
 
     @property
     def config_changed(self) -> bool:
-        """Whether ``config.toml`` is no longer the one the run was started with."""
+        """Whether ``config.toml`` was changed after the run was started."""
         recorded = self.info.get("config-fingerprint")
         return recorded is not None and recorded != self.config.fingerprint()
 
     @cached_property
     def evaluated(self) -> list[Line]:
-        """The lines of the metrics that hold global or personal figures."""
+        """The metric lines of evaluated rounds: those with global or personal figures."""
         return [line for line in self.metric_lines if any(is_figure(key) for key in line)]
 
     @property
@@ -150,7 +150,7 @@ class RecordedRun:
 
     @property
     def primary(self) -> dict[str, str]:
-        """The figures the method is judged by: ``{"global": "global/realigned/all", ...}``."""
+        """Names of the figures that the method is judged by: ``{"global": "global/realigned/all", ...}``."""
         chosen = self.info.get("primary") or {}
         ends = {"global": "all", "personal": "mean"}
         return {
@@ -158,7 +158,7 @@ class RecordedRun:
         }
 
     def beside_primary(self, side: str, figure: str) -> str:
-        """Name of another figure of the model that a side is judged by; empty without one.
+        """The name of another figure of the model that a side is judged by; empty without such a model.
 
         ``beside_primary("global", "few")`` is ``"global/realigned/few"`` for FedLoGe.
         """
@@ -166,22 +166,22 @@ class RecordedRun:
 
     @cached_property
     def last_client_lines(self) -> list[Line]:
-        """A line per client, of the last evaluated round; empty when there is none."""
+        """One line per client, of the last evaluated round; empty if there is none."""
         return self._of_last_evaluation(self.files.clients, NUMBER)
 
     @cached_property
     def last_class_line(self) -> Line:
-        """Lists over the classes after the last evaluated round; empty when there is none."""
+        """Lists over the classes, after the last evaluated round; empty if there is none."""
         lines = self._of_last_evaluation(self.files.classes, NUMBER_OR_LIST)
         return lines[-1] if lines else {}
 
     def client_lines(self, rounds: Collection[int]) -> list[Line]:
-        """A line per client and round, of the evaluated rounds among `rounds`."""
+        """One line per client and round, for the evaluated rounds among `rounds`."""
         return [line for line in read_lines(self.files.clients, []) if line["round"] in rounds]
 
     @cached_property
     def split(self) -> Split | None:
-        """How the images lie on the clients; None when not written yet."""
+        """How many images of each class each client holds; None if not written yet."""
         path = self.files.split
         tensors = read_tensors(path, "train_counts", "local_test_counts")
         if tensors is None:
@@ -214,7 +214,7 @@ class RecordedRun:
         if not self.evaluated:
             return []
         last = self.evaluated_rounds[-1]
-        # Torn here means an evaluation still being written: a later one than `last`.
+        # A torn line here is of an evaluation after `last` that is still being written.
         return [line for line in read_lines(path, [], kinds) if line["round"] == last]
 
 
@@ -224,7 +224,7 @@ def is_figure(key: str) -> bool:
 
 
 def list_runs(folder: str | Path) -> list[Path]:
-    """The run folders directly within `folder`, by name; empty when it does not exist.
+    """The run folders directly within `folder`, by name; empty if it does not exist.
 
     Hidden folders are left out: a run is written under a hidden name until it is whole.
     """
@@ -243,8 +243,7 @@ def _locate(path: Path, runs_dir: Path) -> Path:
         inside = list_runs(path)
         if inside:
             raise RunDirError(
-                f"{path} is no run but holds {len(inside)}; "
-                f"give one of them, for example {inside[0]}"
+                f"{path} is a folder of runs, not a run; give one of them, for example {inside[0]}"
             )
         raise RunDirError(
             f"{path}: no run.json, which a run writes when it starts; give the folder of a run"
@@ -257,5 +256,5 @@ def _no_such_run(path: Path) -> str:
     if not names:
         return f"no such run {str(path)!r}, and there are no runs in {path.parent}; start one first"
     near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]!r}?" if near else f"one that there is: {names[0]!r}"
+    hint = f"did you mean {near[0]!r}?" if near else f"there is, for example, {names[0]!r}"
     return f"no such run {path.name!r} in {path.parent}; {hint}"

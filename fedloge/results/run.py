@@ -1,4 +1,4 @@
-"""A run as a user holds it: what it recorded as tables, its trained models, its report.
+"""A run for users: its record as tables, its trained models, its report.
 
 >>> run = open_run("runs/fedloge-digits-1")              # doctest: +SKIP
 >>> run.metrics[["round", "global/realigned/all"]]       # doctest: +SKIP
@@ -29,43 +29,42 @@ class Run(RecordedRun):
 
     @property
     def metrics(self) -> Any:
-        """A record per round: training losses, and figures where the models were evaluated."""
+        """One record per round: training losses, and in evaluated rounds the figures of the models."""
         return _table(self.metric_lines)
 
     @property
     def timing(self) -> Any:
-        """A record per round: seconds, and bytes sent."""
+        """One record per round: seconds, images per second, and bytes sent."""
         return _table(self.timing_lines)
 
     @property
     def clients(self) -> Any:
-        """A record per client, of the last evaluated round."""
+        """One record per client, of the last evaluated round."""
         return _table(self.last_client_lines)
 
     @property
     def classes(self) -> Any:
-        """A record per class, of the last evaluated round.
+        """One record per class, of the last evaluated round.
 
-        ``train-images`` and ``group`` are left out where nobody told how many images the
-        clients hold.
+        ``train-images`` and ``group`` are left out if the clients do not tell their class counts.
         """
         return _table(self._class_records())
 
     def model(self, which: str = "global", *, client: int | None = None) -> Model:
-        """A trained model: images to logits, as `load` gives it; nothing is written.
+        """A trained model, from images to logits, as `fedloge.load` gives it; nothing is written.
 
         Parameters
         ----------
         which : ``global``, or one of the global models by the name that the metrics use
             (``global/raw``). With `client`, the name of a personal one (``personal/raw``).
-        client : the personal model of this client instead, counted from 0.
+        client : the personal model of this client instead; counted from 0.
 
         Raises
         ------
         InputError
             The run has no such model.
         CheckpointError
-            A file that it is made of is missing or damaged.
+            A checkpoint or personal state is missing or damaged.
         """
         # Needs torch and Flower, which take seconds to import; tables need neither.
         from fedloge.results.export import client_model, global_model
@@ -82,7 +81,12 @@ class Run(RecordedRun):
         return client_model(self, client, predictor)
 
     def report(self, path: str | Path | None = None) -> Path:
-        """Write the page about this run, into its own folder unless told where; returns its path."""
+        """Write the HTML report of this run; returns its path.
+
+        Parameters
+        ----------
+        path : the file to write; None: ``report.html`` in the run's folder.
+        """
         # matplotlib and Jinja2 take a second to import; reading figures needs neither.
         from fedloge.results.report import write_report
 
@@ -91,8 +95,8 @@ class Run(RecordedRun):
         return out
 
     def _repr_html_(self) -> str:
-        """The run in a notebook: its name, its final figures, a curve."""
-        # For start-up time: the report stands on matplotlib.
+        """What a notebook shows of the run: its name, final figures, and a curve."""
+        # For start-up time: the report needs matplotlib.
         from fedloge.results.report import render_card
 
         return render_card(self)
@@ -116,7 +120,7 @@ def open_run(path: str | Path, runs_dir: str | Path = "runs") -> Run:
     Raises
     ------
     RunDirError
-        No such run (names the nearest one there is), or a file of it is missing or damaged.
+        There is no such run (the text names the nearest), or a file of it is missing or damaged.
     """
     return Run.open(path, runs_dir)
 
@@ -125,6 +129,7 @@ def _table(records: Sequence[Line]) -> Any:
     """`records` as a pandas frame where pandas is installed, else a copy of them."""
     if importlib.util.find_spec("pandas") is None:
         return [dict(record) for record in records]
-    import pandas  # no dependency; for start-up time, where a user asks for a table
+    # Not a dependency, and a second of start-up time: imported only when a user asks for a table.
+    import pandas
 
     return pandas.DataFrame(list(records))

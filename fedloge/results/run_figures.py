@@ -1,4 +1,4 @@
-"""Figures of a run that one quotes: means over its last evaluations, its best, a summary."""
+"""Figures of a run to quote: means over its last evaluations, its best, a summary."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ EVALUATIONS = 10
 
 
 def summary(run: RecordedRun) -> dict[str, Any]:
-    """Everything one would quote of a run, as plain JSON values.
+    """Everything to quote of a run, as plain JSON values.
 
-    ``last`` are the figures of the last evaluated round, ``mean-of-last-ten`` their means
+    ``last`` holds the figures of the last evaluated round, ``mean-of-last-ten`` their means
     over the last ten evaluated rounds (``evaluations`` says how many there were), and
     ``best-on-test`` the highest primary figures, picked on the test set. Accuracies are
-    in [0, 1]; a run that was not evaluated yet has empty ones.
+    in [0, 1]. For a run that was not evaluated yet, the three are empty.
     """
     keys = ("run-id", "created", "config-fingerprint", "partition", "prototypes", "parts")
     return {
@@ -50,7 +50,7 @@ def summary(run: RecordedRun) -> dict[str, Any]:
 def mean_of_last(run: RecordedRun, count: int = EVALUATIONS) -> dict[str, float]:
     """Mean of every figure over the last `count` evaluated rounds, and which rounds these are.
 
-    A figure that one of these rounds lacks is left out: its mean would be over other
+    A figure that one of these rounds lacks is left out, since its mean would be over other
     rounds than the rest.
     """
     lines = run.evaluated[-count:]
@@ -66,7 +66,7 @@ def mean_of_last(run: RecordedRun, count: int = EVALUATIONS) -> dict[str, float]
 
 
 def figures_at(run: RecordedRun, when: When) -> Mapping[str, float]:
-    """The figures of a run after its last evaluated round, or their means; empty without one."""
+    """The figures of a run after its last evaluated round, or their means over the last ten; empty without one."""
     if when == "mean":
         return mean_of_last(run)
     return run.evaluated[-1] if run.evaluated else {}
@@ -75,7 +75,7 @@ def figures_at(run: RecordedRun, when: When) -> Mapping[str, float]:
 def best_on_test(run: RecordedRun) -> dict[str, dict[str, float]]:
     """The highest value of each primary figure and the first round that reached it.
 
-    Picked on the test set, so no estimate of how good a model would be elsewhere.
+    They are picked on the test set, so they do not estimate how good a model is on other data.
     """
     best = {}
     for figure in run.primary.values():
@@ -87,12 +87,12 @@ def best_on_test(run: RecordedRun) -> dict[str, dict[str, float]]:
 
 
 def client_accuracies(run: RecordedRun, evaluations: int = 1) -> dict[int, float]:
-    """Accuracy of each client's own model, in [0, 1], as the method is judged by.
+    """Accuracy of the personal model that the method is judged by, for each client, in [0, 1].
 
     Parameters
     ----------
-    evaluations : over how many of the last evaluations the mean is taken; a client that one
-        of them lacks is left out.
+    evaluations : take the mean over so many of the last evaluations; a client that is missing in
+        one of them is left out.
     """
     name = run.beside_primary("personal", "accuracy")
     rounds = run.evaluated_rounds[-evaluations:]

@@ -1,6 +1,6 @@
-"""The configuration of a run by dotted key, and which of its keys are the method's own.
+"""The configuration of a run by dotted key, and which of its keys belong to the method.
 
-Options stand under the key of their table: ``method-options.mu``.
+An option's key begins with that of its table: ``method-options.mu``.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from fedloge.results.recorded_run import RecordedRun
 
 Value = Scalar | tuple[Scalar, ...]
 
-# A method's own or its tuning.
+# Keys that belong to a method or to its tuning.
 _METHOD_KEYS = frozenset(
     {"method", "method-options", "norm-sharing", "lr", "momentum", "weight-decay"}
 )
-# Last bits and fault tolerance: no reason to tell runs apart.
+# Keys that change only the last bits, or what happens after faults: runs are alike whatever these say.
 _WITHOUT_WEIGHT = (OPERATIONAL - {"rounds"}) | {"seed", "threads", "min-fraction"}
 
 
@@ -29,28 +29,28 @@ def settings(run: RecordedRun) -> dict[str, Value]:
 
 
 def options_in_words(run: RecordedRun, table: str) -> str:
-    """The options of a table, as one would write them; empty where there are none."""
+    """The options of a table as text; empty if there are none."""
     found = settings(run)
     return ", ".join(in_words(k, v) for k, v in found.items() if k.startswith(f"{table}."))
 
 
 def is_methods_own(key: str) -> bool:
-    """Whether a key is a method's own or its tuning: it may differ, and then tells runs apart."""
+    """Whether a key belongs to a method or its tuning: then it may differ, and makes another row."""
     return key.partition(".")[0] in _METHOD_KEYS
 
 
 def must_be_equal(key: str) -> bool:
-    """Whether a key decides the data, the split, the budget or the measure."""
+    """Whether runs must have the same value: of keys for data, split, model, budget and measurement."""
     return not is_methods_own(key) and key.partition(".")[0] not in _WITHOUT_WEIGHT
 
 
 def known_keys(runs: Iterable[RecordedRun]) -> list[str]:
-    """The keys of any of the runs, each once: a method's options stand in its own runs only."""
+    """All keys that any of the runs has, each once; only a method's own runs have its options."""
     return list(dict.fromkeys(key for run in runs for key in settings(run)))
 
 
 def in_words(key: str, value: Value | None) -> str:
-    """A key and its value; an option's by its own name.
+    """A key and its value as text; an option without the key of its table.
 
     >>> in_words("method-options.mu", 0.1), in_words("lr", 0.1), in_words("data", ("a", "b"))
     ('mu = 0.1', 'lr = 0.1', 'data = a, b')
@@ -60,7 +60,7 @@ def in_words(key: str, value: Value | None) -> str:
 
 
 def written(value: Value | None) -> str:
-    """A value as a reader expects it.
+    """A value as text.
 
     >>> written(""), written(("a", "b")), written(None), written(0.02)
     ('""', 'a, b', 'not set', '0.02')

@@ -1,4 +1,4 @@
-"""Single runs side by side: what they reached, and what sets them apart."""
+"""Runs side by side: their figures, and what differs between them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _WHERE_A_RUN_LIES = ("name", "runs-dir", "data-path", "cache-dir")
 
 @dataclass(frozen=True)
 class ComparedRun:
-    """One line of a comparison: primary figures in [0, 1], None where a run has none."""
+    """One line of a comparison: primary figures in [0, 1], None if a run has none."""
 
     name: str
     method: str
@@ -31,13 +31,13 @@ class ComparedRun:
 
 @dataclass(frozen=True)
 class SideBySide:
-    """Several runs side by side, and in words what sets them apart.
+    """Several runs side by side, and what differs between them.
 
     Attributes
     ----------
     differing : config keys with unequal values, and the value in each run.
     sentence : the same as one sentence.
-    warnings : what makes the runs not comparable like for like; empty when nothing does.
+    warnings : what makes the runs not like for like; empty if nothing does.
     """
 
     rows: list[ComparedRun]
@@ -47,7 +47,7 @@ class SideBySide:
 
 
 def side_by_side(runs: Sequence[RecordedRun]) -> SideBySide:
-    """Put runs side by side and say what sets them apart."""
+    """Put runs side by side, and find what differs between them."""
     flats = [settings(run) for run in runs]
     differing: dict[str, list[Value | None]] = {}
     for key in known_keys(runs):
@@ -97,5 +97,5 @@ def _difference(
     else:
         sentence = "The runs have equal configurations and fingerprints."
     if operational:
-        sentence += f" Without weight for the figures: {', '.join(operational)}."
+        sentence += f" Without influence on the figures: {', '.join(operational)}."
     return sentence

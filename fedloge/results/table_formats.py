@@ -1,4 +1,4 @@
-"""Paper tables as Markdown, LaTeX, CSV, JSON, and text for a terminal."""
+"""Paper tables as Markdown, LaTeX, CSV, JSON, or text for a terminal."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def latex(tables: Sequence[PaperTable]) -> str:
 
 
 def text(tables: Sequence[PaperTable]) -> str:
-    """Aligned columns of at most 80 characters, the sides one below the other."""
+    """Aligned columns for 80 characters; the personal models are below the global one."""
     parts = []
     for table in tables:
         blocks = [setting_in_words(table.setting)] if table.setting else []
@@ -55,7 +55,7 @@ def text(tables: Sequence[PaperTable]) -> str:
 
 
 def csv_text(tables: Sequence[PaperTable]) -> str:
-    """One line a row and table; accuracies in [0, 1] at full precision, empty where unknown."""
+    """One line for each row of each table; accuracies in [0, 1] at full precision, empty if unknown."""
     out = io.StringIO()
     keys = list(dict.fromkeys(key for table in tables for key in table.setting))
     names = [f"{side}/{figure}" for side, figure in FIGURES]
@@ -76,7 +76,7 @@ def csv_text(tables: Sequence[PaperTable]) -> str:
 
 
 def json_text(tables: Sequence[PaperTable]) -> str:
-    """All that is known, for a script: every seed's value besides mean and deviation."""
+    """Everything, for scripts: also the value of each seed, beside mean and deviation."""
     return json.dumps([_plain(table) for table in tables], indent=1) + "\n"
 
 
@@ -95,7 +95,7 @@ def _of(side: str) -> list[tuple[str, str]]:
 
 
 def _shown(table: PaperTable, side: str) -> list[tuple[str, str]]:
-    """The figures of a side that some row has."""
+    """The figures of a side that at least one row has."""
     return [figure for figure in _of(side) if any(figure in row.cells for row in table.rows)]
 
 
@@ -111,7 +111,7 @@ def _grid(
     sides: Sequence[str] = SIDES,
     plus_minus: str = " ± ",
 ) -> tuple[list[str], list[list[str]]]:
-    """Heading and lines, as text."""
+    """The heading and the lines of a table, as text."""
     heading, best = ["method", "seeds"], table.best()
     for side in sides:
         heading += [f"{side} {_heading(figure)}" for figure in _shown(table, side)]

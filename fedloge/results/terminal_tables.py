@@ -23,7 +23,7 @@ from fedloge.results.side_by_side import side_by_side
 
 
 def show(run: RecordedRun) -> RenderableType:
-    """One run for the terminal: what it was, its figures, what to know of them."""
+    """One run for the terminal: what it was, its figures, and notes on them."""
     head = Text(f"{run.name}  ", style="bold")
     head.append(
         f"{run.method} on {run.config.dataset}, {run.config.num_clients} clients, {progress(run)}, "
@@ -46,7 +46,7 @@ def show(run: RecordedRun) -> RenderableType:
 
 
 def compare(runs: Sequence[RecordedRun]) -> RenderableType:
-    """Several runs for the terminal: primary figures, what differs, what makes them unequal."""
+    """Several runs for the terminal: primary figures, what differs, and warnings."""
     comparison = side_by_side(runs)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("run", overflow="fold", ratio=1)

@@ -1,4 +1,4 @@
-"""A trained model on its own: weights as safetensors, a manifest, and a `load` of two lines.
+"""A trained model by itself: weights as safetensors, a manifest, and `load`.
 
 >>> model = load("exported/")                       # doctest: +SKIP
 >>> logits = model(images)                          # doctest: +SKIP
@@ -33,14 +33,14 @@ WEIGHTS, MANIFEST = "weights.safetensors", "manifest.json"
 
 
 class Packed(NamedTuple):
-    """A model as it is written: what it is and where it comes from, and its weights."""
+    """A model as it is written: a manifest of what it is and where it comes from, and its weights."""
 
     manifest: dict[str, Any]
     weights: bytes
 
 
 class Model(nn.Module):
-    """Images to logits: normalisation, the method's features, one linear head.
+    """From images to logits: normalisation, the method's features, one linear head.
 
     Attributes
     ----------
@@ -60,7 +60,7 @@ class Model(nn.Module):
         self.requires_grad_(False).eval()
 
     def forward(self, inputs: Shaped[Tensor, "batch ..."]) -> Float[Tensor, "batch classes"]:
-        """Logits of raw inputs of the shape and kind it was trained on: uint8 images, for example."""
+        """Logits of raw inputs of the shape and dtype that the model was trained on, such as uint8 images."""
         x = self._preparation.prepare(inputs)
         features = getattr(self._method, self._predictor.extractor)(self.net, x)
         return self._predictor.head.logits(features)
@@ -73,7 +73,7 @@ def pack(
     predictor: Predictor,
     origin: Mapping[str, Any],
 ) -> Packed:
-    """A model as it is written; later changes to `net` do not reach it.
+    """Pack a model for writing; later changes to `net` do not change it.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ def pack(
     }
     tensors = {f"net.{name}": t for name, t in net.state_dict().items()}
     tensors |= {name: t for name, t in head.items() if t is not None}
-    # Clones: a head is often the network's own, and safetensors refuses memory named twice.
+    # Cloned, since a head is often also part of the network, and safetensors refuses shared memory.
     weights = to_bytes({k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()})
     manifest = {
         "format": FORMAT,
@@ -101,7 +101,7 @@ def pack(
 
 
 def unpack(packed: Packed) -> Model:
-    """The model, on the CPU, in evaluation mode."""
+    """The packed model, on the CPU, in evaluation mode."""
     manifest = packed.manifest
     tensors = from_bytes(packed.weights)
     config = configs.from_flat(manifest["config"], MANIFEST)
@@ -146,7 +146,7 @@ def write(folder: Path, packed: Packed) -> None:
 
 
 def load(folder: str | Path) -> Model:
-    """The exported model, on the CPU, in evaluation mode.
+    """Load an exported model, on the CPU, in evaluation mode.
 
     Raises
     ------

@@ -3,13 +3,13 @@
 The mechanism is Flower's wrapper (server-side fixed clipping, Gaussian noise;
 McMahan et al. 2018, arXiv 1710.06963), the accountant Google's dp-accounting.
 
-What the figure covers: the shared tensors of every round, against someone who
-sees all of them, for adding or removing one client. Clients are drawn from the
-public seed, so their sampling hides nothing and amplifies nothing: a client's
-loss composes over the rounds it was drawn for, and the largest is reported. The
-noise comes from the operating system's entropy, not from the seed; such a run is
-therefore not reproducible, or its noise could be subtracted. Personal figures
-and class counts that clients report are not covered.
+Epsilon covers the shared tensors of every round, against someone who sees all of
+them, for adding or removing one client. Clients are drawn from the public seed, so
+sampling hides nothing and amplifies nothing. A client's loss composes over the rounds
+it was drawn for, and the largest is reported. The noise comes from the operating
+system's entropy. Such a run cannot be reproduced: with noise from the public seed,
+anyone could subtract it. Personal figures and class counts that clients report are
+not covered.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from fedloge.server.strategy import RoundStrategy
 
 
 class Averaging(Protocol):
-    """Whom to ask in a round, and what comes of their answers."""
+    """Draws the clients of a round, and averages their answers."""
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -44,12 +44,13 @@ class Averaging(Protocol):
 
 
 def with_privacy(strategy: RoundStrategy, federation: Federation) -> Averaging:
-    """The strategy, with clipping and noise where the config asks for privacy.
+    """The strategy itself, or with clipping and noise where the config asks for privacy.
 
     Raises
     ------
     ConfigError
-        The method or the network sends something the noise does not cover.
+        The method or a probe sends sums, which the noise does not cover, or the network shares
+        running variances, which it might make negative.
     """
     config = federation.config
     if not config.dp_clip:
@@ -67,7 +68,7 @@ def with_privacy(strategy: RoundStrategy, federation: Federation) -> Averaging:
 
 
 class _PrivateAveraging:
-    """Flower's wrapper around the strategy; it works on records, of which tensors are made again."""
+    """Flower's wrapper around the strategy. It returns records, which are decoded here."""
 
     def __init__(self, strategy: RoundStrategy) -> None:
         config = strategy.config
@@ -79,13 +80,13 @@ class _PrivateAveraging:
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """As the strategy's; the wrapper remembers the model."""
+        """As the strategy's; the wrapper keeps the model, to clip the updates against it."""
         return self._wrapper.configure_train(server_round, arrays, config, grid)
 
     def average(
         self, round: int, replies: Iterable[Message]
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """The mean of clipped updates with noise; `RunError` if anyone who was asked failed."""
+        """The mean of clipped updates with noise; `RunError` if any client that was asked failed."""
         arrays, metrics = self._wrapper.aggregate_train(round, replies)
         if arrays is None or metrics is None:
             raise RunError(
@@ -100,7 +101,7 @@ class _PrivateAveraging:
 
 
 class Epsilon:
-    """The privacy spent so far, by the client that was drawn most often; needs `dp-noise` above 0.
+    """The privacy spent so far, of the client that was drawn most often; needs `dp-noise` above 0.
 
     Raises
     ------
@@ -120,7 +121,7 @@ class Epsilon:
         self._event, self._accountant = dp_event.GaussianDpEvent, rdp.RdpAccountant
 
     def after(self, strategy: RoundStrategy, round: int) -> float:
-        """Epsilon at `dp-delta` after rounds 1 to `round`."""
+        """Epsilon at the config's `dp-delta` after rounds 1 to `round`."""
         drawn = [0] * self._config.num_clients
         for past in range(1, round + 1):
             for client in strategy.sample(past):

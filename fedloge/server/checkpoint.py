@@ -1,7 +1,8 @@
 """Checkpoints: the shared tensors after a round, and a manifest that names them.
 
-The tensors are written first, the manifest last, each by renaming: a kill at any
-moment leaves a manifest whose files are whole. The two newest are kept.
+The tensors are written first and the manifest last, each under another name that is
+then renamed. A process that is killed at any moment leaves a manifest whose files are
+whole. The two newest checkpoints are kept.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class CheckpointStore:
         )
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Keep a round; `RunError` if the disk refuses, with the older ones intact."""
+        """Write the checkpoint of a round; `RunError` if the disk refuses, with the older ones intact."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as exc:
@@ -88,7 +89,7 @@ class CheckpointStore:
         self._keep([*(e for e in older if e["round"] < checkpoint.round), entry][-_KEPT:])
 
     def rewind(self, round: int) -> None:
-        """Drop the checkpoints after `round`, which is one of them: the run goes on from there."""
+        """Delete the checkpoints after `round`, which is one of them and from which the run goes on."""
         entries = self._read_manifest()["checkpoints"]
         if entries[-1]["round"] > round:
             self._keep([entry for entry in entries if entry["round"] <= round])

@@ -1,4 +1,4 @@
-"""Measuring a round: the global models here, the personal figures from the clients' answers."""
+"""The figures of a round: of the global models, measured here, and of the clients' answers."""
 
 from __future__ import annotations
 
@@ -19,14 +19,16 @@ from fedloge.methods.method import Part
 def global_figures(
     federation: Federation, stamp: Stamp, shared: Mapping[str, Tensor], sums: Mapping[str, Tensor]
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    """Each global model on the balanced test set, and what the probes find: for the round, and per class.
+    """Measure each global model on the balanced test set, and let the probes finish.
+
+    Returns figures of the round (accuracies in [0, 1]), and lists with one number per class.
 
     Parameters
     ----------
-    sums : over clients, of what the probes asked for; each named ``<probe>/<name>``.
+    sums : what the probes asked for, summed over clients; each named ``PROBE/NAME``.
     """
     fed = federation
-    # Where norm layers stay with the clients, no global network exists to measure or to probe.
+    # If norm layers stay with the clients, there is no global network to measure or to probe.
     if not fed.has_global_network:
         return {}, {}
     net = fed.load(shared, fed.initial[Part.PERSONAL]).eval()
@@ -43,7 +45,7 @@ def global_figures(
             f"probe/{prefix}{key}": [None if math.isnan(v) else v for v in values]
             for key, values in findings.by_class.items()
         }
-    # Where all examples lie with the clients, the server may have none to measure on.
+    # If the images lie with the clients, the server may have none to measure on.
     if not len(fed.test):
         return figures, by_class
     everything = torch.arange(len(fed.test), device=fed.device)
@@ -64,7 +66,7 @@ def global_figures(
 
 
 def personal_figures(replies: Mapping[int, Mapping[str, float | int]]) -> dict[str, float]:
-    """Over clients: mean, deviation and worst decile of accuracy; means of the rest."""
+    """Figures over clients: mean, deviation and worst decile of each accuracy, and means of the rest."""
     names = sorted({key for row in replies.values() for key in row if key.startswith("personal/")})
     figures: dict[str, float] = {}
     for name in names:

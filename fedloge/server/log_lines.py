@@ -1,7 +1,7 @@
-"""What a run says under Flower's engines: lines of the log that Flower keeps of it.
+"""The lines that a run under Flower's engines writes to the log that Flower keeps of it.
 
-For people (``log-format = "text"``), or for the superlink engine, which reads them back
-(``log-format = "json"``). Each begins with `PREFIX`, to be found among Flower's own.
+They are for people (``log-format = "text"``), or for the superlink engine, which reads them
+(``log-format = "json"``). Each begins with `PREFIX`, which tells it from Flower's own lines.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ Format = Literal["text", "json"]
 
 @dataclass(frozen=True)
 class Warned:
-    """The server side of a run has warned of something."""
+    """A warning of the server's side of a run."""
 
     text: str
 
 
-# What each event is called in a line, and what its fields are there.
+# Each event's name in a line, its class, and the types of its fields.
 _KINDS: Mapping[str, tuple[type[Event | Warned], Mapping[str, type]]] = {
     "start": (
         RunStarted,
@@ -61,7 +61,7 @@ _KINDS: Mapping[str, tuple[type[Event | Warned], Mapping[str, type]]] = {
 
 @contextlib.contextmanager
 def observed(grid: Grid, log_format: Format) -> Iterator[Observers]:
-    """Who hears of the run inside the block: the observers that our engines carry, or else the log."""
+    """The observers of a run inside the block: those of the local or Ray engine, else the log."""
     own: Observers | None = getattr(grid, "observers", None)
     if own is not None:
         with told_to_the_end(own) as observers:
@@ -73,7 +73,7 @@ def observed(grid: Grid, log_format: Format) -> Iterator[Observers]:
 
 
 class LogLines(Observer):
-    """Writes a line for each event; of clients' answers none, in either format."""
+    """Writes one line for each event, except for clients' answers."""
 
     def __init__(self, log_format: Format, stream: TextIO) -> None:
         self._format, self._stream = log_format, stream
@@ -91,7 +91,7 @@ class LogLines(Observer):
         self.write(event)
 
     def write(self, event: RunStarted | RoundDone | RunEnded | Warned) -> None:
-        """Write the line of an event and let it go at once."""
+        """Write the line of an event, and flush it."""
         line = event.text if self._format == "text" else in_json(event)
         self._stream.write(f"{PREFIX}{line}\n")
         self._stream.flush()
@@ -136,7 +136,7 @@ class _WarningLines(logging.Handler):
 
 @contextlib.contextmanager
 def _warnings_in(lines: LogLines) -> Iterator[None]:
-    """Write our warnings among the lines, unless somebody shows them already."""
+    """Write fedloge's warnings among the lines, unless its logger has a handler already."""
     logger = logging.getLogger("fedloge")
     if logger.handlers:
         yield

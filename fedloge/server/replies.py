@@ -1,4 +1,4 @@
-"""Taking a client's answer apart: what is refused here costs that client its turn, never the run."""
+"""Checking a client's answer. If it is refused the client counts as failed, and the round goes on."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from fedloge.messages import (
 )
 
 LARGEST_SUM = 2.0**40
-"""Magnitude to which the tensors beside the model may go."""
+"""Bound on the magnitude of values in the sums that are sent beside the model."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A client's good answer, but for the shared tensors, which stay in the message.
+    """A client's accepted answer without the shared tensors, which stay in the message.
 
     Attributes
     ----------
-    figures : its metrics, finite.
-    sums : its part of what is summed over clients, of the names and shapes that were asked for.
+    figures : its metrics; all are finite.
+    sums : its part of what is summed over clients, with the names and shapes that were asked for.
     """
 
     figures: dict[str, float | int]
@@ -45,17 +45,19 @@ class Answer:
 def read_reply(
     reply: Message, stamp: Stamp, num_examples: int, uplink: Mapping[str, Tensor]
 ) -> Answer:
-    """A client's answer to the message of `stamp`.
+    """Read and check a client's answer.
 
     Parameters
     ----------
-    num_examples : how many training examples the client registered with.
-    uplink : zeros of the names, shapes and dtypes of the further tensors it was asked for.
+    stamp : of the message that it should answer.
+    num_examples : the training examples that the client registered with.
+    uplink : zeros with the names, shapes and dtypes of the sums it was asked for.
 
     Raises
     ------
     UpdateError
-        It is an error or a refusal, belongs to another round, or holds what was not asked for.
+        It is an error or a refusal, belongs to another round, holds a number that is not
+        finite, or its sums are not what was asked for.
     """
     if reply.has_error():
         raise UpdateError(f"error {reply.error.code}: {reply.error.reason}")
@@ -83,9 +85,10 @@ def read_reply(
 
 
 def bytes_of(reply: Message, model_bytes: int) -> int:
-    """What the answer's tensors take on the wire.
+    """The bytes that the answer's tensors take in a message.
 
-    What a worker of our own engine has added up already, its client would have sent: `model_bytes`.
+    Tensors that a worker has added up already count as `model_bytes`, which their client would
+    have sent.
     """
     records = (record_of(reply.content, name, ArrayRecord) for name in (ARRAYS, SUMS))
     own = sum(num_bytes(record) for record in records if record is not None)

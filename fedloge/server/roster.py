@@ -1,8 +1,8 @@
 """Which node holds which partition.
 
-Flower's node ids are random and nodes come and go; partition ids are the
-clients' real names. Each node is asked once, and all that is drawn, summed or
-recorded goes by partition id.
+Flower's node ids are random, and nodes come and go. Partition ids are the clients'
+lasting names, so clients are drawn, summed and recorded by these. Each node is asked
+once for its own.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Roster:
     ----------
     grid : Flower's grid.
     num_clients : partitions that must be present when the run starts.
-    fingerprint : what every client must be about to compute.
+    fingerprint : hash of what the run computes; every client must have the same.
     """
 
     def __init__(self, grid: Grid, num_clients: int, fingerprint: str) -> None:
@@ -55,7 +55,8 @@ class Roster:
         Raises
         ------
         RunError
-            Some are still missing after `timeout` seconds; the text says which, and what nodes refused.
+            Some are still missing after `timeout` seconds (the text says which), or a node
+            cannot take part.
         """
         deadline = time.monotonic() + timeout
         while True:
@@ -94,7 +95,7 @@ class Roster:
                 self._refusals[node] = str(exc)
 
     def members(self) -> dict[int, Member]:
-        """Members by partition id; if two nodes claim one partition, the later to register counts."""
+        """Members by partition id; if two nodes claim one partition, the one asked last counts."""
         return {member.partition_id: member for member in self._asked.values()}
 
     def _member(self, node: int, content: RecordDict) -> Member:
@@ -107,10 +108,10 @@ class Roster:
                 f"node {node} says it holds partition {partition!r}, expected 0 to {self._num_clients - 1}; "
                 "start it with this project's client app and the run's num-clients"
             )
-        fingerprint = str(identity["fingerprint"]) if identity else "nothing of ours"
+        fingerprint = str(identity["fingerprint"]) if identity else "missing"
         if fingerprint != self._fingerprint:
             raise RunError(
-                f"partition {partition}: it would compute {fingerprint}, this run is "
+                f"partition {partition}: its fingerprint is {fingerprint}, this run's is "
                 f"{self._fingerprint}; give both sides the same config, data and versions"
             )
         if not isinstance(images, int) or not 0 <= images < 2**29 // self._num_clients:

@@ -36,14 +36,20 @@ def run_rounds(
     observers: Observers,
     roster: Roster | None = None,
 ) -> None:
-    """Run the rounds that are still to be done; the record and the checkpoints say how far it came.
+    """Run the rounds that are still to be done, as the record and the checkpoints say.
 
-    `roster` is one whose members have been asked already; without it they are asked here.
+    Parameters
+    ----------
+    roster : with members that have been asked already; None: they are asked here.
 
     Raises
     ------
     RunError
         Clients are missing, a round had no quorum, or the disk refused.
+    CheckpointError
+        The checkpoint to resume from is damaged, or of another run.
+    RunDirError
+        The run has done more rounds than are asked for.
     """
     checkpoints = CheckpointStore(record.checkpoints, record.run_id, federation.fingerprint)
     start = _starting_point(config, federation, checkpoints, record)
@@ -86,7 +92,7 @@ def run_rounds(
 
 @dataclass
 class RoundRecord:
-    """What a round leaves in the run's record: its line of metrics, its timing, and lines of other files."""
+    """What a round adds to the run's record: its line of metrics, its timing, and lines of other files."""
 
     row: dict[str, Any]
     timing: dict[str, Any]
@@ -99,12 +105,12 @@ class RoundRecord:
 
 
 class Rounds:
-    """A run between two rounds: the shared tensors, the server's own, and how they are sent.
+    """The state of a run between two rounds, and the step to the next.
 
     Attributes
     ----------
     shared : the shared tensors after the last round.
-    state : what only the server keeps.
+    state : tensors that only the server keeps, for methods that have them.
     """
 
     def __init__(
@@ -137,11 +143,11 @@ class Rounds:
         self._arrays = encode(self.shared, self.config.wire_dtype)
 
     def one_round(self, round: int, *, keep_round: int) -> RoundRecord:
-        """Train, average, let the method's server step work, and measure where it is time to.
+        """Train, average, let the method do its server step, and evaluate if the round is due for it.
 
         Parameters
         ----------
-        keep_round : personal state older than its newest version up to this round is needed no more.
+        keep_round : the oldest round from which the run may still be resumed (see `Stamp`).
         """
         strategy = self._strategy
         strategy.stamp = dataclasses.replace(strategy.stamp, keep_round=keep_round)
@@ -193,7 +199,7 @@ class Rounds:
         self.shared, self.state = aggregate.shared, aggregate.state
         self._arrays = encode(self.shared, self.config.wire_dtype)
         if self.config.wire_dtype != "float32":
-            # The model after a round is the one that is sent: measured and resumed from as such.
+            # Rounded as it is sent, so that the clients' model is also the one measured and kept.
             self.shared = decode(self._arrays)
 
     def _evaluate(self, round: int, done: RoundRecord) -> None:
@@ -227,7 +233,7 @@ def _remark(fed: Federation, rows: list[dict[str, Any]], said: set[str]) -> None
 def _starting_point(
     config: Config, fed: Federation, checkpoints: CheckpointStore, record: RunRecord
 ) -> Checkpoint:
-    # Round 0 is kept before the first round begins: only a run killed before that has none.
+    # Round 0 is kept before the first round begins, so only a run killed before that has no checkpoint.
     if config.resume and (checkpoints.exists() or record.has_rounds() or config.from_round > 0):
         start = checkpoints.load(None if config.from_round < 0 else config.from_round)
         expected = {name: tuple(t.shape) for name, t in fed.initial[Part.SHARED].items()}
@@ -247,7 +253,7 @@ def _starting_point(
 def _begin_attempt(
     fed: Federation, checkpoints: CheckpointStore, record: RunRecord, start: Checkpoint
 ) -> Stamp:
-    """Put the record back to the start, count this attempt, and keep round 0 of a fresh run."""
+    """Take the record back to the starting round, count this attempt, and keep round 0 of a new run."""
     fresh = not checkpoints.exists()
     if not fresh:
         checkpoints.rewind(start.round)

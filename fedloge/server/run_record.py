@@ -1,7 +1,7 @@
-"""A run's directory: what was run, and what came of it, in files a person and a script can read.
+"""A run's directory: what was run and what came of it, in files that people and scripts can read.
 
-`metrics.jsonl`, `clients.jsonl` and `classes.jsonl` hold only what the same config
-and seed reproduce; wall-clock times are in `timing.jsonl`.
+`metrics.jsonl`, `clients.jsonl` and `classes.jsonl` hold only what the same config and seed
+give again; times are in `timing.jsonl`.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class RunRecord:
         return self.files.checkpoints
 
     def bases(self, at_least: int = 0) -> tuple[int, ...]:
-        """The rounds from which the attempts so far began.
+        """For each attempt so far, the round that it began from.
 
         Raises
         ------
@@ -77,7 +77,10 @@ class RunRecord:
         return bases
 
     def begin_attempt(self, base_round: int, at_least: int) -> tuple[int, ...]:
-        """Count this start of the run, from round `base_round`; all bases, this one last."""
+        """Record that an attempt begins from round `base_round`; returns all bases, this one last.
+
+        `RunDirError`: fewer than `at_least` earlier attempts are on record.
+        """
         bases = (*self.bases(at_least), base_round)
         path = self.files.attempts
         before = path.read_text("utf-8") if path.exists() else ""
@@ -86,20 +89,20 @@ class RunRecord:
             "base-round": base_round,
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        # Written whole: a line torn by a kill would hide an attempt from the count.
+        # The whole file is written anew: half a line, left by a kill, would hide an attempt.
         write_atomically(path, (before + json.dumps(row) + "\n").encode())
         return bases
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Keep other processes out while the block runs; `RunDirError` if one is at work in here."""
+        """Lock the directory while the block runs; `RunDirError` if another process holds the lock."""
         if os.name != "posix":
             yield
             return
         # Not there on Windows.
         import fcntl
 
-        # The system lets go of it when the process ends, however it ends.
+        # The system releases the lock when the process ends, however it ends.
         with self.files.lock.open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -112,7 +115,7 @@ class RunRecord:
             yield
 
     def has_rounds(self) -> bool:
-        """Whether the record of any round has been begun."""
+        """Whether anything of any round is recorded."""
         path = self.files.metrics
         return path.exists() and path.stat().st_size > 0
 
@@ -123,7 +126,7 @@ class RunRecord:
         return [json.loads(line) for line in lines]
 
     def rewrite_config(self, config: Config, federation: Federation) -> None:
-        """Keep the keys that a resumed run may change, such as rounds."""
+        """Write the config again, since a resumed run may change some keys, such as rounds."""
         content = _config_file(config.replace(resume=False, from_round=-1), federation, self)
         write_atomically(self.files.config, content)
 
@@ -134,7 +137,7 @@ class RunRecord:
                 append_lines(self.files.of_rounds(name), rows[name])
 
     def rewind(self, round: int) -> None:
-        """Drop the lines of rounds after `round`, and a line torn by a kill."""
+        """Delete the lines of rounds after `round`, and half a line left by a kill."""
         for name in ROUND_FILES:
             path = self.files.of_rounds(name)
             if path.exists():
@@ -147,7 +150,7 @@ class RunRecord:
 
 
 def create(config: Config, federation: Federation) -> RunRecord:
-    """Make a run's directory whole, or not at all.
+    """Create a run's directory, with all its opening files or not at all.
 
     Raises
     ------
@@ -156,7 +159,7 @@ def create(config: Config, federation: Federation) -> RunRecord:
     RunError
         The disk refused.
     """
-    # Absolute, so that a log read elsewhere says where the run lies.
+    # Absolute, so that the log says where the run lies to those who read it elsewhere.
     root = Path(config.runs_dir).expanduser().resolve()
     name = config.name or _free_name(root, config)
     folder, temporary = root / name, root / f".{name}.tmp"
@@ -181,7 +184,14 @@ def create(config: Config, federation: Federation) -> RunRecord:
 
 
 def reopen(config: Config, federation: Federation) -> RunRecord:
-    """The record of a run that is to be continued; `RunDirError` if it was run with another config."""
+    """The record of a run that is to be continued.
+
+    Raises
+    ------
+    RunDirError
+        There is no such run, its ``run.json`` is damaged, or config, partition or fixed
+        classifier are not those it was started with.
+    """
     folder = Path(config.runs_dir).expanduser().resolve() / config.name
     files = RunFiles(folder)
     try:

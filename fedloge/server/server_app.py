@@ -20,7 +20,7 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run a federation as its run config says."""
+    """Run or resume a federation as its run config says."""
     config = configs.from_flat(context.run_config, "run config")
     with observed(grid, config.log_format) as observers:
         federation = open_federation(config)
@@ -31,7 +31,7 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def _introduced(grid: Grid, config: Config, federation: Federation) -> Roster | None:
-    """Where the images lie on the nodes, ask these first: the run's record says how many there are."""
+    """With ``partitioner=on-node``, ask the nodes for their image counts before the record is opened."""
     if not isinstance(federation, OnNodeFederation):
         return None
     roster = Roster(grid, config.num_clients, federation.fingerprint)

@@ -1,10 +1,9 @@
-"""The strategy: whom to ask, what to refuse, how to average.
+"""The strategy: which clients to ask, which answers to refuse, how to average.
 
-A Flower `Strategy`, so that Flower's own wrappers compose with it. Unlike the
-stock ones it draws partition ids from (seed, round), checks every reply, and
-adds up exactly, so that the result does not depend on arrival order. What comes
-of a round stays tensors (`RoundStrategy.average`); records are made where a
-message is, or where a wrapper wants them.
+It is a Flower `Strategy`, so that Flower's own wrappers can be put around it. Unlike Flower's
+own strategies it draws partition ids from (seed, round), checks every reply, and adds up
+exactly, so that the result does not depend on arrival order. A round's result stays tensors
+(`RoundStrategy.average`), and becomes records only for a message or a wrapper.
 """
 
 from __future__ import annotations
@@ -47,9 +46,10 @@ class RoundOutcome:
     replies: dict[int, dict[str, float | int]] = field(default_factory=dict)
     """Partition id -> the metrics of its answer."""
     sums: dict[str, Tensor] = field(default_factory=dict)
-    """What the clients sent besides, summed."""
+    """What the clients sent besides the model, summed over them."""
     bytes_down: int = 0
     bytes_up: int = 0
+    """Bytes of tensors sent to the clients, and by them."""
 
 
 class RoundStrategy(Strategy):
@@ -58,9 +58,9 @@ class RoundStrategy(Strategy):
     Parameters
     ----------
     template : the shared tensors' names, shapes and dtypes.
-    stamp : of the attempt; each round's stamp is made from it.
-    uplinks : templates of the further tensors of train and of evaluate answers.
-    partial_sums : whether the engine's workers may add up clients' tensors themselves.
+    stamp : of this attempt; each round's stamp is made from it.
+    uplinks : for ``train`` and for ``evaluate``, templates of the further tensors in an answer.
+    partial_sums : whether the engine's workers may add up their clients' tensors.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class RoundStrategy(Strategy):
         self._model_bytes = 0
 
     def sample(self, round: int) -> list[int]:
-        """The partition ids of a round, ascending: from (seed, round) alone."""
+        """The partition ids of the clients of a round, ascending; they depend on seed and round only."""
         drawn = rng(self.config.seed, "sample-clients", round).choice(
             self.config.num_clients, size=self.config.clients_per_round, replace=False
         )
@@ -99,7 +99,7 @@ class RoundStrategy(Strategy):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """One message for every client: personal figures are over all of them."""
+        """One message for every client, since personal figures are over all of them."""
         return self._messages(
             "evaluate", server_round, arrays, list(range(self.config.num_clients))
         )
@@ -107,7 +107,7 @@ class RoundStrategy(Strategy):
     def average(
         self, round: int, replies: Iterable[Message]
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """The mean of the good replies' shared tensors, weighted by training examples, and of their figures.
+        """The mean of the accepted replies' shared tensors, weighted by training examples, and of their figures.
 
         Raises
         ------
@@ -130,17 +130,17 @@ class RoundStrategy(Strategy):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord, MetricRecord]:
-        """`average` as records, for a wrapper of Flower's."""
+        """`average` as records, for Flower's wrappers."""
         shared, figures = self.average(server_round, replies)
         return encode(shared), self._as_record(figures)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord:
-        """The mean over clients, each counting once; the figures one by one are in `outcome`."""
+        """The unweighted mean over clients; each client's own figures are in `outcome`."""
         self._collect("evaluate", server_round, replies, lambda client, reply: None)
         return self._as_record(self._mean_figures())
 
     def summary(self) -> None:
-        """Nothing to say: the run's record says it."""
+        """Nothing: Flower prints this, and the run's record holds it already."""
 
     def stamp_of(self, round: int) -> Stamp:
         """The stamp of one round of this attempt."""
@@ -176,7 +176,7 @@ class RoundStrategy(Strategy):
         ]
 
     def _weight(self, member: Member) -> int:
-        # Under privacy every client counts alike: the noise is made for a mean of equal parts.
+        # Under privacy all clients weigh alike: the noise is sized for an unweighted mean.
         return 1 if self.config.dp_clip else member.num_examples
 
     def _collect(
@@ -186,7 +186,7 @@ class RoundStrategy(Strategy):
         replies: Iterable[Message],
         use: Callable[[int, Message], None],
     ) -> None:
-        """Hand each good reply to `use`; what is refused there or before becomes that client's failure."""
+        """Give each accepted reply to `use`; one that is refused, here or there, is that client's failure."""
         by_node = {member.node_id: client for client, member in self._asked.items()}
         outcome, answered = self.outcome, set()
         stamp, uplink = self.stamp_of(round), self.uplinks[kind]
@@ -194,7 +194,7 @@ class RoundStrategy(Strategy):
         for reply in replies:
             client = by_node.get(reply.metadata.src_node_id)
             if client is None or client in answered:
-                continue  # an error that Flower itself raised for a node that has gone, or a second answer
+                continue  # Flower's own error for a node that has gone, or a second answer
             answered.add(client)
             try:
                 answer = read_reply(reply, stamp, self._asked[client].num_examples, uplink)
@@ -216,7 +216,7 @@ class RoundStrategy(Strategy):
     def _check_quorum(self, round: int) -> None:
         good = len(self.outcome.replies)
         asked = good + len(self.outcome.failures)
-        # The noise is made for a mean over all who were asked.
+        # Under privacy the noise is sized for a mean over all clients that were asked.
         needed = asked if self.config.dp_clip else math.ceil(self.config.min_fraction * asked)
         if good < max(1, needed):
             first = [
@@ -224,7 +224,7 @@ class RoundStrategy(Strategy):
                 for client, reason in list(self.outcome.failures.items())[:3]
             ]
             raise RunError(
-                f"round {round}: {good} of {asked} clients answered well, the quorum is {needed} "
+                f"round {round}: {good} of {asked} clients gave a usable answer, the quorum is {needed} "
                 f"(min-fraction {self.config.min_fraction:g}); {'; '.join(first)}"
             )
 

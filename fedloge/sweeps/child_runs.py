@@ -1,4 +1,4 @@
-"""The runs of a sweep as processes of their own: each with its configuration and its log in a file."""
+"""The runs of a sweep as separate processes, each with its configuration and its log in a file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _GRACE_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a planned run; `problem` is one line, empty when all went well."""
+    """How a planned run ended; `problem` is one line, empty if there was none."""
 
     run: PlannedRun
     standing: Standing
@@ -33,7 +33,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class ChildRun:
-    """A run under way; `slot` is its place among those that run at once."""
+    """A run under way; `slot` is its number, from 0, among those that run at once."""
 
     run: PlannedRun
     process: subprocess.Popen[bytes]
@@ -47,9 +47,9 @@ class Starter:
 
     Attributes
     ----------
-    folder : of the runs' configurations and logs.
-    lock : file descriptor that every run inherits, so that it is held while one of them lives.
-    gpus : that the runs share, one each in turn; 0: none.
+    folder : holds the runs' configurations and logs.
+    lock : file descriptor of a lock; every run inherits it, so it is held until the last one ends.
+    gpus : how many GPUs the runs share, one for each run, in turn; 0: none.
     """
 
     engine: str
@@ -86,7 +86,7 @@ class Starter:
 
 
 def usable_gpus(sweep: Sweep) -> int:
-    """How many GPUs the runs may use; 0 where they are to run on the CPU."""
+    """How many GPUs the runs may use; 0 if all runs are for the CPU."""
     if all(run.config.device == "cpu" for run in sweep.runs):
         return 0
     import torch  # for start-up time: `fedloge sweep --dry-run` on the CPU needs no torch
@@ -95,12 +95,12 @@ def usable_gpus(sweep: Sweep) -> int:
 
 
 def log_file(folder: Path, run: PlannedRun) -> Path:
-    """What a run has printed."""
+    """The file of what a run prints."""
     return folder / f"{run.name}.log"
 
 
 def outcome(child: ChildRun, folder: Path) -> Outcome:
-    """What became of a run whose process has ended."""
+    """How a run whose process has ended went."""
     seconds, code = time.monotonic() - child.began, child.process.returncode
     if code == 0:
         try:
@@ -117,7 +117,7 @@ def outcome(child: ChildRun, folder: Path) -> Outcome:
 
 
 def stop(children: Sequence[ChildRun]) -> None:
-    """End the runs, by force where they do not end within some seconds."""
+    """End the runs, by force if they do not end within some seconds."""
     for child in children:
         child.process.terminate()
     deadline = time.monotonic() + _GRACE_SECONDS

@@ -1,8 +1,8 @@
 """Running a sweep: each run in a process of its own, several at once, none done twice.
 
-What is finished is skipped, what was interrupted is resumed from its checkpoint, and a
-run that fails leaves the others alone. The folder of a sweep holds its runs and, under
-``.sweep``, each run's configuration and log.
+A finished run is skipped, and an interrupted one is resumed from its checkpoint. A run that
+fails does not stop the others. The folder of a sweep holds its runs and, under ``.sweep``,
+each run's configuration and log.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _STATUS_SECONDS = 60.0
 
 
 def check_methods(sweep: Sweep) -> None:
-    """Load every run's method and its options, so that a typo is found before the first run.
+    """Load every run's method and its options, so that a mistake is found before the first run.
 
     Raises
     ------
@@ -50,7 +50,7 @@ def usable_jobs(sweep: Sweep, wanted: int | None = None) -> int:
     Raises
     ------
     ConfigError
-        More are wanted than the cores allow at the runs' threads each.
+        More runs are wanted than the cores allow, given the threads of each run.
     """
     threads = max(run.config.threads for run in sweep.runs)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -66,7 +66,13 @@ def usable_jobs(sweep: Sweep, wanted: int | None = None) -> int:
 def run_sweep(
     sweep: Sweep, *, jobs: int, engine: str = "local", track: Sequence[str] = (), say: Say
 ) -> list[Outcome]:
-    """Run what is not done yet, `jobs` at a time; the outcomes stand in the sweep's order.
+    """Run what is not done yet, `jobs` runs at a time; returns the outcomes in the sweep's order.
+
+    Parameters
+    ----------
+    engine : local or ray.
+    track : trackers by name.
+    say : is called with one line of text now and then.
 
     Raises
     ------
@@ -94,13 +100,13 @@ def run_sweep(
 
 
 def failures(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """The outcomes that are no success."""
+    """The outcomes of runs that failed."""
     return [outcome for outcome in outcomes if outcome.problem]
 
 
 @contextlib.contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """Turn SIGTERM into KeyboardInterrupt while the block runs, so that no run outlives it."""
+    """Turn SIGTERM into KeyboardInterrupt while the block runs, so that the runs are stopped too."""
 
     def interrupt(signum: int, frame: object) -> None:
         raise KeyboardInterrupt
@@ -119,7 +125,7 @@ def _run_all(
     jobs: int,
     say: Say,
 ) -> Iterator[Outcome]:
-    """Keep `jobs` runs going until all have ended; their outcomes as they end."""
+    """Keep `jobs` runs going until all have ended; yields their outcomes as they end."""
     pending, children = list(runs), list[ChildRun]()
     progress = _Progress(runs, standings)
     try:
@@ -141,7 +147,7 @@ def _run_all(
 
 @contextlib.contextmanager
 def _lock(sweep: Sweep, path: Path) -> Iterator[int]:
-    """Hold the sweep: the runs inherit the lock, so that it outlives a killed parent."""
+    """Lock the sweep. The runs inherit the lock, so it is held even if this process is killed."""
     lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:
@@ -181,7 +187,7 @@ def _ending(outcome: Outcome) -> str:
 
 
 class _Progress:
-    """Says now and then how far the whole is, and when it may be over."""
+    """Says now and then how far the sweep is, and how long it may still take."""
 
     def __init__(self, runs: Sequence[PlannedRun], standings: Mapping[str, Standing]) -> None:
         self._runs = list(runs)
@@ -198,7 +204,7 @@ class _Progress:
     def status(self, children: Sequence[ChildRun]) -> str:
         """The runs under way and the time that is left, judged by the rounds so far."""
         now = {run.name: rounds_done(run) for run in self._runs}
-        # A run that can no longer be read counts as not begun: less than before.
+        # A run that cannot be read at the moment counts as not begun, which is less than before.
         done = sum(max(0, now[run.name] - self._before[run.name]) for run in self._runs)
         left = sum(max(0, run.config.rounds - now[run.name]) for run in self._runs)
         under_way = ", ".join(

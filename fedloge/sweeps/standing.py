@@ -1,4 +1,4 @@
-"""How far the runs of a sweep have come on disk."""
+"""How far the runs of a sweep are, by what is on disk."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fedloge.sweeps.sweep_file import PlannedRun
 
 @dataclass(frozen=True)
 class Standing:
-    """How far a planned run has come: ``done``, ``begun`` (and after which round) or ``new``."""
+    """How far a planned run is: ``done``, ``begun`` (with the last round recorded) or ``new``."""
 
     state: Literal["done", "begun", "new"]
     rounds_done: int = 0
@@ -31,12 +31,12 @@ def run_folder(run: PlannedRun) -> Path:
 
 
 def standing(run: PlannedRun) -> Standing:
-    """What there is of a run on disk.
+    """How far a run is, by its folder.
 
     Raises
     ------
     RunDirError
-        Its folder is damaged, or holds a run with other settings or further rounds.
+        Its folder is damaged, or holds a run with other settings or more rounds.
     """
     folder = run_folder(run)
     if not folder.exists():
@@ -49,7 +49,7 @@ def standing(run: PlannedRun) -> Standing:
 
 
 def rounds_done(run: PlannedRun) -> int:
-    """The last round on disk; 0 also where the folder cannot be read at this moment."""
+    """The last round recorded; 0 also if the folder cannot be read at the moment."""
     try:
         return open_run(run_folder(run)).rounds_done
     except RunDirError:

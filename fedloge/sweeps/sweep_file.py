@@ -1,11 +1,11 @@
-"""What a sweep file says: every run of it, with its name and its whole configuration.
+"""Reading a sweep file: every run of it, with its name and its whole configuration.
 
-A sweep file has up to four parts::
+A sweep file has up to four parts, all of them optional::
 
     name = "loss"                    # the folder of its runs; default: the file's name
 
     [base]                           # config keys of all runs
-    recipe = "cifar10-lt"            # read first: a name, or a path from beside this file; may be left out
+    recipe = "cifar10-lt"            # read first; a name, or a path relative to this file
     rounds = 40
 
     [grid]                           # every combination of these
@@ -15,10 +15,10 @@ A sweep file has up to four parts::
     [[method]]                       # each of these with every combination
     method = "fedprox"
     method-options.mu = [0.1, 1.0]   # a list adds to the grid, for this method
-    label = "FedProx"                # what tables call it; may be left out
+    label = "FedProx"                # its name in tables
 
-A method's own keys stand over the grid's, the grid's over the base's: a method with
-``seed = [0]`` runs with that seed alone.
+A method's own keys replace the grid's, and the grid's replace the base's. So a method with
+``seed = [0]`` runs with that seed only.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from fedloge.results.settings import is_methods_own
 
 _PARTS = ("name", "base", "grid", "method")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-# What decides where a run goes is the sweep's to say.
+# The sweep itself decides where its runs go.
 _RESERVED = ("name", "runs-dir", "resume", "from-round")
 
 
@@ -52,8 +52,8 @@ class PlannedRun:
     Attributes
     ----------
     name : the run's folder; the same whenever the sweep is read.
-    label : what tables call its row; empty: its method and settings.
-    config : whole, with name and runs-dir.
+    label : the name of its row in tables; empty: its method and settings.
+    config : the whole configuration, with name and runs-dir.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Sweep:
     Attributes
     ----------
     folder : holds the runs.
-    by : the keys of the grid that are settings, not the methods' own: a table each.
+    by : the grid's keys that are settings of the comparison, not of a method; tables are split by them.
     runs : in the order of the file.
     """
 
@@ -81,13 +81,18 @@ class Sweep:
 def load_sweep(
     path: Path, overrides: Mapping[str, Any] | Iterable[str] = (), runs_dir: str = ""
 ) -> Sweep:
-    """Read a sweep file; `overrides` (``key=value``, or values by key) stand over its base.
+    """Read a sweep file.
+
+    Parameters
+    ----------
+    overrides : replace keys of the base: ``key=value`` items, or values by key.
+    runs_dir : holds the sweep's folder; empty: the base's ``runs-dir``, or ``runs``.
 
     Raises
     ------
     ConfigError
-        The file is missing or no TOML, a part, key or value is wrong, or two runs would be
-        the same.
+        The file is missing or is not TOML, a part, key or value is wrong, or two runs would
+        be the same.
     """
     content = _read(path)
     for part in content:
@@ -117,7 +122,7 @@ def _runs(
     grid: Mapping[str, list[Scalar]],
     method: Mapping[str, Any],
 ) -> Iterator[PlannedRun]:
-    """Every combination of the grid's values and of those that a [[method]] table lists."""
+    """A run for every combination of the grid's values and of those that a [[method]] table lists."""
     own = {key: value for key, value in method.items() if key != "label"}
     label = str(method.get("label", ""))
     choices = {key: values for key, values in grid.items() if key not in own}
@@ -173,7 +178,7 @@ def _base(path: Path, given: Any) -> dict[str, Scalar]:
         _check_key(path, "base", key)
     flat: dict[str, Scalar] = {}
     if recipe:
-        # Whole, so that a recipe that says little still means what it says on its own.
+        # With the defaults of all its keys, as the recipe has them when it is run by itself.
         beside = path.parent / recipe
         flat = load(beside if beside.suffix == ".toml" else recipe_path(recipe)).flat()
     flat |= own
@@ -208,7 +213,7 @@ def _methods(path: Path, given: Any, grid: Mapping[str, Any]) -> list[dict[str, 
 
 
 def _dotted(table: Mapping[str, Any]) -> dict[str, Any]:
-    """Options with dotted keys, ``method-options.mu``, so that each may be varied."""
+    """A table's options by dotted keys, ``method-options.mu``, so that each may be varied."""
     flat: dict[str, Any] = {}
     for key, value in table.items():
         is_table = key in TABLES and isinstance(value, dict)
@@ -236,7 +241,7 @@ def _check_key(path: Path, part: str, key: str) -> None:
 
 
 def _run_name(label: str, flat: Mapping[str, Scalar], varied: Mapping[str, Scalar]) -> str:
-    """The method and what varies, seed last, as a folder's name."""
+    """A folder's name from the label or method, and the values that vary, the seed last."""
     method = str(flat.get("method", Config().method)).rpartition(":")[2].rpartition(".")[2]
     parts = [_slug(label or method) or "run"]
     parts += [

@@ -26,14 +26,14 @@ def sweep(
     runs_dir: str | Path = "",
     track: Sequence[str] = (),
 ) -> list[Run]:
-    """Run methods x settings x seeds; what is done already is not run again.
+    """Run methods x settings x seeds; a run that is done already is not run again.
 
-    Each run is a process of its own. How far they are is logged as information.
+    Each run is a process of its own. Progress is logged at level INFO.
 
     Parameters
     ----------
     file : the name of a sweep that comes with fedloge (``"digits"``), or the path of a TOML file.
-    set : config keys that stand over the file's base: ``{"rounds": 10}`` or ``["rounds=10"]``.
+    set : config keys that replace those of the file's base: ``{"rounds": 10}`` or ``["rounds=10"]``.
     jobs : runs at once; None: as many as the cores or GPUs allow.
     engine : local or ray.
     runs_dir : holds the sweep's folder; empty: as the file says, or ``runs``.
@@ -48,7 +48,7 @@ def sweep(
     ConfigError
         The file, a key or a value is wrong, or two runs would be the same.
     RunError
-        Some runs have failed, the others are done; the same call again goes on with these.
+        Some runs have failed, the others are done. The same call again goes on with those that failed.
     """
     planned = load_sweep(recipe_path(file, "sweep"), set, str(runs_dir))
     check_methods(planned)

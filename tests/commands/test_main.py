@@ -154,7 +154,10 @@ def test_a_run_that_diverges_fails_with_one_reason(fedloge: Run, tmp_path: Path)
     assert result.code == 1
     assert "Traceback" not in result.err
     last = result.err.splitlines()[-1]
-    assert last.startswith("fedloge: round 1: 0 of 3 clients answered well") and "lower lr" in last
+    assert (
+        last.startswith("fedloge: round 1: 0 of 3 clients gave a usable answer")
+        and "lower lr" in last
+    )
 
 
 # What a script reads

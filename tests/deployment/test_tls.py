@@ -105,7 +105,7 @@ def test_a_site_takes_its_personal_model_out(
 ) -> None:
     run, here = open_run(federation.runs / "tls"), open_run(reference)
     k = int(min(path.name for path in (reference / "heads").iterdir())[-1])
-    with pytest.raises(InputError, match="lie at their sites"):
+    with pytest.raises(InputError, match="are at their sites"):
         export_client(run, k, tmp_path / "refused")
     site = export_client(run, k, tmp_path / "site", state_dir=federation.folder / f"state-{k}")
     assert site["rounds-trained"] >= 1

@@ -186,7 +186,7 @@ FAULTS: dict[str, tuple[Fault, str]] = {
     "malformed stamp": (lambda c: _stamp(c, round="one"), "lacks a valid 'round'"),
     "a partial sum": (
         lambda c: c.update({wire.PARTIAL: ConfigRecord({"weight": 3})}),
-        "only an engine of our own may send",
+        "only workers of the Ray engine may send",
     ),
     "refusal": (
         lambda c: (c.clear(), c.update(wire.failure_content("out of memory")))[1],
@@ -268,7 +268,7 @@ def test_below_the_quorum_the_run_stops_and_can_go_on(
     with monkeypatch.context() as patch:
         patch.setattr(grid, "client_app", misbehaving(grid.client_app, bad, fault, {2}))
         with pytest.raises(
-            RunError, match="round 2: 1 of 3 clients answered well, the quorum is 2"
+            RunError, match="round 2: 1 of 3 clients gave a usable answer, the quorum is 2"
         ) as stop:
             harness.run_local(config)
     assert words in str(stop.value)

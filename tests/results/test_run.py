@@ -183,7 +183,7 @@ def test_no_runs_at_all(tmp_path: Path) -> None:
 
 def test_folder_of_runs_and_folder_of_none(make_run: Make, tmp_path: Path) -> None:
     folder = make_run("one")
-    with pytest.raises(RunDirError, match=r"is no run but holds 1; .*one"):
+    with pytest.raises(RunDirError, match=r"is a folder of runs, not a run; .*one"):
         open_run(folder.parent)
     (tmp_path / "other").mkdir()
     with pytest.raises(RunDirError, match=r"no run\.json"):

@@ -67,7 +67,7 @@ def test_where_it_ran_does_not_weigh(make_run: Make) -> None:
     assert compared.warnings == []
     assert compared.sentence == (
         "The runs have equal configurations and fingerprints. "
-        "Without weight for the figures: device."
+        "Without influence on the figures: device."
     )
 
 

@@ -102,7 +102,7 @@ def changed(**metrics: int) -> object:
         (changed(**{wire.NUM_EXAMPLES: 2**40}), "it says it holds 1099511627776 images"),
         (
             lambda content: RecordDict({wire.METRICS: content[wire.METRICS]}),
-            "it would compute nothing of ours",
+            "its fingerprint is missing",
         ),
     ],
 )
@@ -115,5 +115,5 @@ def test_who_cannot_take_part_is_said(tmp_path: Path, says, words: str) -> None:
 
 def test_another_fingerprint_cannot_take_part(tmp_path: Path) -> None:
     roster = Roster(LocalGrid(harness.tiny(tmp_path)), 4, "0" * 16)
-    with pytest.raises(RunError, match="this run is 0000000000000000"):
+    with pytest.raises(RunError, match="this run's is 0000000000000000"):
         roster.wait(5)

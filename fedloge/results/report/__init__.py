@@ -1,7 +1,7 @@
-"""One or several runs as one HTML page that needs nothing else: no network, no file, no script.
+"""One or several runs as one HTML page that needs no network, no other file and no script.
 
-What the page says is gathered in `run_view`, drawn in the ``*_charts`` modules, and laid out
-by the templates in ``templates/``. Every text of a run is escaped there.
+`run_view` collects what the page says, the ``*_charts`` modules draw it, and the templates in
+``templates/`` lay it out. They escape every text of a run.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from fedloge.results.report.run_headline import headline
 from fedloge.results.report.styles import TONES
 
 MAX_DETAILED = 6
-"""With more runs than these, a page holds their comparison and headlines only."""
+"""With more runs than this, a page shows only their comparison and their headlines."""
 
 
 def write_report(runs: Sequence[RecordedRun], out: Path) -> None:
-    """Write the report of `runs` to `out`, over what is there.
+    """Write the report of `runs` to the file `out`, which is replaced if it exists.
 
     Raises
     ------
     RunDirError
         A file of a run is damaged.
     ValueError
-        There is no run.
+        `runs` is empty.
     """
     page = render(runs)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -43,7 +43,7 @@ def write_report(runs: Sequence[RecordedRun], out: Path) -> None:
 
 
 def render(runs: Sequence[RecordedRun]) -> str:
-    """The page of `runs`; several are compared first, then shown one by one."""
+    """The HTML page of `runs`; several are compared first, then shown one by one."""
     if not runs:
         raise ValueError("a report needs at least one run")
     names = labels(runs)

@@ -1,4 +1,4 @@
-"""From where to where an axis goes, and which of its values are written."""
+"""The range of an axis, and its ticks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 def percent_limits(values: Iterable[float]) -> tuple[float, float]:
-    """From where to where an axis of accuracies in percent goes.
+    """The range of an axis of accuracies in percent: multiples of 10, and at least 30 points wide.
 
     >>> percent_limits([3, 26]), percent_limits([84, 87]), percent_limits([55, 76])
     ((0, 30), (70, 100), (50, 80))
@@ -40,7 +40,7 @@ def count_ticks(low: float, high: float) -> list[float]:
 
 
 def thin(items: Sequence[T], most: int) -> list[T]:
-    """At most `most` of the items, evenly spaced, the first and the last among them."""
+    """At most `most` of the items, evenly spaced, with the first and the last."""
     if len(items) <= most:
         return list(items)
     gap = (len(items) - 1) / (most - 1)
@@ -48,7 +48,7 @@ def thin(items: Sequence[T], most: int) -> list[T]:
 
 
 def number_format(ticks: Sequence[float]) -> FuncFormatter:
-    """All ticks of an axis with the decimals that their distance needs."""
+    """A format for all ticks of an axis, with as many decimals as their distance needs."""
     step = ticks[1] - ticks[0] if len(ticks) > 1 else 1.0
     places = next((n for n in range(6) if abs(step * 10**n - round(step * 10**n)) < 1e-6), 6)
     return FuncFormatter(lambda v, _: compact(v) if abs(v) >= 10_000 else signed(v, places))

@@ -19,7 +19,7 @@ MAX_COSINE_ROWS = 2000
 
 
 class _Places:
-    """Where each class stands on x: a place with its name, or its size where there are many."""
+    """Where each class is on x: at a place with its name, or at its size if there are many classes."""
 
     def __init__(self, run: RecordedRun) -> None:
         counts = run.train_counts
@@ -47,7 +47,10 @@ class _Places:
             drawing.x_names(self.names)
 
     def hover(self, drawing: Drawing, said: dict[int, tuple[float, str]]) -> None:
-        """Say of each class its name, its size and a text; the value is where it is drawn."""
+        """Show, when a class is pointed at, its name, its size and a text.
+
+        `said` holds for each class the y at which it is drawn, and the text.
+        """
         told = {}
         for c, name in zip(self.order, self.names, strict=True):
             if c in said:
@@ -60,7 +63,7 @@ class _Places:
 
 
 def class_values(run: RecordedRun, name: str) -> NDArray[np.float64] | None:
-    """A figure of each class in the last evaluated round, NaN where a class has none."""
+    """A figure of each class in the last evaluated round, NaN for a class without one."""
     listed = run.last_class_line.get(name)
     if not isinstance(listed, list) or len(listed) != len(run.class_names):
         return None
@@ -69,7 +72,7 @@ def class_values(run: RecordedRun, name: str) -> NDArray[np.float64] | None:
 
 
 def class_accuracy(run: RecordedRun) -> Chart | None:
-    """Accuracy of the global model on each class, the largest first."""
+    """Accuracy of the global model on each class, the largest class first."""
     each = {}
     for name in ordered_predictors(run, "global")[:2]:
         values = class_values(run, f"global/{name}/accuracy")
@@ -116,12 +119,12 @@ def class_accuracy(run: RecordedRun) -> Chart | None:
 
 
 def head_norms(run: RecordedRun) -> list[Chart | None]:
-    """Row norms of the recorded heads by class, with the fixed classifier's norm."""
+    """Row norms of the recorded heads by class, with the norm of the fixed classifier's rows."""
     return [_norms(run, name) for name in run.last_class_line if name.startswith("norms/")]
 
 
 def cosines(run: RecordedRun) -> Chart | None:
-    """Pairwise cosines of the fixed classifier's rows, and where a simplex has them."""
+    """Pairwise cosines of the fixed classifier's rows, and the cosine of a simplex ETF."""
     values = pairwise_cosines(run)
     if values is None:
         return None

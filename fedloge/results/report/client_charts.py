@@ -1,4 +1,4 @@
-"""Charts of the clients: how well each is served by its own model."""
+"""Charts of the clients: the accuracy of each one's own model."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _FEWEST_FOR_A_HISTOGRAM = 10
 
 
 def ordered_predictors(run: RecordedRun, side: str) -> list[str]:
-    """The primary predictor first, then the one it is to be seen against."""
+    """A side's predictors: the primary one first, then ``raw``, to compare it with."""
     primary = (run.info.get("primary") or {}).get(side)
     return sorted(predictors(run, side), key=lambda name: (name != primary, name != "raw"))
 
 
 def client_dots(run: RecordedRun) -> Chart | None:
-    """Each client's accuracy, sorted by the primary predictor, beside another one."""
+    """Each client's accuracy under the primary predictor and a second one, sorted by the primary."""
     names = ordered_predictors(run, "personal")[:2]
     key = f"personal/{names[0]}/accuracy" if names else ""
     ranked = sorted(
@@ -72,7 +72,7 @@ def client_dots(run: RecordedRun) -> Chart | None:
 
 
 def client_histogram(run: RecordedRun) -> Chart | None:
-    """How many clients have which accuracy; not for a handful, of whom each is shown already."""
+    """How many clients have which accuracy; None for few clients, which `client_dots` shows one by one."""
     found = {}
     for name in ordered_predictors(run, "personal")[:2]:
         key = f"personal/{name}/accuracy"
@@ -117,7 +117,7 @@ def client_histogram(run: RecordedRun) -> Chart | None:
 
 
 def client_size_scatter(run: RecordedRun) -> Chart | None:
-    """Each client's accuracy against its training images; clients never drawn stand apart."""
+    """Each client's accuracy against its training images; clients never trained have their own mark."""
     key = run.beside_primary("personal", "accuracy")
     lines = [line for line in run.last_client_lines if key in line and line.get("num-train")]
     if not key or not lines:

@@ -1,4 +1,4 @@
-"""Charts over rounds: accuracies, losses and times, of one run or of several overlaid."""
+"""Charts over rounds: accuracies, losses and times, of one run or of several in one chart."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _RUN_TONES = ("blue", "orange", "green", "purple", "gold", "sky", "red", "grey")
 
 @dataclass(frozen=True)
 class Series:
-    """One curve: its values by round, in the unit of the axis."""
+    """One curve: values by round, in the unit of the axis."""
 
     name: str
     style: Style
@@ -42,7 +42,7 @@ def predictor_style(name: str, index: int) -> Style:
 
 
 def run_style(index: int) -> Style:
-    """The style of the run at `index` where several are overlaid."""
+    """The style of the run at `index` in a chart of several."""
     return Style(_RUN_TONES[index % len(_RUN_TONES)], index)
 
 
@@ -54,7 +54,7 @@ def curves(
     *,
     percent: bool = False,
 ) -> Chart | None:
-    """Values by round, a line per series, with the last value at its end."""
+    """Values by round, one line per series, with the last value at its end."""
     drawn = [s for s in series if s.values]
     if not drawn:
         return None
@@ -105,12 +105,12 @@ def accuracy_curves(title: str, series: Sequence[Series]) -> Chart | None:
 
 
 def run_curves(run: RecordedRun) -> list[Chart | None]:
-    """How one run went: each side by predictor and by shot group, and the training loss."""
+    """The curves of one run: each side by predictor and by shot group, and the training loss."""
     charts = []
     titles = {"global": "Global model", "personal": "Personal models, mean over clients"}
     for side, end in (("global", "all"), ("personal", "mean")):
         charts.append(_by_predictor(run, titles[side], side, end))
-        # Where nobody told how many images a class has, there are no shot groups.
+        # If the class counts are unknown, there are no shot groups.
         if run.train_counts is not None:
             by_group = [
                 accuracy_series(run, group, run.beside_primary(side, group), GROUP_STYLES[group])
@@ -139,7 +139,7 @@ def run_curves(run: RecordedRun) -> list[Chart | None]:
 
 
 def overlay_curves(runs: Sequence[RecordedRun]) -> list[Chart | None]:
-    """The primary figures of several runs, a chart per figure and a line per run."""
+    """The primary figures of several runs: one chart per figure, with one line per run."""
     wanted = {
         "Global model": ("global", "all"),
         "Global model, many-shot classes": ("global", "many"),
@@ -160,7 +160,7 @@ def overlay_curves(runs: Sequence[RecordedRun]) -> list[Chart | None]:
 
 
 def time_curve(run: RecordedRun) -> Chart | None:
-    """Seconds of each round, and what went into training and evaluation."""
+    """Seconds of each round, and of its training and evaluation."""
     names = {
         "seconds": "whole round",
         "train-seconds": "training",

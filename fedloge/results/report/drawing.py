@@ -1,4 +1,4 @@
-"""Charts by matplotlib, of one size and look, with what is said of their places.
+"""Charts by matplotlib, of one size and look, with texts for places that are pointed at.
 
 A chart is drawn for a width of 400 CSS pixels, the width of a phone and of a third of a
 desktop page, so that its text keeps a readable size on both.
@@ -28,7 +28,7 @@ from fedloge.results.report.themed_svg import Place, numbered_charts, themed
 WIDTH, HEIGHT = 400.0, 250.0
 LEFT, RIGHT, TOP, BOTTOM = 44.0, 12.0, 24.0, 38.0
 MAX_NAMES = 24
-"""With more classes or clients than these, an axis names some of them only."""
+"""With more classes or clients than this, an axis names only some of them."""
 
 _STYLE: Any = {
     "font.size": 11.5,
@@ -44,7 +44,7 @@ _STYLE: Any = {
     "grid.color": TONES["grid"][0],
     "grid.linewidth": 1,
     "text.color": TONES["soft"][0],
-    # Names of classes and runs are text, whatever dollar signs are in them.
+    # Names of classes and runs are plain text, even with dollar signs in them.
     "text.parse_math": False,
     "xtick.color": TONES["edge"][0],
     "ytick.color": TONES["edge"][0],
@@ -67,8 +67,9 @@ class Chart:
 
     Attributes
     ----------
-    svg : the drawing, safe markup.
-    note : a sentence below it; empty for none.
+    svg : the drawing, escaped.
+    keys : entries of the legend.
+    note : a sentence below the chart; empty for none.
     """
 
     title: str
@@ -79,12 +80,13 @@ class Chart:
 
 @dataclass
 class Drawing:
-    """A chart while it is being drawn: matplotlib's axes, and what is said of its places.
+    """A chart while it is being drawn: matplotlib's axes, and texts for places that are pointed at.
 
     Attributes
     ----------
     title, said : what a screen reader says of the chart.
-    below : further room below x, by which the chart grows (see `room_for`).
+    left, right : margins, in CSS pixels.
+    below : further room below the x axis, by which the chart grows (see `room_for`).
     """
 
     title: str
@@ -109,7 +111,7 @@ class Drawing:
         self.axes.patch.set_visible(False)
 
     def label(self, x: str, y: str) -> None:
-        """Name the axes: y above its own, x below the right end of its own."""
+        """Name the axes: the name of y above its axis, that of x below the right end of its axis."""
         self.figure.text(4 / WIDTH, 1 - 12 / self.height, printable(y))
         self.figure.text(1 - self.right / WIDTH, 5 / self.height, printable(x), ha="right")
 
@@ -126,7 +128,7 @@ class Drawing:
         self.axes.yaxis.set_major_formatter(number_format(ticks))
 
     def percent_range(self, values: Iterable[float]) -> None:
-        """Show accuracies in percent: from 0, or at least 30 points, so that noise looks small."""
+        """Show accuracies in percent, at least 30 points of them, so that noise does not look large."""
         low, high = percent_limits(values)
         self.y_range(low, high)
 
@@ -150,9 +152,9 @@ class Drawing:
         self.axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: compact(v)))
 
     def x_names(self, names: Sequence[str]) -> None:
-        """Give each name a place of width 1 on x, at 0, 1, ...; some of them only where there are many."""
+        """Put the names at 0, 1, ... on x; only some of them if there are many."""
         count = len(names)
-        # A few names do not fill the chart: their bars would look like walls.
+        # With few names, leave room at the sides: bars over the whole width would look like walls.
         beside = max(0.0, (5 - count) / 2)
         self.axes.set_xlim(-0.6 - beside, count - 0.4 + beside)
         shown = range(count) if count <= MAX_NAMES else thin(range(count), 8)
@@ -176,7 +178,7 @@ class Drawing:
             place = span * (y - low) / (high - low) - 4
             places.append(max(place, places[-1] + 11) if places else max(place, 0.0))
         over = places[-1] - (span - 4) if places else 0.0
-        for i in range(len(places) - 1, -1, -1):  # what was pushed out above moves down again
+        for i in range(len(places) - 1, -1, -1):  # those pushed out at the top move down again
             limit = places[i + 1] - 11 if i + 1 < len(places) else span - 4
             places[i] = min(places[i], limit) if over > 0 else places[i]
         for place, (_, text, style) in zip(places, ordered, strict=True):
@@ -210,7 +212,7 @@ class Drawing:
             )
 
     def hover_columns(self, xs: Sequence[float], texts: Sequence[str]) -> None:
-        """Say a text over the whole height around each x; `xs` rise."""
+        """Show a text when the column around an x is pointed at; `xs` must rise."""
         places = [self._place(x, 0.0)[0] for x in xs]
         first, last = self.left, WIDTH - self.right
         middles = [(a + b) / 2 for a, b in itertools.pairwise(places)]
@@ -221,13 +223,13 @@ class Drawing:
             )
 
     def hover_spots(self, points: Iterable[tuple[float, float, str]]) -> None:
-        """Say a text near each (x, y, text)."""
+        """Show a text when a place near (x, y) is pointed at, for each (x, y, text)."""
         for x, y, text in points:
             cx, cy = self._place(x, y)
             self._hover.append((text, {"cx": cx, "cy": cy, "r": 7}))
 
     def hover_box(self, x: float, y: float, width: float, height: float, text: str) -> None:
-        """Say a text over a box given by its corner and extent in data."""
+        """Show a text when a box is pointed at, given by its corner and extent in data."""
         (left, top), (right, foot) = self._place(x, y + height), self._place(x + width, y)
         box = {"x": left, "y": top, "width": right - left, "height": foot - top}
         self._hover.append((text, box))
@@ -238,14 +240,14 @@ class Drawing:
             artist.set_clip_on(False)
         out = io.BytesIO()
         with warnings.catch_warnings():
-            # The page's font draws the text, so that a sign missing in matplotlib's is no matter.
+            # The page's font draws the text, so a character missing in matplotlib's font does not matter.
             warnings.filterwarnings("ignore", message="Glyph .* missing from")
             self.figure.savefig(out, format="svg", metadata={"Date": None})
         svg = themed(out.getvalue(), f"{self.title}. {self.said}", self._hover)
         return Chart(self.title, svg, tuple(keys), note)
 
     def _place(self, x: float, y: float) -> tuple[float, float]:
-        """Where a point of data lies in the SVG."""
+        """Where a point of the data is in the SVG."""
         across, up = self.axes.transData.transform((x, y))
         scale = 72 / self.figure.dpi
         return across * scale, self.height - up * scale
@@ -253,20 +255,20 @@ class Drawing:
 
 @contextmanager
 def drawing_style() -> Iterator[None]:
-    """Draw as the page does, and number its charts, while the block runs."""
+    """Use the page's drawing style, and number its charts, inside the block."""
     with matplotlib.rc_context(_STYLE), numbered_charts():
         yield
 
 
 def names_are_slanted(names: Sequence[str]) -> bool:
-    """Whether names along x are too long to stand upright beside each other."""
+    """Whether names along x are too long to be written horizontally beside each other."""
     count = min(len(names), 8 if len(names) > MAX_NAMES else len(names))
     longest = max((len(shortened(name)) for name in names), default=0)
     return longest * 6.4 > (WIDTH - LEFT - RIGHT) / max(1, count)
 
 
 def room_for(names: Sequence[str]) -> float:
-    """What a `Drawing` needs below its x for these names, besides `BOTTOM`."""
+    """The room that a `Drawing` needs below its x axis for these names, besides `BOTTOM`."""
     if not names_are_slanted(names):
         return 0.0
     return 8 + 4.3 * max(len(shortened(name)) for name in names)

@@ -1,8 +1,8 @@
-"""Text of a run as a page can hold it: names of classes and methods are a user's, and may be anything."""
+"""Text of a run in a form that a page can hold; names of a user's classes and methods may be anything."""
 
 from __future__ import annotations
 
-# What XML 1.0 cannot hold, and lone surrogates, which UTF-8 cannot.
+# Characters that XML 1.0 cannot hold, and lone surrogates, which UTF-8 cannot encode.
 _UNPRINTABLE = dict.fromkeys((*range(9), 11, 12, *range(14, 32), 127, 65534, 65535), "�")
 _UNPRINTABLE |= dict.fromkeys(range(0xD800, 0xE000), "�")
 

@@ -13,12 +13,12 @@ _WHERE_PARTS_LIVE = {
     "personal": "stays on its client",
     "fixed": "never moves",
 }
-# Test classes of nearly one size: each weighs about the same in an accuracy over all images.
+# A test set is balanced if its largest class is at most this many times its smallest.
 _BALANCED = 1.25
 
 
 def facts(run: RecordedRun) -> list[tuple[str, str]]:
-    """What there is to say, as name and text."""
+    """The facts of a run, as pairs of name and text."""
     config, info = run.config, run.info
     options = options_in_words(run, "method-options")
     parameters = info.get("parameters")
@@ -45,7 +45,7 @@ def facts(run: RecordedRun) -> list[tuple[str, str]]:
 
 
 def test_set(run: RecordedRun) -> str:
-    """What the global model is tested on; called balanced only where it is."""
+    """What the global model is tested on; it is called balanced only if it is."""
     counts = run.info.get("test-counts") or []
     if counts and min(counts) > 0 and max(counts) <= _BALANCED * min(counts):
         return "the balanced test set"

@@ -1,4 +1,4 @@
-"""The figures of a run that one would quote, in a sentence, set large and in tables, and what they say."""
+"""The figures of a run to quote, in a sentence, as large numbers and in tables, and what they mean."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ _PREDICTORS = {
 
 @dataclass(frozen=True)
 class Table:
-    """A table: the first `text_columns` columns are text, the others figures set right."""
+    """A table: the first `text_columns` columns are text, the others right-aligned figures.
+
+    `marked` are the numbers of the rows to highlight.
+    """
 
     headings: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -35,7 +38,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Tile:
-    """A figure set large."""
+    """A figure in large type, with its name and a line below."""
 
     name: str
     value: str
@@ -44,7 +47,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Headline:
-    """The figures that one would quote."""
+    """The figures of a run to quote, and the sentences that go with them."""
 
     warnings: Sequence[str]
     sentence: str
@@ -55,7 +58,7 @@ class Headline:
 
 
 def headline(run: RecordedRun) -> Headline:
-    """The figures that one would quote of a run."""
+    """The figures of a run to quote."""
     tables = [table for side in SIDES if (table := _figures(run, side))]
     return Headline(
         warnings=notes(run),
@@ -68,7 +71,7 @@ def headline(run: RecordedRun) -> Headline:
 
 
 def meaning(runs: Sequence[RecordedRun]) -> str:
-    """What the figures say, for a reader who has not met them."""
+    """What the figures mean, for a reader who does not know them."""
     said = []
     if any(predictors(run, "global") for run in runs):
         weigh = ", so every class weighs the same" if "balanced" in test_set(runs[0]) else ""
@@ -111,7 +114,7 @@ def _over_clients(run: RecordedRun) -> str:
     clients, lines = run.config.num_clients, run.last_client_lines
     key = run.beside_primary("personal", "accuracy")
     tested = sum(key in line for line in lines)
-    if not tested:  # the lines of the clients are not there
+    if not tested:  # the lines of the clients are missing
         return plural(int(run.evaluated[-1].get("evaluated-clients", clients)), "client")
     if tested == clients:
         return plural(clients, "client")

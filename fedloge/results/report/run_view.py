@@ -1,4 +1,4 @@
-"""What a page says of a run, part by part, for the templates to lay out."""
+"""Everything that a page says of a run, part by part, for the templates to lay out."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAX_ROUND_ROWS = 200
 
 @dataclass(frozen=True)
 class ChartGroup:
-    """Charts under one heading, and in a sentence what is not drawn and why."""
+    """Charts under one heading, and sentences on what is not drawn and why."""
 
     title: str
     charts: Sequence[Chart]
@@ -32,7 +32,7 @@ class ChartGroup:
 
 @dataclass(frozen=True)
 class RunView:
-    """One run on a page; what a short one leaves out is empty."""
+    """One run on a page; parts that a short view leaves out are empty."""
 
     method: str
     dataset: str
@@ -60,7 +60,7 @@ class Compared:
 
 
 def view(run: RecordedRun, *, detailed: bool = True) -> RunView:
-    """Everything on one run; without `detailed` its headline and what was run."""
+    """Everything on one run; without `detailed` only its headline and what was run."""
     about = RunView(run.method, run.config.dataset, headline(run), facts(run))
     if not detailed:
         return about
@@ -98,7 +98,7 @@ def view(run: RecordedRun, *, detailed: bool = True) -> RunView:
 
 
 def comparison(runs: Sequence[RecordedRun]) -> Compared:
-    """Several runs side by side: what they reached, what sets them apart, their curves."""
+    """Several runs side by side: their figures, what differs between them, and their curves."""
     compared = side_by_side(runs)
     rows = [
         (

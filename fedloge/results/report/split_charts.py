@@ -1,4 +1,4 @@
-"""Charts of the split: who holds how many images of which class."""
+"""Charts of the split: how many images of each class each client holds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MAX_CLIENTS, MAX_CLASSES = 60, 100
 MAX_BARS = 300
 _LEVELS = 8
 _MOST_BARS = 30
-# Beyond these, what a cell holds is not said of each one: the page would grow too large.
+# With more cells than this they have no texts of their own, which would make the page too large.
 _MAX_HOVER_CELLS = 1200
 
 
@@ -99,7 +99,7 @@ def class_sizes(run: RecordedRun) -> Chart | None:
 
 
 def client_sizes(run: RecordedRun) -> Chart | None:
-    """Training images of each client, largest first; as the clients told, where nobody split them."""
+    """Training images of each client, largest first; if nothing was split, as the clients told them."""
     if run.split is not None and run.split.train.any():
         sizes = {k: int(n) for k, n in enumerate(run.split.train.sum(axis=1))}
     else:
@@ -134,7 +134,7 @@ def _bars(drawing: Drawing, places: Sequence[int], heights: list[float], style: 
 
 
 def _values_above(drawing: Drawing, heights: list[float]) -> None:
-    """Write each bar's value above it, where there is room."""
+    """Write each bar's value above it, if there is room."""
     if len(heights) <= 20:
         for place, height in enumerate(heights):
             drawing.axes.annotate(
@@ -143,7 +143,7 @@ def _values_above(drawing: Drawing, heights: list[float]) -> None:
 
 
 def _write_counts(drawing: Drawing, counts: NDArray[np.float64], shade: NDArray[np.int64]) -> None:
-    """Write each cell's count into it, where it has room."""
+    """Write each cell's count into it, if there is room."""
     width = (WIDTH - drawing.left - drawing.right) / counts.shape[1]
     if max(counts.shape) > MAX_NAMES or 5.6 * len(f"{counts.max():.0f}") > width:
         return

@@ -1,4 +1,4 @@
-"""How series look on the page: colours of both themes, dashes and marks, entries of a legend."""
+"""The look of series on the page: colours of both themes, dashes, marks and legend entries."""
 
 from __future__ import annotations
 
@@ -37,7 +37,14 @@ _MARKS = ("o", "s", "^", "D")
 
 @dataclass(frozen=True)
 class Style:
-    """How one series looks: a colour of `TONES`; `shape` is its dash and mark, colour never alone."""
+    """The look of one series.
+
+    Attributes
+    ----------
+    tone : a colour, by its name in `TONES`.
+    shape : numbers its dash and its mark, since colour alone must not tell series apart.
+    hollow : whether marks are drawn as outlines.
+    """
 
     tone: str
     shape: int = 0
@@ -55,11 +62,11 @@ class Style:
         return _MARKS[self.shape % len(_MARKS)]
 
     def line(self) -> dict[str, Any]:
-        """What draws a line of this style."""
+        """matplotlib's arguments for a line of this style."""
         return {"color": TONES[self.tone][0], "linestyle": _DASHES[self.shape % len(_DASHES)]}
 
     def marks(self, size: float = 7.0) -> dict[str, Any]:
-        """What draws marks of this style, without a line."""
+        """matplotlib's arguments for marks of this style without a line; `size` is in points."""
         face, edge = ("card", self.tone) if self.hollow else (self.tone, "card")
         return {
             "linestyle": "none",

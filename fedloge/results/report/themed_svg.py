@@ -1,9 +1,9 @@
-"""matplotlib's SVG made fit for the page.
+"""matplotlib's SVG, changed to fit the page.
 
-A chart is drawn with the light theme's colours. Here each of these becomes a variable of the
-page's style sheet, so that one drawing serves both themes; text stays text and takes the
-page's font. What a reader sees when pointing at a place is an SVG ``title`` on an invisible
-shape: it needs no script. The same figures give the same bytes.
+A chart is drawn with the light theme's colours. Here each colour becomes a variable of the
+page's style sheet, so that one drawing serves both themes. Text stays text, in the page's font.
+The text that a reader sees when pointing at a place is an SVG ``title`` of an invisible shape,
+which needs no script. The same figures give the same bytes.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from fedloge.results.report.printable_text import printable
 from fedloge.results.report.styles import TONES
 
 Place = tuple[str, dict[str, float]]
-"""What is said, and the rectangle or circle where, by SVG's names of its measures."""
+"""A text, and the rectangle or circle that it belongs to, by SVG's names for its dimensions."""
 
 _VARIABLES = {light: f"var(--{name},{light})" for name, (light, _) in TONES.items()}
 _NUMBER = re.compile(r"-?\d+\.\d+")
-# Numbers the charts of a page, so that no two have an element of one name.
+# Numbers the charts of a page, so that no two elements have the same id.
 _numbers: ContextVar[Iterator[int]] = ContextVar("numbers of charts")
 _COMMAND = re.compile(r" ?([MLCQZz]) ?")
 _FONT = re.compile(r"font-family: [^;]*;? ?")
@@ -33,7 +33,7 @@ _FONT = re.compile(r"font-family: [^;]*;? ?")
 
 @contextmanager
 def numbered_charts() -> Iterator[None]:
-    """Number the charts of a page, from 0, while the block runs."""
+    """Number the charts of a page, from 0, inside the block."""
     token = _numbers.set(itertools.count())
     try:
         yield
@@ -42,7 +42,13 @@ def numbered_charts() -> Iterator[None]:
 
 
 def themed(source: bytes, said: str, hover: Sequence[Place]) -> Markup:
-    """matplotlib's SVG with the page's colours and fonts, and what is said where."""
+    """matplotlib's SVG with the page's colours and fonts.
+
+    Parameters
+    ----------
+    said : what a screen reader says of the chart.
+    hover : texts, and the places at which they are shown.
+    """
     root = ET.fromstring(source)
     stem = f"c{next(_numbers.get())}-"
     for element in root.iter():
@@ -69,11 +75,11 @@ def themed(source: bytes, said: str, hover: Sequence[Place]) -> Markup:
 
 
 def _flatten(parent: ET.Element) -> None:
-    """Take out what the page has no use for and groups that only group; say a shared style once."""
+    """Remove what the page does not need and groups without attributes; write a shared style once."""
     children = list(parent)
     parent[:] = []
     for child in children:
-        # A style element would speak for the whole page; nothing is clipped.
+        # A style element would apply to the whole page, and nothing is clipped.
         if child.tag in ("metadata", "clipPath", "style"):
             continue
         _flatten(child)
