@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from fedloge.methods import METHODS
 from fedloge.results.number_words import plural
 from fedloge.results.recorded_run import GROUPS, RecordedRun
 from fedloge.results.run_figures import mean_of_last
@@ -110,7 +111,15 @@ def notes(run: RecordedRun) -> list[str]:
     if run.failure_lines:
         clients = len({line.get("client") for line in run.failure_lines})
         said.append(f"{plural(len(run.failure_lines), 'failure')} on {plural(clients, 'client')}.")
-    return said
+    return said + [f"{remark[0].upper()}{remark[1:]}." for remark in remarks(run)]
+
+
+def remarks(run: RecordedRun) -> list[str]:
+    """What the run's method says of its rounds; nothing of a user's own method, whose code is not run here."""
+    method = METHODS.get(run.method)
+    if method is None:
+        return []
+    return method.remarks(run.config, len(run.class_names), run.metric_lines)
 
 
 def labels(runs: Sequence[RecordedRun]) -> list[str]:

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
+from torch.nn.functional import cross_entropy, one_hot
+
+from fedloge.methods.apfl import mixture_slope
 
 
 def personal_logits(fed: Any, x: Tensor) -> Tensor:
@@ -39,35 +41,42 @@ def test_a_share_of_nothing_leaves_the_own_model_where_it_was(
     assert torch.equal(fed.net.own_head.weight, before)
 
 
-def test_alpha_follows_its_gradient(federation: Callable[..., Any]) -> None:
+def test_alphas_slope_is_the_derivative_of_the_mixtures_loss() -> None:
+    v, w = torch.randn(2, 6, 10, generator=torch.Generator().manual_seed(0)).double()
+    y = torch.tensor([0, 3, 3, 9, 1, 0])
+    alpha = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(cross_entropy(alpha * v + (1 - alpha) * w, y), alpha)
+    assert mixture_slope(v, w, y, 0.3) == pytest.approx(float(slope))
+
+
+def test_alpha_takes_one_plain_step_per_round(federation: Callable[..., Any]) -> None:
     fed = federation("apfl", "alpha = 0.5")
-    net, data = fed.net, fed.client_data(0, 1, {})
+    net, data = fed.net, fed.client_data(0, 1, {}, rounds_trained=1)
     with torch.no_grad():
         net.own_head.weight.mul_(3)  # so that the two models differ
-    x, y = next(iter(data.plain_batches()))
-    losses = fed.method.loss(net, x, y, data)
-    slope = torch.autograd.grad(losses["mixture"], net.alpha.value, retain_graph=True)[0]
-    with torch.no_grad():
-        v, w = net.own_head(net.own_backbone(x)), net.head(net.backbone(x))
-    pull = (0.5 * (v + w)).softmax(dim=1) - one_hot(y, 10)
-    torch.testing.assert_close(slope, (pull * (v - w)).sum(dim=1).mean())
-    shared = [*net.backbone.parameters(), *net.head.parameters()]
-    assert not any(
-        g is not None for g in torch.autograd.grad(losses["mixture"], shared, allow_unused=True)
-    )
+        x, y = next(iter(data.plain_batches()))
+        net.eval()
+        slope = mixture_slope(net.own_head(net.own_backbone(x)), net.head(net.backbone(x)), y, 0.5)
+    assert len(data.train) == len(y), "one batch, so that its slope is that of all"
+    alpha = fed.method.local_update(net, data).metrics["alpha"]
+    assert alpha == pytest.approx(0.5 - fed.config.lr * slope)
+    # In a client's first round both models are one, and there is nothing to choose between.
+    fed = federation("apfl", "alpha = 0.5")
+    assert fed.method.local_update(fed.net, fed.client_data(0, 1, {})).metrics["alpha"] == 0.5
 
 
-@pytest.mark.parametrize(("own", "limit"), [(-3, 0.0), (3, 1.0)])
+@pytest.mark.parametrize(("own", "limit"), [(-30, 0.0), (3, 1.0)])
 def test_alpha_stays_a_share(federation: Callable[..., Any], own: float, limit: float) -> None:
     # One step of a size that would carry it past the end.
     alpha = abs(limit - 0.01)
     fed = federation("apfl", f"alpha = {alpha}", lr=100.0, batch_size=4096)
-    net, data = fed.net, fed.client_data(0, 1, {})
+    net, data = fed.net, fed.client_data(0, 1, {}, rounds_trained=1)
     labels = data.train.labels
     with torch.no_grad():
         net.own_head.weight.zero_()
-        net.own_head.bias.copy_(own * torch.nn.functional.one_hot(labels, 10).float().mean(dim=0))
-    assert fed.method.local_update(net, data).metrics["alpha"] == limit
+        net.own_head.bias.copy_(own * one_hot(labels, 10).float().mean(dim=0))
+        fed.method._step_of_alpha(net, data)
+    assert net.alpha.value.item() == limit
 
 
 def test_the_shared_model_is_fedavgs(

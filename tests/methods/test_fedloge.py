@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd import grad
 
 from fedloge import config as configs
+from fedloge.methods.fedloge import FedLoGe
 from fedloge.methods.head_tuning import tuned_head
 
 RECIPES = Path(__file__).parents[2] / "experiments/recipes/ablation"
@@ -71,10 +72,13 @@ def test_a_client_that_never_trained_predicts_with_the_global_head(
     federation: Callable[..., Any],
 ) -> None:
     fed = federation("fedloge")
-    models = fed.method.personal_predictors(fed.net, fed.client_data(0, 1, {}))
+    data = fed.client_data(0, 1, {})
+    models = fed.method.personal_predictors(fed.net, data)
     psi = fed.net.global_head.weight.detach()
     assert torch.equal(models["raw"].head.weight, psi)
-    torch.testing.assert_close(models["realigned"].head.weight, psi / psi.norm(dim=1)[:, None])
+    # LA-FR with a phi of equal norms: psi at its own norms, the client's absent classes masked.
+    assert torch.equal(models["realigned"].head.weight, psi)
+    assert torch.equal(models["realigned"].head.mask == 0, data.counts > 0)
 
 
 def test_the_three_losses_are_fixed_and_tau_norm_is_there_to_compare(
@@ -113,3 +117,32 @@ def test_tuned_personal_models_are_measured_besides_when_asked(
     torch.testing.assert_close(models["tuned-realigned"].head.weight, expected)
     # The client's own head, which the next round goes on from, is not the tuned one.
     assert torch.equal(fed.net.local_head.weight, before)
+
+
+def rounds(**losses: list[float]) -> list[dict[str, float]]:
+    return [
+        {"round": r + 1} | {f"train/loss-{name}": values[r] for name, values in losses.items()}
+        for r in range(len(next(iter(losses.values()))))
+    ]
+
+
+def test_a_backbone_that_does_not_train_is_said_and_gamma_named() -> None:
+    config = configs.Config()
+    stuck = rounds(fixed=[2.30] * 9 + [2.28])
+    (said,) = FedLoGe.remarks(config, 10, stuck)
+    assert "2.28 after round 10" in said and "log 10 = 2.30" in said and "gamma" in said
+    assert FedLoGe.remarks(config, 10, stuck[:9]) == [], "nine rounds are too few to judge by"
+    assert FedLoGe.remarks(config, 10, rounds(fixed=[2.30] * 5 + [1.9] * 5)) == []
+    # Of a hundred classes the same loss is far from guessing.
+    assert FedLoGe.remarks(config, 100, stuck) == []
+
+
+def test_heads_that_swing_on_long_features_are_said() -> None:
+    calm, wild = [1.0] * 10, [4.0 + r / 10 for r in range(10)]
+    fixed = [0.5] * 20
+    (said,) = FedLoGe.remarks(
+        configs.Config(), 10, rounds(fixed=fixed, **{"global": calm + wild, "local": calm + wild})
+    )
+    assert "have risen, from 2.00" in said and "gamma" in said
+    steady = rounds(fixed=fixed, **{"global": calm * 2, "local": calm * 2})
+    assert FedLoGe.remarks(configs.Config(), 10, steady) == []

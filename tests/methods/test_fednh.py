@@ -8,7 +8,7 @@ import torch
 
 from fedloge.errors import GeometryError
 from fedloge.methods.fednh import FedNH, class_directions, moved_prototypes
-from fedloge.methods.method import Aggregate
+from fedloge.methods.method import Aggregate, Part
 
 
 def test_class_directions_by_hand() -> None:
@@ -57,6 +57,23 @@ def test_a_client_sends_directions_times_counts_and_trains_no_prototype(
     assert [p is net.prototypes.scale for p in method.trainable(net)] == [True]
     torch.testing.assert_close(update.sums["directions"], torch.tensor([[2.0, 0.0], [0.0, 1.0]]))
     assert update.sums["directions"].shape == method.uplink(net)["directions"].shape
+
+
+def test_the_personal_model_is_the_one_trained_last(federation: Callable[..., Any]) -> None:
+    fed = federation("fednh")
+    net, method = fed.net, fed.method
+    never = method.personal_predictors(net, fed.client_data(0, 1, {}))["raw"]
+    assert never.extractor == "features"
+    method.local_update(net, fed.client_data(0, 1, {}))
+    x, _ = next(iter(fed.client_data(0, 1, {}).plain_batches()))
+    net.eval()
+    with torch.no_grad():
+        trained = method.features(net, x)
+        # What the server sends next is another model.
+        fed.load(fed.initial[Part.SHARED])
+        mine = method.personal_predictors(net, fed.client_data(0, 2, {}, rounds_trained=1))["raw"]
+        torch.testing.assert_close(getattr(method, mine.extractor)(net, x), trained)
+        assert not torch.allclose(method.features(net, x), trained)
 
 
 def test_prototypes_start_as_far_apart_as_can_be(task: Callable[..., Any]) -> None:
