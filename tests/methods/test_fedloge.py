@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from torch import Tensor
 from torch.autograd import grad
 
 from fedloge import config as configs
+from fedloge.config import Config
+from fedloge.methods.fedloge import FedLoGe
 from fedloge.methods.head_tuning import tuned_head
 
 RECIPES = Path(__file__).parents[2] / "experiments/recipes/ablation"
@@ -74,7 +77,8 @@ def test_a_client_that_never_trained_predicts_with_the_global_head(
     models = fed.method.personal_predictors(fed.net, fed.client_data(0, 1, {}))
     psi = fed.net.global_head.weight.detach()
     assert torch.equal(models["raw"].head.weight, psi)
-    torch.testing.assert_close(models["realigned"].head.weight, psi / psi.norm(dim=1)[:, None])
+    # At psi's own norms: the client's classes are as long-tailed as psi's.
+    assert torch.equal(models["realigned"].head.weight, psi)
 
 
 def test_the_three_losses_are_fixed_and_tau_norm_is_there_to_compare(
@@ -113,3 +117,44 @@ def test_tuned_personal_models_are_measured_besides_when_asked(
     torch.testing.assert_close(models["tuned-realigned"].head.weight, expected)
     # The client's own head, which the next round goes on from, is not the tuned one.
     assert torch.equal(fed.net.local_head.weight, before)
+
+
+def rounds(fixed: float, heads: list[float]) -> list[dict[str, float]]:
+    return [
+        {"round": i + 1, "train/loss-fixed": fixed, "train/loss-global": h, "train/loss-local": h}
+        for i, h in enumerate(heads)
+    ]
+
+
+def test_a_backbone_that_hardly_trains_is_remarked_after_ten_rounds() -> None:
+    def remarks(rows: list[dict[str, float]]) -> list[str]:
+        return FedLoGe.remarks(Config(), 10, rows)
+
+    guessing = math.log(10)
+    falling = [2.0 - 0.05 * i for i in range(20)]
+    assert remarks(rounds(guessing, falling[:9])) == []
+    (said,) = remarks(rounds(guessing, falling[:10]))
+    assert "2.30 after round 10, of log 10 = 2.30" in said and "method-options.gamma" in said
+    assert remarks(rounds(0.9 * guessing, falling)) == []
+    # One good round among the last ten, and it trains.
+    mended = rounds(guessing, falling)
+    mended[-3]["train/loss-fixed"] = 1.0
+    assert remarks(mended) == []
+    # Without the fixed classifier there is nothing to say of it.
+    assert remarks([{"round": 1, "train/loss-global": 1.0, "train/loss-local": 1.0}] * 10) == []
+
+
+def test_heads_whose_losses_rise_are_remarked_after_twenty_rounds() -> None:
+    rising = [1.0] * 10 + [1.5] * 10
+    (said,) = FedLoGe.remarks(Config(), 10, rounds(1.0, rising))
+    assert "from 2.00 in the first 10 rounds to 3.00 in the last" in said
+    assert FedLoGe.remarks(Config(), 10, rounds(1.0, rising[:19])) == []
+    assert FedLoGe.remarks(Config(), 10, rounds(1.0, rising[::-1])) == []
+
+
+def test_a_run_says_it_once(
+    run_once: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    run_once("fedloge", "gamma = 0.0001", rounds=12)
+    said = [text for text in caplog.messages if "the backbone hardly trains" in text]
+    assert len(said) == 1 and "after round 10" in said[0]

@@ -8,7 +8,7 @@ import torch
 
 from fedloge.errors import GeometryError
 from fedloge.methods.fednh import FedNH, class_directions, moved_prototypes
-from fedloge.methods.method import Aggregate
+from fedloge.methods.method import Aggregate, Part
 
 
 def test_class_directions_by_hand() -> None:
@@ -75,6 +75,25 @@ def test_the_scale_can_be_fixed(task: Callable[..., Any]) -> None:
     h = net.prototypes.weight[:1]
     torch.testing.assert_close(net.prototypes(h)[0, 0].item(), 30.0)
     torch.testing.assert_close(net.prototypes(100 * h), net.prototypes(h))
+
+
+def test_a_client_s_own_model_is_the_one_it_trained_last(federation: Callable[..., Any]) -> None:
+    fed = federation("fednh")
+    net, data = fed.net, fed.client_data(0, 1, {})
+    before = fed.method.personal_predictors(net, data)["raw"]
+    assert before.extractor == "features"
+    fed.method.local_update(net, data)
+    backbone = {k: t.clone() for k, t in net.backbone.state_dict().items()}
+    prototypes = net.prototypes.weight.clone()
+    # The next round's shared tensors come; the client's own stay.
+    fed.load(fed.initial[Part.SHARED])
+    own = fed.method.personal_predictors(net, fed.client_data(0, 2, {}, 1))["raw"]
+    assert own.extractor == "own_features"
+    assert torch.equal(own.head.weight, prototypes)
+    assert all(torch.equal(t, backbone[k]) for k, t in net.own_backbone.state_dict().items())
+    x, _ = next(data.plain_batches())
+    net.eval()
+    assert not torch.equal(fed.method.own_features(net, x), fed.method.features(net, x))
 
 
 def test_a_run(run_twice: Callable[..., Any]) -> None:
