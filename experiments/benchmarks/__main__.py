@@ -1,4 +1,4 @@
-"""Measure what an engine costs beside its arithmetic: `uv run python experiments/benchmarks`."""
+"""Measure what an engine costs beside the bare arithmetic: `uv run python experiments/benchmarks`."""
 
 from __future__ import annotations
 
@@ -16,17 +16,20 @@ from fedloge.errors import FedlogeError
 def benchmarks(
     quick: Annotated[bool, typer.Option("--quick", help="Small work, few repeats.")] = False,
     only: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Measure this alone; repeatable.")
+        list[str] | None, typer.Option(metavar="NAME", help="Measure only this; repeatable.")
     ] = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print JSON for a script.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False,
     compare: Annotated[
-        bool, typer.Option("--compare", help="Against the last in the history; keeps this one.")
+        bool,
+        typer.Option(
+            "--compare", help="Compare with the last result in the history, and keep this one."
+        ),
     ] = False,
     out: Annotated[
         Path | None, typer.Option(help="History to add to (default: bench-history.jsonl).")
     ] = None,
 ) -> None:
-    """Measure what an engine costs beside its arithmetic, side by side."""
+    """Measure what an engine costs beside the bare arithmetic."""
     run_suite(only or (), out, quick=quick, as_json=json_, compare=compare)
 
 

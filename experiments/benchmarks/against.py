@@ -1,4 +1,4 @@
-"""Two checkouts side by side: the same runs by both commands, in turn, and how their speed compares.
+"""Compare the speed of two checkouts, by the same runs with both commands, in turn.
 
 ``uv run python experiments/benchmarks/against.py --old OTHER/.venv/bin/fedloge``
 """
@@ -38,12 +38,20 @@ SHARED_SETTINGS: dict[str, Any] = {
     "batch-size": 8,
     "evaluate-every": noise_data.NEVER,
 }
-"""Of every run; keys that both commands must know."""
+"""Settings of every run; both commands must know their keys."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """A run whose rounds are timed: so many clients, each with so many square images of noise."""
+    """A run whose rounds are timed.
+
+    Attributes
+    ----------
+    clients : in the federation; all take part in every round.
+    images : training images of each client, square images of noise.
+    side : of an image, in pixels.
+    rounds : that are timed.
+    """
 
     name: str
     model: str
@@ -53,7 +61,7 @@ class Workload:
     rounds: int
 
     def settings(self, data: Path) -> dict[str, Any]:
-        """The config of a run. Its first round warms up, its last one is evaluated: neither counts."""
+        """The config of a run. Two more rounds are not timed: the first warms up, the last is evaluated."""
         return SHARED_SETTINGS | {
             "model": self.model,
             "data-path": str(data),
@@ -63,7 +71,7 @@ class Workload:
         }
 
     def write_images(self, folder: Path) -> Path:
-        """The data, the same for everybody."""
+        """Write the data, the same for both commands; returns the folder."""
         count = self.clients * self.images
         for split, number, seed in (("train", count, 1), ("test", max(20, count // 5), 2)):
             made = noise_data.images(number, (3, self.side, self.side), seed)
@@ -75,7 +83,7 @@ class Workload:
 
 
 def workloads(quick: bool) -> tuple[Workload, ...]:
-    """Training that is nearly all arithmetic, and a round that is nearly all the rest."""
+    """Training that is nearly all arithmetic, and rounds that are nearly all overhead."""
     if quick:
         return (
             Workload("training, ResNet-8", "resnet8", 2, 40, 32, rounds=3),
@@ -88,18 +96,18 @@ def workloads(quick: bool) -> tuple[Workload, ...]:
 
 
 def time_run(command: list[str], settings: dict[str, Any], cache: Path) -> dict[str, float]:
-    """Seconds of a round, the median, and processor seconds of the whole command.
+    """The median seconds per round, and the processor seconds of the whole command.
 
     Raises
     ------
     RunError
-        The command failed; with the last line that it said.
+        The command failed; the text is the last line that it printed.
     """
     with TemporaryDirectory(prefix="fedloge-against-") as folder:
         sets = [f"--set={key}={value}" for key, value in settings.items()]
         whole = [*command, "run", "--engine=local", f"--runs-dir={folder}", "--name=timed", *sets]
         before = _processor_of_children()
-        # Decoded images are each command's own: the two may keep them in different ways.
+        # Each command has its own cache, since the two may store decoded images in different ways.
         environment = os.environ | {"FEDLOGE_CACHE": str(cache)}
         environment.pop("PYTHONPATH", None)
         done = subprocess.run(
@@ -121,7 +129,7 @@ def paired(
     time_new: Callable[[], dict[str, float]],
     repeats: int,
 ) -> list[tuple[dict[str, float], dict[str, float]]]:
-    """Both in turn, old first in every other pair, so that a drift of the machine evens out."""
+    """Time both in turn, the old first in every other pair, so that a drift of the machine evens out."""
     pairs = []
     for number in range(repeats):
         if number % 2:
@@ -137,8 +145,8 @@ def paired(
 def compared(pairs: list[tuple[dict[str, float], dict[str, float]]]) -> dict[str, dict[str, float]]:
     """For each figure: the medians, and the median, lowest and highest of the pairs' ratios.
 
-    Lowest to highest is an interval for the ratio's median, whatever its distribution: it misses
-    with probability 2^(1-n) for n pairs, 3 % for six.
+    The interval from lowest to highest misses the ratio's true median with probability 2^(1-n) for
+    n pairs, whatever the distribution: 3 % for six.
     """
     found = {}
     for figure in pairs[0][0]:
@@ -163,7 +171,7 @@ def _table(results: dict[str, dict[str, dict[str, float]]], repeats: int) -> Tab
     table.add_column("what")
     for heading in ("old", "new", "ratio", "lowest .. highest"):
         table.add_column(heading, justify="right")
-    named = {"round": "a round", "processor": "the whole command, processor"}
+    named = {"round": "per round", "processor": "the whole command, processor"}
     for workload, figures in results.items():
         table.add_row(f"[bold]{workload}[/]")
         for figure, row in figures.items():
@@ -187,9 +195,11 @@ def against(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A config key of both; repeatable."),
     ] = None,
-    limit: Annotated[float, typer.Option(help="Exit code 1 if a round's ratio is above.")] = 1.03,
+    limit: Annotated[
+        float, typer.Option(help="Exit with code 1 if a round's ratio is above this.")
+    ] = 1.03,
     quick: Annotated[bool, typer.Option("--quick", help="Small work.")] = False,
-    json_: Annotated[bool, typer.Option("--json", help="Print JSON for a script.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False,
 ) -> None:
     """Time the same runs by two `fedloge` commands, in turn."""
     commands = {"old": shlex.split(old), "new": shlex.split(new) or [_own_command()]}

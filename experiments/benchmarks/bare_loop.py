@@ -1,4 +1,4 @@
-"""The bare loop: forward, three losses, backward, step, and nothing else."""
+"""The bare loop: forward, three losses, backward, step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fedloge.learning.client_data import EVALUATION_BATCH
 from fedloge.models import build_backbone
 
 LR, MOMENTUM = 0.003, 0.5
-"""Noise has no labels to learn: a small step keeps the weights, and so the arithmetic, ordinary."""
+"""Labels of noise cannot be learnt. Small steps keep the weights, and so the arithmetic, ordinary."""
 
 
 class Model(nn.Module):
@@ -46,7 +46,7 @@ class BareLoop:
     optimiser : ``fused``, ``foreach`` or ``single``: how torch's SGD runs over the parameters.
     layout : ``channels_last`` or ``contiguous``.
     bf16 : whether forward and losses run under bfloat16 autocast.
-    device : where; a pass ends when it has.
+    device : where it runs; a call returns when the device is done.
     """
 
     def __init__(

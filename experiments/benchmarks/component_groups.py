@@ -1,7 +1,6 @@
-"""Parts of the package by themselves: sums, messages, splits, the fixed classifier, the start.
+"""Parts of the package by themselves: sums, messages, splits, the fixed classifier, start-up.
 
-Each function yields groups; a group's engines live while it is measured, and stop when the
-generator goes on.
+Each function yields groups of cases to measure.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from fedloge.partition import make_partition
 
 
 def aggregation(quick: bool) -> Iterator[Group]:
-    """Checking and adding up clients' tensors, exactly, against a plain sum in floating point."""
+    """Checking clients' tensors and adding them up exactly, against a plain floating-point sum."""
 
     def exact(tensors: dict[str, Tensor]) -> None:
         total = WeightedSum(tensors, 8 * 350)
@@ -110,7 +109,7 @@ def sparse(quick: bool) -> Iterator[Group]:
 
 
 def start(quick: bool) -> Iterator[Group]:
-    """Processes from nothing: the command's help, and a short run on the embedded data."""
+    """New processes: the command's help, and a short run on the embedded data."""
 
     def command(*args: str) -> None:
         code = "from fedloge.commands.main import main; main()"

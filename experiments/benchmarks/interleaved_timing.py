@@ -15,10 +15,10 @@ class Case:
 
     Attributes
     ----------
-    call : does the work once. May return its own wall seconds, where only a part of what it
-        does counts.
-    amount : units of work in a call; figures are seconds a unit.
-    cpu : whether its work is done by this process, so that processor time says something.
+    call : does the work once. May return its wall seconds itself, if only a part of what it does
+        counts.
+    amount : units of work in a call; figures are seconds per unit.
+    cpu : whether this process does the work, so that its processor time means something.
     """
 
     name: str
@@ -29,7 +29,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Ratio:
-    """One case over another, and what it should be: ``limit`` at most, or at least if `floor`."""
+    """The ratio of two cases' seconds; it should be at most `limit`, or at least that if `floor`."""
 
     over: str
     under: str
@@ -38,7 +38,7 @@ class Ratio:
 
     @property
     def name(self) -> str:
-        """Both cases."""
+        """The names of both cases."""
         return f"{self.over} / {self.under}"
 
 
@@ -104,7 +104,7 @@ def _cpu(values: Sequence[float]) -> dict[str, Any]:
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float]:
-    """First and third quartile, between the values where they fall there."""
+    """First and third quartile, interpolated between values."""
     if len(values) == 1:
         return values[0], values[0]
     first, _, third = statistics.quantiles(values, n=4, method="inclusive")

@@ -9,7 +9,7 @@ from fedloge.methods.method import Part
 
 
 class LocalTraining:
-    """All clients of a federation train for a round, from the first state, on its device.
+    """All clients of a federation train for one round, from the initial state, on its device.
 
     Parameters
     ----------
@@ -27,7 +27,7 @@ class LocalTraining:
         self._clients = [fed.client_data(k, 1, self._shared) for k in range(config.num_clients)]
 
     def __call__(self) -> None:
-        """Train; ends when the device has."""
+        """Train; returns when the device is done."""
         fed = self.federation
         for start in range(0, len(self._clients), self._at_once):
             clients = self._clients[start : start + self._at_once]
@@ -39,7 +39,7 @@ class LocalTraining:
                 self._stacked.train(clients, epochs=fed.config.local_epochs)
 
     def last_client(self) -> dict[str, Tensor]:
-        """The tensors where the last client's training has ended."""
+        """The tensors of the last client after its training."""
         if self._stacked is None:
             return {name: t.clone() for name, t in self.federation.net.state_dict().items()}
         place = (len(self._clients) - 1) % self._at_once

@@ -1,4 +1,4 @@
-"""A round written the usual way: DataLoader and PIL, a deep copy a client, an evaluation a client."""
+"""A round written the usual way: DataLoader and PIL, and a deep copy and an evaluation per client."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class PilImages(Dataset[tuple[Tensor, int]]):
 
 
 class NaiveRound:
-    """Local training of some clients, the average, and the evaluation of everybody.
+    """Local training of some clients, the average, and the evaluation of all clients.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The fixed work: synthetic images of CIFAR's shape, and federations over them."""
+"""The data of all benchmarks: images of noise in CIFAR's shape, and federations over them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from fedloge.federation import Federation, open_federation
 
 CLASSES = 10
 NEVER = 10**6
-"""Rounds between two evaluations or checkpoints, where there shall be none."""
+"""Rounds between two evaluations or checkpoints, if there are to be none."""
 
 
 def images(count: int, shape: tuple[int, int, int], seed: int) -> Examples:
-    """Noise, every class as often as any other."""
+    """Images of noise, as many of each class."""
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randint(0, 256, (count, *shape), dtype=torch.uint8, generator=generator)
     return Examples(pixels, torch.arange(count) % CLASSES)
@@ -46,7 +46,7 @@ def data_set(
 
 
 def config_of(folder: Path, **changes: Any) -> Config:
-    """FedLoGe on images split evenly, evaluated never unless said otherwise."""
+    """FedLoGe on evenly split images, without evaluations unless `changes` say otherwise."""
     flat: dict[str, Any] = {
         "device": "cpu",
         "partitioner": "iid",
@@ -62,7 +62,7 @@ def config_of(folder: Path, **changes: Any) -> Config:
 
 @contextmanager
 def federation(data: DataSet, **changes: Any) -> Iterator[Federation]:
-    """A federation over `data` whose runs go to a folder that is removed in the end."""
+    """A federation over `data`; the folder of its runs is removed at the end of the block."""
     with TemporaryDirectory(prefix="fedloge-bench-") as folder:
         yield open_federation(config_of(Path(folder), **changes), data)
 

@@ -1,7 +1,7 @@
-"""Rounds on Ray workers: how they scale, and beside one process of as many threads.
+"""Rounds on Ray workers: how they scale, and against one process with as many threads.
 
-Each function yields groups; a group's engines live while it is measured, and stop when the
-generator goes on.
+Each function yields groups of cases. A group's engines run while it is measured, and stop when the
+generator continues.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from round_by_round import local_rounds
 
 
 def ray(quick: bool) -> Iterator[Group]:
-    """Rounds on one and on two Ray workers of one thread, and what a round costs beside its training."""
+    """Rounds on one and on two Ray workers of one thread each, and a round's cost beside its training."""
     for model in models(quick):
         images, clients = (16, 2) if quick else (350 if model == "resnet8" else 96, 4)
         with ray_rounds(model, images, clients) as rounds_on:
@@ -50,7 +50,7 @@ def ray(quick: bool) -> Iterator[Group]:
 
 
 def engines(quick: bool) -> Iterator[Group]:
-    """The same rounds on two Ray workers of one thread, and in one process of two threads."""
+    """The same rounds on two Ray workers of one thread each, and in one process of two threads."""
     for model in models(quick):
         images, clients = (16, 2) if quick else (350 if model == "resnet8" else 48, 4)
         epochs = 5 if model == "resnet8" and not quick else 1

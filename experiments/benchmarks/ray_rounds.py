@@ -1,4 +1,4 @@
-"""Rounds on Ray, on as many workers as are wanted at the time."""
+"""Rounds on Ray, each on a chosen number of workers."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from fedloge.observer import Observer, Observers
 from fedloge.server.server_app import app as server_app
 
 
-class Narrowed(RayGrid):
-    """A grid that can be told to use only the first of its workers."""
+class GridOfSomeWorkers(RayGrid):
+    """A grid that can use only some of its workers."""
 
     def use(self, workers: int) -> None:
-        """From the next round on."""
+        """Use the first `workers` workers from the next round on."""
         self._everybody = getattr(self, "_everybody", self._workers)
         self._workers = self._everybody[:workers]
 
     def run_observed(self, observer: Observer) -> None:
-        """A run to its end."""
+        """Run a federation to its end."""
         self.observers = Observers((observer,))
         server_app(self, self.server_context())
 
@@ -35,12 +35,15 @@ def ray_rounds(
     shape: tuple[int, int, int] = (3, 32, 32),
     epochs: int = 1,
 ) -> Iterator[Callable[[int], float]]:
-    """Yields a function: workers to seconds of a round's training. All clients take part, alike in size."""
+    """A function that runs a round on so many workers and returns the seconds of its training.
+
+    All clients take part, and each holds `images` training images.
+    """
     data = noise_data.data_set(images * clients, 40, shape)
     settings = {"model": model, "local_epochs": epochs, "checkpoint_every": noise_data.NEVER}
     everybody = {"num_clients": clients, "clients_per_round": clients, "ray_workers": 2}
     with noise_data.federation(data, **settings, **everybody) as fed:
-        grid = Narrowed(fed.config)
+        grid = GridOfSomeWorkers(fed.config)
         try:
             with RoundByRound(grid.run_observed) as run:
 

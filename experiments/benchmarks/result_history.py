@@ -1,4 +1,4 @@
-"""Results by commit: one JSON line a measurement, and the change since the last."""
+"""Results by commit: one JSON line per measurement, and the change since the last."""
 
 from __future__ import annotations
 
@@ -64,12 +64,12 @@ def append(path: Path, result: dict[str, Any]) -> None:
 
 
 def last(path: Path, result: dict[str, Any]) -> dict[str, Any] | None:
-    """The newest entry that was measured as `result` was: same machine, same work; None if none was.
+    """The newest entry of the same machine and the same amount of work as `result`; None without one.
 
     Raises
     ------
     InputError
-        The file holds something else than results of this format.
+        The file holds other things than results of this format.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
@@ -86,7 +86,7 @@ def last(path: Path, result: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def changes(before: dict[str, Any], now: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
-    """For each case and ratio in both: now over before, and whether the middle halves lie apart."""
+    """For each case and ratio in both: now over before, and whether the middle halves do not overlap."""
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for name, group in now["groups"].items():
         earlier = before["groups"].get(name)

@@ -40,7 +40,7 @@ def tables(result: dict[str, Any]) -> RenderableType:
 
 
 def in_short(group: dict[str, Any]) -> str:
-    """A group's medians in a line."""
+    """A group's medians in one line."""
     cases = [f"{name} {seconds(figures['median'])}" for name, figures in group["cases"].items()]
     ratios = [f"{name} {figures['median']:.3f}" for name, figures in group["ratios"].items()]
     return "; ".join([*cases, *ratios])
@@ -66,10 +66,10 @@ def comparison(changes: dict[str, dict[str, dict[str, Any]]], before: dict[str, 
 
 
 def scale(rows: list[dict[str, Any]]) -> RenderableType:
-    """What rounds cost by size; the last columns are without the steps, for each client asked."""
+    """The cost of rounds by size; the last two columns are per client asked, without its steps."""
     table = Table(title="A round of clients with two images each", title_justify="left")
     table.add_column("what", overflow="fold")
-    for heading in ("start", "train", "evaluate", "a client", "processor"):
+    for heading in ("start", "train", "evaluate", "per client", "processor"):
         table.add_column(heading, justify="right", no_wrap=True)
     series, notes = "", []
     for row in rows:
@@ -95,7 +95,7 @@ def _beside(row: dict[str, Any], kind: str) -> str:
 
 
 def seconds(value: float) -> str:
-    """With a unit that leaves some digits before the point."""
+    """Seconds in a unit that leaves digits before the decimal point."""
     for factor, unit in ((1, "s"), (1e3, "ms"), (1e6, "µs")):
         if value * factor >= 1:
             return f"{value * factor:.3g} {unit}"

@@ -1,4 +1,4 @@
-"""An engine's real run, let go round by round, so that it can be interleaved with other work."""
+"""A real run of an engine, one round at a time, so that other work can be done between rounds."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from fedloge.observer import Observer, RoundDone, RunStarted
 
 
 class _Enough(BaseException):
-    """Ends a run from within, past all that catches exceptions."""
+    """Ends a run from within; not an `Exception`, so that nothing catches it on the way."""
 
 
-class Paced(Observer):
-    """Holds a run at its start and after every round, until it is let go on."""
+class StopsAfterEachRound(Observer):
+    """Stops a run at its start and after every round, until `go_on` is called."""
 
     def __init__(self) -> None:
         self.told: queue.Queue[Mapping[str, Any] | BaseException] = queue.Queue()
@@ -30,11 +30,11 @@ class Paced(Observer):
         self._go.release()
 
     def on_start(self, event: RunStarted) -> None:
-        """Wait for the first round to be wanted."""
+        """Wait until the first round may run."""
         self._hold({})
 
     def on_round(self, event: RoundDone) -> None:
-        """Tell the round's timing, and wait for the next one to be wanted."""
+        """Tell the round's timing, and wait until the next round may run."""
         self._hold(event.timing)
 
     def _hold(self, told: Mapping[str, Any]) -> None:
@@ -51,11 +51,11 @@ class RoundByRound:
 
     Parameters
     ----------
-    run : runs a federation to its end, and tells the observer that it is given.
+    run : runs a federation to its end, with the observer that it is given.
     """
 
     def __init__(self, run: Callable[[Observer], None]) -> None:
-        self._run, self._paced = run, Paced()
+        self._run, self._stops = run, StopsAfterEachRound()
         self._thread = threading.Thread(target=self._work, daemon=True)
 
     def __enter__(self) -> RoundByRound:
@@ -72,7 +72,7 @@ class RoundByRound:
 
     def close(self) -> None:
         """End the run."""
-        self._paced.go_on(over=True)
+        self._stops.go_on(over=True)
         self._thread.join()
 
     def __call__(self) -> None:
@@ -80,32 +80,32 @@ class RoundByRound:
         self.round()
 
     def round(self) -> Mapping[str, Any]:
-        """Let one round run; its line of ``timing.jsonl``."""
+        """Let one round run; returns its line of ``timing.jsonl``."""
         if not self._thread.is_alive():
             raise RuntimeError("the run is over")
-        self._paced.go_on()
+        self._stops.go_on()
         return self._next()
 
     def seconds(self, figure: str) -> float:
-        """Let one round run; one of the seconds that its line of ``timing.jsonl`` holds."""
+        """Let one round run; returns the `figure` of its line of ``timing.jsonl``, in seconds."""
         return float(self.round()[figure])
 
     def _next(self) -> Mapping[str, Any]:
-        told = self._paced.told.get()
+        told = self._stops.told.get()
         if isinstance(told, BaseException):
             raise told
         return told
 
     def _work(self) -> None:
         try:
-            self._run(self._paced)
-            self._paced.told.put(RuntimeError("the run ended before the measurement did"))
+            self._run(self._stops)
+            self._stops.told.put(RuntimeError("the run ended before the measurement did"))
         except _Enough:
             pass
-        except BaseException as exc:  # shown where the round was asked for
-            self._paced.told.put(exc)
+        except BaseException as exc:  # raised again where the round was asked for
+            self._stops.told.put(exc)
 
 
 def local_rounds(config: Config) -> RoundByRound:
-    """The local engine's run."""
+    """A run of the local engine."""
     return RoundByRound(lambda observer: local.run(config, [observer]))

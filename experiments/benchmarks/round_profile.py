@@ -26,8 +26,8 @@ from fedloge.messages.averaging import WeightedSum
 from fedloge.methods.fedloge import FedLoGe
 from fedloge.observer import Observer, RoundDone
 
-# What a label covers: functions of the hot path, by the object that holds them. The heads' label
-# lies around the backbone's, which is taken off below.
+# Labels, and the functions of the hot path that they cover, by the object that holds them. The heads'
+# label includes the backbone's time, which is subtracted below.
 _LABELS: tuple[tuple[str, Any, str], ...] = (
     ("data", ClientData, "batches"),
     ("forward", FedLoGe, "loss"),
@@ -95,12 +95,12 @@ def _profiled(fed: Federation) -> dict[str, Any]:
 
 
 class _LastRound(Observer):
-    """Keeps the seconds of the newest round."""
+    """Keeps the seconds of the last round."""
 
     seconds = 0.0
 
     def on_round(self, event: RoundDone) -> None:
-        """Keep them."""
+        """Keep the round's seconds."""
         self.seconds = event.timing["seconds"]
 
 

@@ -1,7 +1,7 @@
-"""What a round costs as the federation grows, beside the training itself.
+"""What a round costs beside the training itself, as the federation grows.
 
-Clients hold two small images each and train on them once, so that nearly all of a round
-is what every client costs whatever it learns: messages, state on disk, the sum.
+Each client holds two small images and trains on them once. So nearly all of a round is what a
+client costs whatever it learns: messages, state on disk, the sum.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ Say = Callable[[str], None]
 
 
 def scale(quick: bool, say: Say) -> list[dict[str, Any]]:
-    """One row a federation: its size, and the seconds of its start, training and evaluation.
+    """One row per federation: its size, and the seconds of its start, training and evaluation.
 
-    ``train``, ``bare`` (the same steps in a bare loop) and ``evaluate`` are wall seconds of a
-    round; ``-processor`` behind the name: this process's processor seconds.
+    ``train``, ``bare`` (the same steps in a bare loop) and ``evaluate`` are wall seconds per
+    round. The same names with ``-processor`` are processor seconds of this process.
     """
     federations = [("clients", "cnn", TINY, n, 10) for n in (10, 100, 1000, 10_000)]
     federations += [("clients a round", "cnn", TINY, 1000, m) for m in (1, 10, 100, 1000)]
@@ -36,7 +36,7 @@ def scale(quick: bool, say: Say) -> list[dict[str, Any]]:
     federations += [("model", model, CIFAR, 8, 8) for model in models]
     if quick:
         federations = [f for f in federations if f[3] <= 100 and f[1] in ("cnn", "resnet8")]
-    # Twenty rounds of all thousand clients, which say whether memory stays flat; ten of the others.
+    # Twenty rounds where all thousand clients take part, to see whether memory grows; ten elsewhere.
     rows = [
         _on_local(*federation, 2 if quick else 10 if federation[4] == 1000 else 5, say)
         for federation in federations
@@ -45,7 +45,7 @@ def scale(quick: bool, say: Say) -> list[dict[str, Any]]:
 
 
 def memory() -> float:
-    """Resident memory of this process in MiB; 0 where the system does not say."""
+    """Resident memory of this process in MiB; 0 if the system does not tell."""
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
     return next((int(x.split()[1]) / 1024 for x in lines if x.startswith("VmRSS")), 0.0)
@@ -135,7 +135,7 @@ def _processor(call: Callable[[], Mapping[str, Any]]) -> tuple[Mapping[str, Any]
 
 
 def _step(bare: BareLoop) -> tuple[float, float]:
-    """Wall and processor seconds of a step, the median of some."""
+    """Wall and processor seconds of a step, the median of 20."""
     wall, processor = [], []
     for _ in range(20):
         began, worked = time.perf_counter(), time.process_time()

@@ -12,12 +12,12 @@ TITLES = {
     "clients a round": "clients asked, of 1,000",
     "model": "million shared parameters, 8 clients asked",
 }
-# For each series the column that grows, and its unit.
+# For each series, by its name in the history, the column that grows, and its unit.
 SIZES = {"clients": ("clients", 1), "clients a round": ("asked", 1), "model": ("parameters", 1e6)}
 
 
 def draw(rows: list[dict[str, Any]], figure: Path) -> None:
-    """Seconds of a round against size, a panel a series; both axes logarithmic."""
+    """Seconds per round against size, one panel per series; both axes are logarithmic."""
     import matplotlib.figure
 
     made = matplotlib.figure.Figure(figsize=(11, 3.4), layout="constrained")
@@ -39,7 +39,7 @@ def draw(rows: list[dict[str, Any]], figure: Path) -> None:
 
 
 def main() -> None:
-    """Draw the newest result of the history that measured the scale."""
+    """Draw the newest result of the history that has a scale."""
     history, figure = (Path(arg) for arg in sys.argv[1:])
     results = [json.loads(line) for line in history.read_text(encoding="utf-8").splitlines()]
     draw([r for r in results if "scale" in r][-1]["scale"], figure)

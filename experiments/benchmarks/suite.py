@@ -1,4 +1,4 @@
-"""The benchmarks one after the other: measured, shown, kept and compared."""
+"""Runs the benchmarks one after the other; shows, keeps and compares their results."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NAMES = (*GROUPS, PROFILE, SCALE)
 def run_suite(
     only: Sequence[str], out: Path | None, *, quick: bool, as_json: bool, compare: bool
 ) -> dict[str, Any]:
-    """Measure the benchmarks named in `only` (none: all); the result as it is kept.
+    """Measure the benchmarks named in `only` (empty: all); returns the result as it is kept.
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""Training and evaluation, of the engine and of the loops beside it.
+"""Training and evaluation by the engine, against the bare and the naive loop.
 
-Each function yields groups; a group's engines live while it is measured, and stop when the
-generator goes on.
+Each function yields groups of cases. A group's engines run while it is measured, and stop when the
+generator continues.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def training(quick: bool) -> Iterator[Group]:
 
 
 def steps(quick: bool) -> Iterator[Group]:
-    """The bare loop, the same in other ways: optimiser, memory layout, bf16."""
+    """The bare loop with other optimisers, memory layout and precision."""
     ways: dict[str, dict[str, Any]] = {
         "fused, channels last": {},
         "fused, contiguous": {"layout": "contiguous"},
@@ -70,11 +70,11 @@ def steps(quick: bool) -> Iterator[Group]:
 
 
 def rounds(quick: bool) -> Iterator[Group]:
-    """A part of 8 clients x 350 images x 5 epochs with all evaluations, against the naive loop.
+    """A part of a round of 8 clients x 350 images x 5 epochs with all evaluations, against the naive loop.
 
-    An eighth: one client trains, and 1,250 global and 5 x 250 local test images are measured, so
-    that every part of the round is an eighth of the whole. A fortieth with ResNet-18, which takes
-    minutes otherwise: 70 images, 250 and 5 x 50.
+    It is an eighth: one client trains, and 1,250 global and 5 x 250 local test images are measured, so
+    that every part of the round is an eighth of the whole. With ResNet-18, which would take minutes, it
+    is a fortieth: 70 training images, and 250 and 5 x 50 test images.
     """
     for model in models(quick):
         share = "a fortieth" if model == "resnet18" else "an eighth"
@@ -126,7 +126,7 @@ def evaluation(quick: bool) -> Iterator[Group]:
 
 
 def at_once(quick: bool) -> Iterator[Group]:
-    """Clients trained together beside one by one: on the GPU where there is one, with graphs there."""
+    """Clients trained together against one by one; on a GPU, if there is one, with CUDA graphs."""
     gpu = torch.cuda.is_available()
     device = "cuda" if gpu else "cpu"
     clients, images = (16, 350) if gpu else (4, 16 if quick else 70)

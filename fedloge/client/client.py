@@ -116,7 +116,7 @@ class Client:
         """Measure this client's personal models after round `stamp.round`.
 
         Returns figures in [0, 1] with counts of images, and the parts of the probes' sums, each named
-        ``PROBE/NAME``. A client without test images has no figures of models.
+        ``PROBE/NAME``. Without test images and validation images there are no figures of models.
         """
         fed = self.federation
         personal = self.store.load(stamp, fed.initial[Part.PERSONAL], before=stamp.round + 1)

@@ -119,7 +119,7 @@ class PersonalStore:
         for name, content in files.items():
             if not _FILE.fullmatch(name):
                 raise CheckpointError(
-                    f"client {self.client}: {name!r} is no name of a personal state"
+                    f"client {self.client}: {name!r} is not the file name of a personal state"
                 )
             path = self.folder / name
             if not path.exists() or path.read_bytes() != content:

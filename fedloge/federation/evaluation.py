@@ -47,7 +47,7 @@ def predictor_confusion(
 def predictor_accuracy(
     method: Method, net: Network, predictor: Predictor, client: ClientData
 ) -> float:
-    """Share of a client's validation examples that one predictor gets right; nan where there are none."""
+    """Share of a client's validation examples that one predictor gets right, in [0, 1]; NaN without any."""
     held = client.validation
     if held is None or not len(held):
         return math.nan

@@ -49,7 +49,7 @@ def decode(record: ArrayRecord) -> dict[str, Tensor]:
     """The record's tensors on the CPU, float16 widened to float32; `UpdateError` if they cannot be read."""
     try:
         return {name: _tensor(array) for name, array in record.items()}
-    except Exception as exc:  # whatever a damaged or foreign payload raises
+    except Exception as exc:  # a damaged payload may raise anything
         raise UpdateError(f"tensors cannot be read ({type(exc).__name__}: {exc})") from None
 
 

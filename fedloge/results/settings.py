@@ -16,8 +16,9 @@ Value = Scalar | tuple[Scalar, ...]
 _METHOD_KEYS = frozenset(
     {"method", "method-options", "norm-sharing", "lr", "momentum", "weight-decay"}
 )
-# Keys that change only the last bits, or what happens after faults: runs are alike whatever these say.
-_WITHOUT_WEIGHT = (OPERATIONAL - {"rounds"}) | {"seed", "threads", "min-fraction"}
+# Keys that do not make runs unlike: paths and machines, the last bits, faults, and the seed,
+# which is looked at separately.
+_WITHOUT_INFLUENCE = (OPERATIONAL - {"rounds"}) | {"seed", "threads", "min-fraction"}
 
 
 def settings(run: RecordedRun) -> dict[str, Value]:
@@ -41,7 +42,7 @@ def is_methods_own(key: str) -> bool:
 
 def must_be_equal(key: str) -> bool:
     """Whether runs must have the same value: of keys for data, split, model, budget and measurement."""
-    return not is_methods_own(key) and key.partition(".")[0] not in _WITHOUT_WEIGHT
+    return not is_methods_own(key) and key.partition(".")[0] not in _WITHOUT_INFLUENCE
 
 
 def known_keys(runs: Iterable[RecordedRun]) -> list[str]:

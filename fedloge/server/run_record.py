@@ -47,12 +47,12 @@ class RunRecord:
 
     @property
     def files(self) -> RunFiles:
-        """Where each of its files lies."""
+        """The paths of its files."""
         return RunFiles(self.folder)
 
     @property
     def checkpoints(self) -> Path:
-        """Where the checkpoints lie."""
+        """The folder of the checkpoints."""
         return self.files.checkpoints
 
     def bases(self, at_least: int = 0) -> tuple[int, ...]:
@@ -169,7 +169,7 @@ def create(config: Config, federation: Federation) -> RunRecord:
         )
     run_id = f"{name[:60]}-{uuid.uuid4().hex[:8]}"
     record = RunRecord(folder, run_id)
-    # Whatever is wrong with the config shows here, before anything is written.
+    # Anything wrong with the config is found here, before anything is written.
     files = _opening_files(config.replace(name=name, resume=False), federation, record)
     try:
         shutil.rmtree(temporary, ignore_errors=True)

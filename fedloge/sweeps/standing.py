@@ -26,7 +26,7 @@ class Standing:
 
 
 def run_folder(run: PlannedRun) -> Path:
-    """Where a planned run lies, or will lie."""
+    """The folder of a planned run, which may not exist yet."""
     return Path(run.config.runs_dir) / run.name
 
 

@@ -192,7 +192,7 @@ def test_carried_files_replace_what_is_there(store: PersonalStore, tmp_path: Pat
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "round-1.safetensors", "/abs", "x"])
 def test_carried_files_cannot_climb_out(store: PersonalStore, name: str) -> None:
-    with pytest.raises(CheckpointError, match="is no name of a personal state"):
+    with pytest.raises(CheckpointError, match="is not the file name of a personal state"):
         store.write_files({name: b""})
 
 

@@ -13,7 +13,7 @@ from fedloge.results.run_figures import best_on_test, mean_of_last, total
 
 SIDES = ("global", "personal")
 _PREDICTORS = {
-    "fixed": "“fixed” reads the features with the classifier that never moved",
+    "fixed": "“fixed” uses the fixed classifier as its head",
     "raw": "“raw” is the head as it was trained",
     "tuned": "“tuned” is the model after a little training on the client’s own images",
     "realigned": "“realigned” is the same head after GLA-FR, which evens out the norms of the "
