@@ -1,28 +1,37 @@
-"""Federated learning on long-tailed classes: a fair global model, and a personal one for every client.
+"""Federated learning on long-tailed classes: a fair global model, and a personal model for every client.
 
-::
+Train, look, go on::
 
     import fedloge
 
-    run = fedloge.run("digits", rounds=10)              # a recipe's name, a path, or nothing
-    run.metrics                                         # a line per round: loss, accuracies
+    run = fedloge.run("digits", rounds=10)              # a recipe by name or path; none: the defaults
+    run.metrics                                         # one row per round: losses, accuracies
     run.report()                                        # one page with tables and curves
-    run.model("global"), run.model(client=3)            # networks that take images
+    run.model("global"), run.model(client=3)            # trained networks: inputs to logits
 
     run = run.resume(rounds=20)                         # the same bits as 20 rounds at once
     fedprox = fedloge.run("digits", method="fedprox", method_options={"mu": 0.1})
     runs = fedloge.sweep("digits", set={"rounds": 10})  # methods x settings x seeds
 
-What you can put in, each by a class of your own:
+You extend it with code of your own, which no file of fedloge needs to know:
 
-- a `Method`: what clients share, their loss, how a client predicts
-  (``fedloge/methods/fedavg.py`` is the shortest); `check_method` tries it out;
-- a `Partitioner`: who holds which examples; `check_partitioner` tries it out;
-- a `Probe`: what is measured over the clients without their data leaving;
-- an `Observer`: hears of a run while it runs; `Progress` is one.
+- a `Method`: what clients share, what they minimise, how their models predict.
+  ``fedloge/methods/fedavg.py`` is written to learn from; `check_method` tests yours;
+- a `Partitioner`: which client holds which examples; `check_partitioner` tests yours;
+- a `Probe`: what is measured over the clients, of whom only sums are sent;
+- an `Observer`: is told of every round while a run is going on; `Progress` is one.
 
-`Config` holds every key that a recipe may say; ``fedloge recipes`` and ``fedloge --help`` say
-what there is on the command line.
+Where to read on in ``fedloge/``, from the bottom up:
+
+- ``config/keys.py``: `Config`, every key that a recipe may set;
+- ``data/`` and ``partition/``: the examples, and how they are split over the clients;
+- ``models/``: backbones turn inputs into features, heads turn features into logits;
+- ``learning/loop.py``: how one client trains in one round;
+- ``methods/fedavg.py``: one method; ``methods/method.py``: all that a method can say;
+- ``server/rounds.py``: the loop over the rounds;
+- ``run_files.py``: the files that a run leaves on disk.
+
+On the command line ``fedloge --help`` lists the commands and ``fedloge recipes`` the recipes.
 """
 
 from __future__ import annotations

@@ -12,12 +12,12 @@ from fedloge.errors import RunError
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write to a temporary name, flush to the disk, rename.
+    """Write `content` under a temporary name, flush it to the disk, and rename it to `path`.
 
     Raises
     ------
     RunError
-        The disk refused; `path` is as it was before.
+        The disk refused the write; `path` is as it was before.
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -33,7 +33,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def append_lines(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Append JSON lines; `RunError` if the disk refuses."""
+    """Append one line of JSON per row; raises `RunError` if the disk refuses the write."""
     text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
     try:
         with path.open("a", encoding="utf-8") as f:
@@ -43,7 +43,7 @@ def append_lines(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def disk_error(path: Path, exc: OSError) -> RunError:
-    """What a refused write means to the user."""
+    """The error that tells the user of a refused write."""
     return RunError(
         f"{path} cannot be written ({exc.strerror}); what was there is untouched: free space or mend the "
         "permissions, then continue with 'fedloge resume'"

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any, NoReturn
 
-# rich is imported where a console is made, for start-up time: `fedloge --help` needs none of it.
+# For start-up time rich is imported where a console is made: `fedloge --help` needs none.
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -24,14 +24,14 @@ def stdout() -> Console:
 
 @cache
 def stderr() -> Console:
-    """The console for progress and notices; the same one always, so that they do not overwrite each other."""
+    """The console for progress and notices; always the same one, so that they do not overwrite each other."""
     from rich.console import Console
 
     return Console(stderr=True, highlight=False)
 
 
 def print_json(value: Any) -> None:
-    """A result for a script, on standard output."""
+    """Write a result for a script to standard output, as JSON."""
     sys.stdout.write(json.dumps(value, indent=1) + "\n")
 
 
@@ -42,7 +42,7 @@ class _Warnings(logging.Handler):
 
 @contextlib.contextmanager
 def warnings_shown() -> Iterator[None]:
-    """Print what the package warns of while the block runs, a line each, on standard error."""
+    """Print the package's warnings to standard error while the block runs, one line each."""
     logger, handler = logging.getLogger("fedloge"), _Warnings(logging.WARNING)
     before = logger.propagate
     logger.addHandler(handler)
@@ -55,6 +55,6 @@ def warnings_shown() -> Iterator[None]:
 
 
 def fail(text: str, exit_code: int) -> NoReturn:
-    """One line for the user, and the exit code for a script."""
+    """Exit with one line for the user and an exit code for scripts."""
     sys.stderr.write(f"fedloge: {' '.join(text.split())}\n")
     sys.exit(exit_code)

@@ -1,4 +1,4 @@
-"""One way to name content by its hash."""
+"""The hash by which fedloge names content: configs, matrices, cached files."""
 
 from __future__ import annotations
 

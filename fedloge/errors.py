@@ -1,6 +1,6 @@
-"""Every error a person can meet, by who has to act.
+"""Every error that a person can meet, by who has to act.
 
-An `InputError` is the user's to mend (exit code 2); a `RunError` is a run that
+An `InputError` is for the user to mend (exit code 2). A `RunError` is a run that
 could not go on (exit code 1). Both say in one line what is wrong, what was
 expected, what came, and what to do; the command line prints that line alone.
 """
@@ -36,11 +36,11 @@ class PartitionError(InputError):
 
 
 class GeometryError(InputError):
-    """The fixed classifier asked for does not exist or was not reached."""
+    """The fixed classifier asked for does not exist, was not found, or cannot be written."""
 
 
 class PluginError(InputError):
-    """A method or partitioner named by the user cannot be loaded."""
+    """A plug-in (a method, a model, a data set, ...) cannot be loaded or breaks the rules of its kind."""
 
 
 class RunDirError(InputError):

@@ -1,4 +1,4 @@
-"""Folders of the user's that fedloge keeps things in."""
+"""Where fedloge keeps what it can make again, in the user's folders."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 
 
 def cache_folder(configured: str = "") -> Path:
-    """Where decoded archives are kept.
+    """The folder for downloads, decoded images and fixed classifiers; it need not exist.
 
-    `configured` where given, else $FEDLOGE_CACHE, else $XDG_CACHE_HOME/fedloge, else
-    ~/.cache/fedloge. It need not exist.
+    `configured` (the key ``cache-dir``) if given, else $FEDLOGE_CACHE, else
+    $XDG_CACHE_HOME/fedloge, else ~/.cache/fedloge.
     """
     if configured:
         return Path(configured).expanduser()

@@ -1,16 +1,16 @@
-"""Who hears of a run while it runs: the progress display, trackers, the log, your own code.
+"""Who is told of a run while it runs: the progress display, trackers, the log, your own code.
 
 ::
 
-    class Plateau(Observer):
+    class LossPrinter(Observer):
         def on_round(self, event):
             print(event.round, event.row.get("train/loss"))
 
-    fedloge.run("digits", observers=[Plateau()])
+    fedloge.run("digits", observers=[LossPrinter()])
 
-Observers hear of a run in the process that began it, in order, between the steps of the round
-loop: one that is slow makes the run slow. What an observer raises ends the run, like any other
-error; the rounds that are done stay on disk, and the run can be resumed.
+Observers are called in the process that began the run, one after the other, between the steps of
+the round loop. A slow observer makes the run slow. An exception in an observer ends the run, like
+any other error. The rounds that are done stay on disk, and the run can be resumed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class RunStarted:
 
     Attributes
     ----------
-    folder : holds the run's record; on another machine, if the run is recorded there.
+    folder : holds the run's record, on the machine where the run is recorded.
     first_round, rounds : the first and the last round to be run.
     clients_per_round : clients drawn each round.
     text : one line for a person.
@@ -51,7 +51,7 @@ class RunStarted:
 class ClientAnswered:
     """One more client of the round has answered.
 
-    Flower's own engines do not say so: there, this event does not come.
+    Runs on Flower's own engines do not send this event.
 
     Attributes
     ----------
@@ -89,11 +89,11 @@ class RoundDone:
 class RunEnded:
     """The run is over.
 
-    It comes without a `RunStarted` where all rounds were done before.
+    It comes without a `RunStarted` if there was no round left to run.
 
     Attributes
     ----------
-    complete : whether all rounds are done; False: the run has stopped with an error.
+    complete : True if all rounds are done, False if the run has stopped with an error.
     text : one line for a person.
     """
 
@@ -106,7 +106,7 @@ Event = RunStarted | ClientAnswered | RoundDone | RunEnded
 
 
 class Observer:
-    """Hears of a run. Override what you want to hear; the rest does nothing."""
+    """Is told of a run. Override what you want to be told of; the rest does nothing."""
 
     def on_start(self, event: RunStarted) -> None:
         """The rounds begin."""
@@ -122,7 +122,7 @@ class Observer:
 
 
 class Observers(tuple[Observer, ...], Observer):
-    """Several observers as one; they hear each event in this order."""
+    """Several observers as one; they are told of each event in this order."""
 
     def on_start(self, event: RunStarted) -> None:
         """Tell all."""
@@ -160,7 +160,7 @@ def tell(observer: Observer, event: Event) -> None:
 
 @contextlib.contextmanager
 def told_to_the_end(observers: Iterable[Observer]) -> Iterator[Observers]:
-    """The observers of the run inside the block; they hear of its end also when it stops early."""
+    """The observers of the run inside the block; an exception in the block also reaches their `on_end`."""
     started = _Started()
     everyone = Observers((started, *observers))
     try:
@@ -190,5 +190,5 @@ def _tell_of_early_end(observers: Observers, run: RunStarted, problem: BaseExcep
         try:
             observer.on_end(ended)
         except Exception as exc:
-            # What stopped the run is what its caller must see.
+            # The caller must see the error that stopped the run, not this one.
             log.warning("an observer failed at the end of a run: %s", in_one_line(exc))

@@ -1,8 +1,8 @@
 """Options of what a config names: of a method, a loss, a partitioner, a model, a probe.
 
-They stand in a table of their own, ``[method-options]`` for example. Whoever reads them says
-which there are, either as a class derived from `Options` or by the keyword parameters of a
-function; everything else is refused, by one validator and in one style.
+Each set of options is a table of its own in the config, for example ``[method-options]``. The code
+that reads a table declares its options, either as a class derived from `Options` or as the keyword
+parameters of a function. Any other key is refused. All tables are checked here, in one style.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Options(pydantic.BaseModel):
-    """Base of a set of options: frozen, typed, with defaults; kebab-case in a config."""
+    """Base of a set of options: frozen, typed, with defaults; its keys are kebab-case in a config."""
 
     # Strict: without it `true` would pass for 1 and "3" for 3.
     model_config = ConfigDict(
@@ -47,17 +47,19 @@ O = TypeVar("O", bound=Options)  # noqa: E741
 
 
 def checked_options(cls: type[O], given: Mapping[str, Any], where: str) -> O:
-    """The options of a table.
+    """The options of a table, checked.
 
     Parameters
     ----------
+    cls : declares the options there are.
+    given : kebab-case keys and their values.
     where : what they belong to, for the message: ``method-options of 'fedprox'``.
 
     Raises
     ------
     ConfigError
-        A key is unknown or missing, or a value of the wrong type or out of its range; one
-        line with what was expected and what came.
+        A key is unknown or missing, or a value has the wrong type or is out of range. One line
+        says what was expected and what came.
     """
     for key in given:
         if not cls.names():
@@ -85,14 +87,15 @@ def first_problem(exc: pydantic.ValidationError) -> str:
 def keyword_options(
     function: Callable[..., Any], *, positional: bool = False, without: tuple[str, ...] = ()
 ) -> type[Options]:
-    """The options that a function or a class takes, by its keyword-only parameters.
+    """The options that a function or a class takes: its keyword-only parameters.
 
-    Types are those of the annotations; without one, the default's; without either, anything.
+    The type of an option is its annotation's, else its default's. Without either it takes anything.
 
     Parameters
     ----------
-    positional : parameters that may be given by position count as well (a constructor's).
-    without : parameters that are no options.
+    positional : whether parameters that may also be given by position are options, as in a
+        constructor.
+    without : names of parameters that are not options.
     """
     kinds: set[Any] = {inspect.Parameter.KEYWORD_ONLY}
     if positional:
@@ -114,7 +117,6 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
         return get_type_hints(
             function.__init__ if inspect.isclass(function) else function, include_extras=True
         )
-    except (
-        Exception
-    ):  # annotations of a plug-in that name what is not there: then the defaults count
+    except Exception:
+        # A plug-in's annotation names what does not exist: then types come from the defaults.
         return {}

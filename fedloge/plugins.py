@@ -1,4 +1,4 @@
-"""Plug-ins that a config names, by entry point, dotted name or file: methods, partitioners, models, ..."""
+"""Loading what a config names: a built-in method, model or partitioner, or a plug-in of the user's."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from fedloge.errors import PluginError, unknown_name
 
 
 def load_plugin(spec: str, group: str, builtin: Mapping[str, Any], what: str) -> Any:
-    """Find what a config names.
+    """The object that a config names, imported if need be.
 
     Parameters
     ----------
-    spec : the name of a built-in one; of an entry point; ``package.module:Name`` or
-        ``package.module.Name``; or ``path/to/file.py:Name``. Looked up in this order.
+    spec : a built-in name, the name of an entry point, ``package.module:Name`` or
+        ``package.module.Name``, or ``path/to/file.py:Name``; looked up in this order.
     group : entry point group, such as ``"fedloge.methods"``.
     builtin : the built-in ones by name.
-    what : what is sought, ``"method"`` or ``"partitioner"``, for the message.
+    what : the kind of plug-in for the message, such as ``"method"``.
 
     Raises
     ------
@@ -82,7 +82,7 @@ def _module(who: str, name: str) -> ModuleType:
 
 
 def _module_of_file(who: str, path: Path) -> ModuleType:
-    """The module of a file, under a name of its own; the same object until the file changes."""
+    """The module of a file, under a unique name; the same object until the file changes."""
     try:
         stat = path.stat()
     except OSError as exc:
@@ -109,7 +109,7 @@ def _module_of_file(who: str, path: Path) -> ModuleType:
 
 
 class _Uncached(SourceFileLoader):
-    """Always compiles: bytecode is cached by the second, too coarse for a file being edited."""
+    """Always compiles: cached bytecode is dated by the second, too coarse for a file being edited."""
 
     def get_code(self, fullname: str) -> CodeType:
         return self.source_to_code(self.get_data(self.path), self.path)

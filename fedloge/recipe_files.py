@@ -1,8 +1,8 @@
 """Finding the recipes and sweeps that come with fedloge, by name.
 
-In a wheel they lie in ``fedloge/recipes``; where fedloge runs from its source folder, in
-``experiments/recipes`` beside it. ``cifar10-lt`` means ``cifar10-lt.toml`` there,
-``ablation/etf`` the file in that folder. Sweeps have names of their own, in ``sweeps/``.
+An installed wheel has them in ``fedloge/recipes``, the source folder in ``experiments/recipes``.
+There ``cifar10-lt`` means ``cifar10-lt.toml``, and ``ablation/etf`` means ``ablation/etf.toml``.
+Sweeps have names of their own, in ``sweeps/``.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ _SWEEPS = "sweeps"
 
 
 def recipe_path(name_or_path: str | Path, kind: Kind = "recipe") -> Path:
-    """The file of a recipe or sweep that is named, or that the path leads to.
+    """The file of a recipe or sweep, given by name or by path.
 
-    A file that exists wins over a name. A path to none is returned as it is, for whoever
-    reads it to say what is missing.
+    A file that exists wins over a name. The path of a missing file is returned as it is; the code
+    that reads it says what is missing.
 
     Raises
     ------
     ConfigError
-        There is no recipe or sweep of this name; says the nearest one that there is.
+        There is no recipe or sweep of this name; the message names the nearest one.
     """
     path = Path(name_or_path).expanduser()
     if path.is_file() or path.suffix == ".toml" or path.is_absolute():
@@ -41,7 +41,7 @@ def recipe_path(name_or_path: str | Path, kind: Kind = "recipe") -> Path:
 
 
 def known_files(kind: Kind = "recipe") -> Mapping[str, Path]:
-    """The recipes or sweeps that come with fedloge: file by name, in alphabetical order."""
+    """The recipes or sweeps that come with fedloge: each file by its name, in alphabetical order."""
     folder = _folder()
     if kind == "sweep":
         folder /= _SWEEPS

@@ -1,7 +1,7 @@
 """Randomness, always named: every draw comes from (seed, purpose, round, client).
 
-No function in fedloge reads or writes a process-wide generator, so that a
-result does not hang on which process ran it, or on what ran there before.
+No function in fedloge reads or writes a process-wide generator, so a result does
+not depend on which process computed it, or on what ran there before.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ def _entropy(seed: int, purpose: str, round: int, client: int) -> list[int]:
 
 
 def rng(seed: int, purpose: str, round: int = -1, client: int = -1) -> np.random.Generator:
-    """A generator of its own for one purpose.
+    """The generator of one purpose, in one round, on one client: always the same draws.
 
     Parameters
     ----------
     seed : the run's seed, >= 0.
-    purpose : what is drawn, for example ``"augment"``; different purposes never share numbers.
-    round, client : where it is drawn; -1 where there is none.
+    purpose : what is drawn, for example ``"augment"``; different purposes have independent draws.
+    round, client : where it is drawn, >= 0; -1 where there is none.
     """
     return np.random.Generator(
         np.random.Philox(np.random.SeedSequence(_entropy(seed, purpose, round, client)))
@@ -36,7 +36,7 @@ def rng(seed: int, purpose: str, round: int = -1, client: int = -1) -> np.random
 
 @contextlib.contextmanager
 def torch_seeded(seed: int, purpose: str, round: int = -1, client: int = -1) -> Iterator[None]:
-    """Run a block in which torch's own generators are seeded, and restore them after.
+    """Run a block in which torch's own generators are seeded, and restore them afterwards.
 
     For code that cannot be given a generator: layer initialisation, dropout.
     """
@@ -44,8 +44,8 @@ def torch_seeded(seed: int, purpose: str, round: int = -1, client: int = -1) -> 
         1, np.uint64
     )
     seed64 = int(state[0] >> np.uint64(1))
-    # By hand rather than by torch.random.fork_rng, which takes longer than a client of two images
-    # trains; and not by torch.manual_seed, which imports torch's compiler.
+    # torch.random.fork_rng takes longer than a client with two examples trains, and
+    # torch.manual_seed imports torch's compiler, which takes seconds.
     before = torch.default_generator.get_state()
     devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     try:

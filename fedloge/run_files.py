@@ -1,18 +1,18 @@
 """The files of a run's directory: their names, their places and the format number.
 
-Whoever writes a run (the server, its clients) and whoever reads one (tables, the report,
-the export) takes the paths from here, so that both always mean the same file::
+The code that writes a run (the server, its clients) and the code that reads one (tables, the
+report, the export) take the paths from here, so that both mean the same files::
 
     runs/<name>/
       config.toml            the configuration, valid as a recipe
       run.json               what was started: fingerprint, classes, method, versions
-      metrics.jsonl          a line per round: figures that config and seed reproduce
-      timing.jsonl           a line per round: seconds and bytes
-      clients.jsonl          a line per client and evaluated round
-      classes.jsonl          a line per evaluated round, a list over the classes per figure
-      failures.jsonl         a line per client that failed in a round
-      attempts.jsonl         a line per start of the run
-      split.safetensors      images of each class on each client
+      metrics.jsonl          one line per round: figures that config and seed reproduce
+      timing.jsonl           one line per round: seconds and bytes
+      clients.jsonl          one line per client and evaluated round
+      classes.jsonl          one line per evaluated round: a list over the classes for each figure
+      failures.jsonl         one line per client that failed in a round
+      attempts.jsonl         one line per start of the run
+      split.safetensors      examples of each class on each client
       prototypes.safetensors the fixed classifier, for methods that have one
       checkpoint/            manifest.json, round-000012.safetensors
       heads/                 client-00003/round-000012.safetensors, the personal tensors
@@ -26,10 +26,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FORMAT = 2
-"""Of a run's directory; a reader refuses any other."""
+"""Format number of a run's directory; readers refuse any other."""
 
 ROUND_FILES = ("metrics", "timing", "clients", "classes", "failures")
-"""The JSON-lines files that grow by a round at a time, in the order they are written."""
+"""The JSON-lines files that grow with every round, in the order in which they are written."""
 
 CHECKPOINT_MANIFEST = "manifest.json"
 
@@ -56,37 +56,37 @@ class RunFiles:
 
     @property
     def metrics(self) -> Path:
-        """A line per round: the figures that config and seed reproduce."""
+        """One line per round: the figures that config and seed reproduce."""
         return self.of_rounds("metrics")
 
     @property
     def timing(self) -> Path:
-        """A line per round: seconds and bytes."""
+        """One line per round: seconds and bytes."""
         return self.of_rounds("timing")
 
     @property
     def clients(self) -> Path:
-        """A line per client and evaluated round."""
+        """One line per client and evaluated round."""
         return self.of_rounds("clients")
 
     @property
     def classes(self) -> Path:
-        """A line per evaluated round, with a list over the classes for each figure."""
+        """One line per evaluated round, with a list over the classes for each figure."""
         return self.of_rounds("classes")
 
     @property
     def failures(self) -> Path:
-        """A line per client that failed in a round."""
+        """One line per client that failed in a round."""
         return self.of_rounds("failures")
 
     @property
     def attempts(self) -> Path:
-        """A line per start of the run."""
+        """One line per start of the run."""
         return self.folder / "attempts.jsonl"
 
     @property
     def split(self) -> Path:
-        """Images of each class on each client."""
+        """Examples of each class on each client."""
         return self.folder / "split.safetensors"
 
     @property

@@ -1,4 +1,4 @@
-"""What decides a run: a flat, frozen configuration with tables of options, and how it is read."""
+"""The configuration of a run: flat and frozen, with tables of options, and how it is read."""
 
 from fedloge.config.keys import OPERATIONAL, TABLES, Config, differences, keys
 from fedloge.config.on_node import OnNodeOptions

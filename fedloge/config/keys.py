@@ -1,10 +1,10 @@
 """The keys of a config: one flat, typed, frozen set, and three tables of options.
 
 Keys are kebab-case in TOML and on the command line (``num-clients``), snake_case
-in Python (``config.num_clients``). The defaults here are the quick start's, and
-equal those under ``[tool.flwr.app.config]`` in ``pyproject.toml`` (a test says so).
-Options of a method, a partitioner or a model stand in tables of their own; their
-defaults stand with whoever reads them.
+in Python (``config.num_clients``). The defaults here are the quick start's. They
+equal those under ``[tool.flwr.app.config]`` in ``pyproject.toml``, as a test checks.
+The options of a method, a partitioner or a model are tables of their own, whose
+defaults are declared where the options are read.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from fedloge.options import Table, checked_options, first_problem
 TABLES = ("method-options", "model-options", "partitioner-options")
 """The keys that are tables."""
 
-# Keys of before the tables, and where each stands now.
+# Keys of earlier versions, and what has replaced them.
 MOVED = {
     "gamma": "method-options.gamma",
     "sparsity": "method-options.sparsity",
@@ -40,9 +40,9 @@ MOVED = {
     "cuda-graphs": "fast",
 }
 
-# Keys that say where and how fast a run runs, or how long, but not what each
-# round computes; they stay out of the fingerprint, so that a run may be moved,
-# extended or resumed on another engine.
+# Keys that say where, how fast or how long a run runs, but not what a round computes.
+# They stay out of the fingerprint, so that a run may be moved, extended or resumed on
+# another engine.
 OPERATIONAL = frozenset(
     {
         "name",
@@ -69,7 +69,7 @@ OPERATIONAL = frozenset(
 
 
 class Config(pydantic.BaseModel):
-    """Everything that decides a run. Build with `load` or `from_flat` for readable errors."""
+    """Everything that decides a run. Build it with `load` or `from_flat`, whose errors are readable."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -93,10 +93,10 @@ class Config(pydantic.BaseModel):
         description="backbone: cnn, resnet8, resnet18, resnet34, resnet50, or a torchvision model",
     )
     model_options: Table = Field(
-        default_factory=dict, description="options of a model that takes some, as a table"
+        default_factory=dict, description="the model's own options, as a table"
     )
     norm: Literal["batch", "group"] = Field(
-        "batch", description="normalisation layers of our backbones"
+        "batch", description="normalisation layers of the backbone"
     )
     norm_sharing: Literal["all", "affine", "none"] = Field(
         "all",
@@ -108,10 +108,11 @@ class Config(pydantic.BaseModel):
     dataset: str = Field("digits", description="digits, cifar10, cifar100 or image-folder")
     data_path: str = Field("", description="folder or archive of the data set")
     cache_dir: str = Field(
-        "", description="where decoded archives are kept; empty: the user's cache folder"
+        "",
+        description="where downloads and decoded images are kept; empty: the user's cache folder",
     )
     image_size: int = Field(
-        0, ge=0, le=1024, description="image-folder: resize to this square; 0: as they are"
+        0, ge=0, le=1024, description="image-folder: resize to squares of this side; 0: do not"
     )
     long_tail: Literal["exp", "step", "none"] = Field("exp", description="shape of the long tail")
     imbalance_factor: float = Field(0.02, gt=0, le=1, description="smallest over largest class")
@@ -127,30 +128,30 @@ class Config(pydantic.BaseModel):
         default_factory=dict, description="the partitioner's own options, as a table"
     )
     num_clients: int = Field(20, ge=1, description="clients in the federation")
-    clients_per_round: int = Field(8, ge=1, description="clients drawn each round")
+    clients_per_round: int = Field(8, ge=1, description="clients drawn per round")
 
     # Training
     rounds: int = Field(30, ge=1)
-    local_epochs: int = Field(5, ge=1, description="passes over a client's images each round")
+    local_epochs: int = Field(5, ge=1, description="passes over a client's examples per round")
     batch_size: int = Field(8, ge=1)
     lr: float = Field(0.03, gt=0, description="SGD learning rate")
     momentum: float = Field(0.5, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
     precision: Literal["float32", "tf32", "bf16"] = Field(
         "float32",
-        description="of training: float32; tf32, its products with 10 bits of mantissa, on GPUs alone; bf16, "
-        "bfloat16 autocast of forward passes, for processors and GPUs that have it",
+        description="of training: float32; tf32, products with 10 bits of mantissa, on GPUs only; bf16, "
+        "bfloat16 autocast of forward passes, on processors and GPUs that have it",
     )
     fast: bool = Field(
         False,
         description="faster training for GPUs, not yet tried on one: steps recorded as CUDA graphs, and "
-        "clients-at-once; what a method does not allow is trained as usual, with a warning",
+        "clients-at-once; a method that does not allow it is trained as usual, with a warning",
     )
     clients_at_once: int = Field(
         1,
         ge=1,
-        description="with fast: clients that an engine trains together, their networks as one, since a small "
-        "network leaves a GPU idle; the same steps but for rounding, one by one where a method forbids it",
+        description="with fast: clients whose networks an engine stacks and trains together, since a small "
+        "network leaves a GPU idle; the same steps but for rounding; one by one if the method forbids it",
     )
     wire_dtype: Literal["float32", "float16"] = Field(
         "float32", description="how shared tensors are sent, both ways; float16 halves the bytes"
@@ -159,13 +160,13 @@ class Config(pydantic.BaseModel):
     # Aggregation
     aggregation: Literal["mean", "median", "trimmed-mean", "krum"] = Field(
         "mean",
-        description="mean weighted by images, or a robust rule that counts every client alike",
+        description="mean weighted by training examples, or a robust rule that counts every client alike",
     )
     byzantine_clients: int = Field(
-        0, ge=0, description="krum, trimmed-mean: misbehaving clients to stand up to"
+        0, ge=0, description="krum, trimmed-mean: how many misbehaving clients to withstand"
     )
     dp_clip: float = Field(
-        0.0, ge=0, description="central privacy: norm to which updates are clipped; 0: off"
+        0.0, ge=0, description="central privacy: L2 norm to which updates are clipped; 0: off"
     )
     dp_noise: float = Field(1.0, ge=0, description="central privacy: noise multiplier")
     dp_delta: float = Field(
@@ -177,30 +178,27 @@ class Config(pydantic.BaseModel):
         5, ge=1, description="rounds between evaluations; the last round is always one"
     )
     validation_share: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description="share of every client's training examples that is held out, to choose settings by",
+        0.0, ge=0, lt=1, description="share of a client's examples held out, to choose settings by"
     )
     probes: str = Field(
         "",
-        description="what is measured over clients besides, by sums: names or path/to/file.py:Class, "
-        "separated by commas",
+        description="further measurements over the clients, of which only sums are sent: names or "
+        "path/to/file.py:Class, separated by commas",
     )
     shot_groups: Literal["mass", "count"] = Field(
         "mass",
-        description="many / medium / few: cut at 75 % and 95 % of cumulative mass (FedLoGe), or at >100 and "
-        "<20 training images",
+        description="many / medium / few: cut at 75 % and 95 % of all training examples (FedLoGe), or at "
+        ">100 and <20 training examples",
     )
 
     # How it runs
     seed: int = Field(0, ge=0, lt=2**32)
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     threads: int = Field(
-        1, ge=1, description="torch threads a process; part of the result's last bits"
+        1, ge=1, description="torch threads per process; they change the last bits of a result"
     )
     min_fraction: float = Field(
-        0.5, gt=0, le=1, description="quorum: share of a round's clients that must answer well"
+        0.5, gt=0, le=1, description="quorum: least share of a round's clients with a usable answer"
     )
     round_timeout: float = Field(
         3600.0, gt=0, description="seconds a round may wait for its clients"
@@ -212,7 +210,7 @@ class Config(pydantic.BaseModel):
     name: str = Field(
         "",
         pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,99})?$",
-        description="name of the run; empty: made up",
+        description="name of the run; empty: chosen by fedloge",
     )
     runs_dir: str = Field("runs", description="folder that holds the runs")
     ray_workers: int = Field(
@@ -222,16 +220,16 @@ class Config(pydantic.BaseModel):
         "", description="engine ray: an existing cluster's address; empty: this machine alone"
     )
     cpus_per_worker: float = Field(
-        0.0, ge=0, description="engine ray: cores reserved a worker; 0: its threads"
+        0.0, ge=0, description="engine ray: cores reserved per worker; 0: as many as threads"
     )
-    gpus_per_worker: float = Field(0.0, ge=0, description="engine ray: GPUs reserved a worker")
+    gpus_per_worker: float = Field(0.0, ge=0, description="engine ray: GPUs reserved per worker")
     ray_state: Literal["auto", "shared", "carried"] = Field(
         "auto",
-        description="engine ray: personal state on a path all nodes see, or carried by the driver; auto: looks",
+        description="engine ray: personal state on a path all nodes see, or carried by the driver; auto: tries it",
     )
     log_format: Literal["text", "json"] = Field(
         "text",
-        description="what a run writes into Flower's log: lines for people, or for the superlink engine",
+        description="what a run writes to Flower's log: text for people, or json for the superlink engine",
     )
     resume: bool = Field(
         False, description="continue the run of this name from its newest checkpoint"
@@ -270,7 +268,7 @@ class Config(pydantic.BaseModel):
         return self
 
     def _refuse_unread(self) -> None:
-        # A key that nobody reads would change the fingerprint and nothing else.
+        # A key without effect would still change the fingerprint.
         unread = {
             "byzantine_clients": (
                 self.aggregation in ("mean", "median"),
@@ -289,7 +287,7 @@ class Config(pydantic.BaseModel):
 
     @property
     def on_node(self) -> bool:
-        """Whether the examples lie with the clients already, so that nothing is split."""
+        """Whether the clients hold their own examples already, so that nothing is split."""
         return self.partitioner == "on-node"
 
     @property
@@ -301,12 +299,12 @@ class Config(pydantic.BaseModel):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The classes that ``on-node`` names, in alphabetical order as an image folder's are."""
+        """The class names of partitioner ``on-node``, in alphabetical order as in an image folder."""
         return self.on_node_options.class_names
 
     @property
     def shares_class_counts(self) -> bool:
-        """Whether clients tell how many examples of each class they hold."""
+        """Whether clients tell the server how many examples of each class they hold."""
         return self.on_node and self.on_node_options.share_class_counts
 
     def _check_on_node(self) -> None:
@@ -326,11 +324,11 @@ class Config(pydantic.BaseModel):
             raise ValueError("partitioner 'on-node' needs one image size for all: set image-size")
 
     def nested(self) -> dict[str, Any]:
-        """The config as a recipe has it: kebab-case keys, options as tables."""
+        """The config in the form of a recipe: kebab-case keys, options as tables."""
         return self.model_dump(by_alias=True)
 
     def flat(self) -> dict[str, Any]:
-        """Kebab-case keys in the order of the fields; those of a table dotted, ``method-options.mu``.
+        """Kebab-case keys in the order of the fields; options have dotted keys, ``method-options.mu``.
 
         A table without options has no key here.
         """
@@ -340,7 +338,7 @@ class Config(pydantic.BaseModel):
         return flat
 
     def for_flower(self) -> dict[str, Scalar]:
-        """Scalars alone, each table as a string (`fedloge.config.from_flat` reads it)."""
+        """The config in scalars only, each table as a string, which `fedloge.config.from_flat` reads."""
         return {k: table_text(v) if k in TABLES else v for k, v in self.nested().items()}
 
     def fingerprint(self) -> str:
@@ -349,7 +347,7 @@ class Config(pydantic.BaseModel):
         return digest(json.dumps(decisive, sort_keys=True).encode())
 
     def replace(self, **changes: Any) -> Config:
-        """A copy with some fields changed (snake_case), checked again; a table is replaced whole.
+        """A copy with some fields changed (snake_case), checked again; a table is replaced as a whole.
 
         Raises
         ------
@@ -364,7 +362,7 @@ class Config(pydantic.BaseModel):
 
 
 def differences(configs: Sequence[Config]) -> dict[str, list[Any]]:
-    """The dotted keys in which configs differ, and the value of each; None where one has no such option."""
+    """The dotted keys in which configs differ, with the value in each config; None: it has no such option."""
     flats = [config.flat() for config in configs]
     found = {key: [flat.get(key) for flat in flats] for flat in flats for key in flat}
     return {key: values for key, values in found.items() if any(v != values[0] for v in values[1:])}
@@ -376,7 +374,7 @@ def keys() -> list[str]:
 
 
 def checked(values: Mapping[str, Any], source: str) -> Config:
-    """A config of kebab-case keys, its tables as mappings.
+    """The config of kebab-case keys, in which tables are mappings.
 
     Raises
     ------
@@ -393,7 +391,7 @@ def checked(values: Mapping[str, Any], source: str) -> Config:
 
 
 def unknown_key(key: str) -> str:
-    """Say that there is no such key, and which is nearest or has taken its place."""
+    """The message for an unknown key: what has replaced it, or which known key is nearest."""
     if key in MOVED:
         return f"{key!r} is no key of a config; it is {MOVED[key]} now"
     return unknown_name("key", key, keys())

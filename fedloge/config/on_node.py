@@ -1,4 +1,4 @@
-"""Options of partitioner ``on-node``, which is no partitioner: nothing is split."""
+"""Options of partitioner ``on-node``, with which nothing is split: clients have their own examples."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from fedloge.options import Options
 
 
 class OnNodeOptions(Options):
-    """Of partitioner ``on-node``, where the examples lie with the clients already.
+    """Options of partitioner ``on-node``, for clients that hold their own examples.
 
-    `classes`: their names, the same for all; a list, or text separated by commas.
-    `share_class_counts`: clients tell how many examples of each class they hold, for many,
-    medium and few.
+    `classes`: the class names, the same for all clients; a list, or text separated by commas.
+    `share_class_counts`: whether clients tell the server how many examples of each class they
+    hold, from which it knows the many, medium and few classes.
     """
 
     classes: list[str] | str = ""
@@ -18,6 +18,6 @@ class OnNodeOptions(Options):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The names in alphabetical order, as an image folder's are."""
+        """The class names in alphabetical order, as in an image folder."""
         names = self.classes.split(",") if isinstance(self.classes, str) else self.classes
         return tuple(sorted({name.strip() for name in names} - {""}))

@@ -1,4 +1,4 @@
-"""Reading a config: a recipe, ``--set`` of the command line, a run config of Flower's."""
+"""Reading a config from a recipe, from ``--set`` on the command line, or from Flower's run config."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fedloge.errors import ConfigError
 
 
 def from_flat(values: Mapping[str, Any], source: str = "config") -> Config:
-    """Build a config from kebab-case keys; tables as mappings, dotted keys or strings.
+    """Build a config from kebab-case keys; tables may be mappings, dotted keys or strings.
 
     Raises
     ------
@@ -35,12 +35,12 @@ def from_flat(values: Mapping[str, Any], source: str = "config") -> Config:
 
 
 def load(path: str | Path | None, overrides: Iterable[str] = ()) -> Config:
-    """Read a recipe (TOML) and apply ``key=value`` overrides; no path: the defaults.
+    """Read a recipe (TOML) and apply ``key=value`` overrides; without a path: the defaults.
 
     Raises
     ------
     ConfigError
-        The file is missing or no TOML, or a key or value is wrong.
+        The file is missing or not valid TOML, or a key or value is wrong.
     """
     values: dict[str, Any] = _read_toml(Path(path)) if path is not None else {}
     for key, value in parse_overrides(overrides).items():
@@ -54,7 +54,7 @@ def load(path: str | Path | None, overrides: Iterable[str] = ()) -> Config:
 
 
 def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
-    """``key=value`` items as config keys and values, not yet checked against each other.
+    """Config keys and values from ``key=value`` items; only the keys are checked here.
 
     A key of a table is dotted, ``method-options.mu=0.1``. Raises `ConfigError` for an item
     of another form or an unknown key.
@@ -91,5 +91,5 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 def _parse_value(key: str, text: str) -> Any:
     field = Config.model_fields[key.replace("-", "_")]
-    # A string key takes the text as it stands: a path called "1e3" is no number.
+    # The text of a string key is not parsed: a path called "1e3" is no number.
     return text.strip("'\"") if isinstance(field.default, str) else toml_value(text)

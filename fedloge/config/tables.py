@@ -1,4 +1,4 @@
-"""Tables of options: as a config keeps them, and as the text that Flower carries."""
+"""Tables of options: as a config keeps them, and as the text that Flower transports."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def merged(table: Mapping[str, Any], path: list[str], value: Any) -> dict[str, A
 
 
 def check_table(table: Mapping[str, Any]) -> None:
-    """Raise ValueError, naming the key, for what no TOML file and no message could carry."""
+    """Raise ValueError, with the key, for a value that TOML or a message cannot represent."""
     for key, value in table.items():
         if not isinstance(key, str) or not key or "." in key:
             raise ValueError(f"expected names without dots for keys, got {key!r}")
@@ -48,7 +48,7 @@ def check_table(table: Mapping[str, Any]) -> None:
 
 
 def table_text(table: Mapping[str, Any]) -> str:
-    """A table as one string, since Flower carries scalars alone; empty for an empty one."""
+    """A table as one JSON string, since Flower transports only scalars; "" for an empty table."""
     return json.dumps(table, sort_keys=True) if table else ""
 
 
@@ -84,7 +84,7 @@ def _plain_items(text: str, where: str) -> dict[str, Any]:
 
 
 def toml_value(text: str) -> Any:
-    """A value as TOML reads it; text that is none is a word, and needs no quotes."""
+    """A value as TOML reads it; text that is not valid TOML is taken as a word without quotes."""
     try:
         return tomllib.loads(f"v = {text}")["v"]
     except tomllib.TOMLDecodeError:

@@ -1,4 +1,4 @@
-"""Data sets as tensors: sources, long tails, augmentation."""
+"""Data sets as tensors: where they come from, long tails, augmentation."""
 
 from fedloge.data.examples import AsTheyAre, DataSet, Examples, Preparation
 from fedloge.data.image_preparation import Augmentation, ImagePreparation, augment, normalise

@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 
 SPLITS = ("train", "test")
 
-# Part of every manifest: raise it when what stands in an entry changes.
+# Part of every manifest: raise it when the content of an entry changes.
 _FORMAT = 2
 
 
@@ -26,10 +26,10 @@ class Decoded:
     Parameters
     ----------
     classes : names, ascending.
-    counts : for ``train`` and ``test``, the images of each class.
-    files : for ``train`` and ``test``, each image's path within the set, in the images' order.
+    counts : for ``train`` and ``test``, how many images each class has.
+    files : for ``train`` and ``test``, the path of each image within the set, in the order of `pixels`.
     pixels : for ``train`` and ``test``, (images, channels, height, width), 0..255.
-    mean, std : of each channel of the training pixels, in units of [0, 1] pixels.
+    mean, std : of each channel over the training images, with pixels scaled to [0, 1].
     """
 
     classes: tuple[str, ...]
@@ -46,7 +46,7 @@ def pixel_file(folder: Path, split: str) -> Path:
 
 
 def open_entry(folder: Path) -> Decoded | None:
-    """The images of an entry, mapped copy-on-write; None where there is no whole entry."""
+    """The images of an entry, mapped copy-on-write; None if the entry is missing or damaged."""
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         if manifest["format"] != _FORMAT:
@@ -66,10 +66,10 @@ def open_entry(folder: Path) -> Decoded | None:
 
 
 def map_pixels(path: Path, shape: tuple[int, int, int]) -> UInt8[np.ndarray, "n c h w"]:
-    """Map a file of images of one shape; raises ValueError if it does not hold whole images."""
+    """Map a file of images of one shape; raises ValueError if its last image is cut short."""
     if path.stat().st_size == 0:
         return np.empty((0, *shape), dtype=np.uint8)
-    # Copy-on-write: torch asks for writable memory, and the file must never change.
+    # Copy-on-write, because torch asks for writable memory but the file must never change.
     return np.memmap(path, dtype=np.uint8, mode="c").reshape(-1, *shape)
 
 
@@ -91,8 +91,8 @@ def write_manifest(folder: Path, decoded: Decoded) -> None:
 def staged(entry: Path) -> Iterator[Path]:
     """A temporary folder that becomes `entry` if the block succeeds.
 
-    So an entry is whole or not there. Of two processes that make the same one at once,
-    the first to finish wins. Raises OSError where it cannot be written.
+    So an entry is either whole or missing. If two processes make the same one at once, the
+    first to finish wins. Raises OSError if the folder cannot be written.
     """
     entry.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f"{entry.name}.", dir=entry.parent))

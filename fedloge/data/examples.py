@@ -22,8 +22,8 @@ class Examples:
     Parameters
     ----------
     inputs : (examples, ...) of any shape and dtype: uint8 images, cached features, token ids.
-    labels : (examples,), int64, 0..classes-1; or (examples, classes), shares of each class that
-        sum to 1, for losses that take such.
+    labels : (examples,), int64, 0..classes-1; or (examples, classes), for each example the shares
+        of the classes, which sum to 1 (soft labels; not every loss takes them).
     """
 
     inputs: Shaped[Tensor, "examples ..."]
@@ -34,12 +34,12 @@ class Examples:
 
     @property
     def device(self) -> torch.device:
-        """Where they are."""
+        """The device that they are on."""
         return self.labels.device
 
     @property
     def classes(self) -> Int64[Tensor, " examples"]:
-        """The class of each example; of soft labels the one with the largest share."""
+        """The class of each example; for soft labels the one with the largest share."""
         return self.labels if self.labels.ndim == 1 else self.labels.argmax(dim=1)
 
     def take(self, indices: NDArray[np.integer] | Int64[Tensor, " chosen"]) -> Examples:
@@ -53,14 +53,14 @@ class Examples:
 
 
 class Preparation(Protocol):
-    """How a data set's inputs become what a network takes: in training augmented, then prepared."""
+    """How raw inputs become what a network takes: in training they are augmented, and always prepared."""
 
     def augment(self, inputs: Tensor, generator: np.random.Generator) -> Tensor:
-        """Vary a batch of raw inputs by the generator's draws; same shape and dtype."""
+        """A batch of raw inputs, varied at random by `generator`; same shape and dtype."""
         ...
 
     def prepare(self, inputs: Tensor) -> Tensor:
-        """A batch of raw inputs as the network takes it, each example by itself."""
+        """A batch of raw inputs as the network takes it; an input does not depend on the others."""
         ...
 
     def described(self) -> dict[str, object]:
@@ -76,15 +76,15 @@ class AsTheyAre:
     """
 
     def augment(self, inputs: Tensor, generator: np.random.Generator) -> Tensor:
-        """Not varied."""
+        """The inputs, not varied."""
         return inputs
 
     def prepare(self, inputs: Tensor) -> Tensor:
-        """Floating point as float32; whole numbers as they are."""
+        """Floating point numbers as float32, integers as they are."""
         return inputs.float() if inputs.is_floating_point() else inputs
 
     def described(self) -> dict[str, object]:
-        """Nothing but its kind."""
+        """The kind of preparation, which has no parameters."""
         return {"kind": "as-they-are"}
 
 
@@ -94,12 +94,12 @@ class DataSet:
 
     Parameters
     ----------
-    name : what it is called in messages and records.
-    train, test : the examples; inputs of one shape and dtype in both.
-    classes : class names; a label is a position in it.
+    name : its name in messages and records.
+    train, test : the examples; all inputs have one shape and dtype.
+    classes : class names; a label is a position in this tuple.
     preparation : how inputs become what a network takes.
     train_origins, test_origins : where each example came from (a file's path within the data set,
-        a row of a table), in the order of the examples; empty where a source does not say.
+        a row of a table), in the order of the examples; empty if the source does not say.
     """
 
     name: str
@@ -121,6 +121,6 @@ class DataSet:
         return tuple(self.train.inputs.shape[1:])
 
     def blank_inputs(self, count: int) -> Tensor:
-        """A batch of zeros as the network takes it, to try a network's shapes with."""
+        """A prepared batch of `count` all-zero inputs, to find out the shapes in a network."""
         raw = torch.zeros(count, *self.input_shape, dtype=self.train.inputs.dtype)
         return self.preparation.prepare(raw)

@@ -49,20 +49,21 @@ def load_image_folder(
 
     Parameters
     ----------
-    path : a folder, or a tar archive (plain, gz, bz2, xz), that holds ``train`` and
-        ``test`` or one folder that does. Classes are the folder names in alphabetical order;
-        images of a class stand by file name; hidden files are passed over.
-    image_size : resize to squares of this side (bilinear); 0: all are of one size already.
-    cache : where the decoded images are kept, by what `path` holds. Where it cannot be
+    path : a folder or a tar archive (plain, gz, bz2, xz). It holds ``train`` and ``test``, or one
+        folder that holds them. Classes are the folder names in alphabetical order. The images
+        of a class are ordered by file name. Hidden files are ignored.
+    image_size : side in pixels of the squares to which images are resized (bilinear); 0: they
+        have one size already.
+    cache : where the decoded images are kept, by the content of `path`. If it cannot be
         written they stay in memory, with a warning.
-    classes : the classes there are, where `path` is one site's part of a data set: it may lack
-        some of them, or a whole split. Needs `image_size`.
+    classes : all class names, if `path` is one site's part of a data set. It may then lack some
+        classes, or a whole split. Needs `image_size`.
 
     Raises
     ------
     DataError
-        Not such a folder or archive; an image is unreadable or of another size; an archive
-        is cut short; the classes of train and test differ, or one has no images.
+        `path` is no such folder or archive, an image is unreadable or of another size, an
+        archive is cut short, the classes of train and test differ, or a class has no images.
     """
     try:
         source = _open(path, partial=classes is not None)
@@ -90,7 +91,7 @@ def load_image_folder(
 
 @dataclass(frozen=True)
 class _File:
-    """One file of a source, not yet decoded; without a name: a class, perhaps empty."""
+    """One image file, not yet decoded. An empty `name` only says that the class exists."""
 
     split: str
     label: str
@@ -102,7 +103,7 @@ class _File:
 
 
 class _Folder:
-    """Files of a folder, in order."""
+    """The image files of a folder, in order."""
 
     def __init__(self, path: Path, partial: bool) -> None:
         self.path = path
@@ -117,7 +118,7 @@ class _Folder:
             raise DataError(f"{path}: {len(roots)} folders in it hold train and test; name one")
 
     def identity(self) -> list[Any]:
-        """What changes when a file does."""
+        """Names, sizes and dates, which change when a file does."""
         listing: list[Any] = []
         for split, folder, files in self._classes():
             stats = [(file.name, file.stat()) for file in files]
@@ -141,13 +142,13 @@ class _Folder:
 
 
 class _Archive:
-    """Files of a tar archive, in the archive's order: read as a stream, never unpacked."""
+    """The image files of a tar archive, in the archive's order: read as a stream, never unpacked."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def identity(self) -> list[Any]:
-        """What changes when the archive does."""
+        """Size and date, which change when the archive does."""
         stat = self.path.stat()
         return [stat.st_size, stat.st_mtime_ns]
 
@@ -212,7 +213,7 @@ def _decompressed(path: Path) -> IO[bytes]:
 
 
 def _place(member: tarfile.TarInfo) -> tuple[str, str, str, str] | None:
-    """(folder that holds the split or "", split, class, file name) of a member that matters."""
+    """(folder of the split or "", split, class, file name or ""); None for a member to be ignored."""
     parts = PurePosixPath(member.name).parts
     if ".." in parts or member.name.startswith("/") or any(p.startswith(".") for p in parts):
         return None
@@ -230,13 +231,13 @@ def _place(member: tarfile.TarInfo) -> tuple[str, str, str, str] | None:
 
 
 def _drain(stream: IO[bytes]) -> None:
-    # Only at its end does a compressed stream check its sum, or say that it was cut.
+    # A compressed stream verifies its checksum, and notices that it was cut short, at its end only.
     while stream.read(1 << 20):
         pass
 
 
 def _ends_well(path: Path, offset: int) -> bool:
-    # tarfile takes a damaged header, or a missing one, for the end; the end is zeros.
+    # tarfile mistakes a damaged or missing header for the end. The true end is a block of zeros.
     with path.open("rb") as f:
         f.seek(offset)
         return f.read(512) == bytes(512)
@@ -281,7 +282,7 @@ def _decode_all(
     sinks: Mapping[str, IO[bytes]],
     known: Sequence[str] | None,
 ) -> tuple[Names, Shape]:
-    """Write the pixels in the source's order; return (class, name) of each, and their shape."""
+    """Write all pixels in the source's order; returns (class, name) of each image, and its shape."""
     names: dict[str, list[tuple[str, str]]] = {split: [] for split in SPLITS}
     classes: dict[str, set[str]] = {split: set() for split in SPLITS}
     first: tuple[_File, Shape] | None = None
@@ -313,7 +314,7 @@ def _decode_all(
 def _decode(file: _File, image_size: int, path: Path) -> UInt8[np.ndarray, "3 height width"]:
     try:
         rgb = _opened(file).convert("RGB")
-    # Decoders raise nearly anything over a damaged file: OSError, SyntaxError, struct.error...
+    # For a damaged file decoders raise nearly anything: OSError, SyntaxError, struct.error, ...
     except Exception as exc:
         reason = "not an image" if isinstance(exc, Image.UnidentifiedImageError) else exc
         raise DataError(f"{path}: {file} cannot be decoded ({reason}); mend or remove it") from None
@@ -323,8 +324,8 @@ def _decode(file: _File, image_size: int, path: Path) -> UInt8[np.ndarray, "3 he
 
 
 def _opened(file: _File) -> Image.Image:
-    # Asking every decoder in turn takes longer than decoding a small image: the one that
-    # the suffix names comes first.
+    # Asking every decoder in turn takes longer than decoding a small image, so the one that the
+    # suffix names comes first.
     named = Image.registered_extensions().get(PurePosixPath(file.name).suffix.lower())
     if named:
         with contextlib.suppress(Image.UnidentifiedImageError):
@@ -335,7 +336,7 @@ def _opened(file: _File) -> Image.Image:
 def _check_images(path: Path, names: Names) -> None:
     for split in SPLITS:
         if len(set(names[split])) < len(names[split]):
-            raise DataError(f"{path}: an image stands in {split} twice; make the archive anew")
+            raise DataError(f"{path}: an image is in {split} twice; make the archive anew")
 
 
 def _check_known(path: Path, classes: Mapping[str, set[str]], known: Sequence[str]) -> None:

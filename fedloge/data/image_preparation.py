@@ -21,8 +21,8 @@ class ImagePreparation:
 
     Parameters
     ----------
-    mean, std : of each channel, in units of [0, 1] pixels.
-    augmentation : in training (see `augment`).
+    mean, std : of each channel, with pixels scaled to [0, 1].
+    augmentation : used in training only (see `augment`).
     """
 
     mean: tuple[float, ...]
@@ -34,17 +34,17 @@ class ImagePreparation:
         return augment(inputs, self.augmentation, generator)
 
     def prepare(self, inputs: Tensor) -> Tensor:
-        """Normalised float32, in the memory layout of training and measurement."""
-        # Another layout may round otherwise.
+        """Normalised float32, in the memory layout (channels last) of training and evaluation."""
+        # Convolutions may round differently in another layout.
         return normalise(inputs, self.mean, self.std).contiguous(memory_format=torch.channels_last)
 
     def described(self) -> dict[str, object]:
-        """Mean and deviation; augmentation is training's alone."""
+        """Mean and standard deviation; augmentation belongs to training alone."""
         return {"kind": "image", "mean": list(self.mean), "std": list(self.std)}
 
 
 def crop_padding(height: int, width: int) -> int:
-    """Zeros around an image before it is cropped: 4 pixels, 1 for images under 16 pixels."""
+    """Width in pixels of the zeros around an image before it is cropped: 4, or 1 below 16 pixels."""
     return 4 if min(height, width) >= 16 else 1
 
 
@@ -58,10 +58,10 @@ def augment(
     Parameters
     ----------
     pixels : 0..255; not changed.
-    kind : ``crop``: pad with zeros (`crop_padding`) and crop to the old size at random;
-        ``crop-flip``: and mirror left to right with probability 1/2; ``none``: as it is.
-    generator : on the CPU, so that the draws are the same for every device. An image
-        takes two integers for the crop; then each takes a float for the flip.
+    kind : ``crop`` pads with zeros (`crop_padding`) and crops to the old size at random;
+        ``crop-flip`` also mirrors left to right with probability 1/2; ``none`` changes nothing.
+    generator : on the CPU, so that the draws are the same for every device: two integers
+        per image for the crops, then one float per image for the flips.
     """
     if kind == "none":
         return pixels
@@ -95,10 +95,10 @@ def normalise(
 def channel_statistics(
     pixels: UInt8[np.ndarray, "images channels height width"],
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel, in units of [0, 1] pixels.
+    """Mean and standard deviation of each channel, with pixels scaled to [0, 1].
 
-    From integer histograms, so that they do not depend on the order of a sum. A
-    channel of one value gets the deviation 1: it can be divided by.
+    Computed from integer histograms, so that no order of summation matters. A constant
+    channel gets the deviation 1, which can be divided by.
     """
     values = np.arange(256, dtype=np.int64)
     step = 1 + (1 << 22) // (pixels.shape[2] * pixels.shape[3])
@@ -110,6 +110,6 @@ def channel_statistics(
         count, total = int(histogram.sum()), int(histogram @ values)
         squares = int(histogram @ values**2)
         mean.append(total / count / 255)
-        # An exact integer until the one division: no cancellation.
+        # Exact integers until the one division, so nothing cancels.
         std.append((count * squares - total**2) ** 0.5 / count / 255 or 1.0)
     return tuple(mean), tuple(std)

@@ -1,4 +1,4 @@
-"""Long tails: how many images of each class, and which.
+"""Long tails: how many examples of each class are kept, and which.
 
 The exponential curve is that of Cui et al., "Class-Balanced Loss Based on Effective
 Number of Samples" (CVPR 2019); the step curve that of Buda et al. (Neural Networks 2018).
@@ -19,13 +19,13 @@ LongTail = Literal["exp", "step", "none"]
 def long_tail_counts(
     num_classes: int, largest: int, imbalance_factor: float, kind: LongTail
 ) -> list[int]:
-    """Images of each class, largest class first.
+    """Number of examples of each class, largest class first.
 
     Parameters
     ----------
     num_classes : C, at least 1.
-    largest : n_max, images of class 0.
-    imbalance_factor : IF, smallest over largest class, in (0, 1].
+    largest : n_max, the number of examples of class 0.
+    imbalance_factor : IF, size of the smallest class over that of the largest, in (0, 1].
     kind : ``exp``: floor(n_max * IF^(c / (C - 1))); ``step``: n_max for the first half of the
         classes (rounded up), floor(n_max * IF) for the others; ``none``: n_max for all.
     """
@@ -40,15 +40,15 @@ def long_tail_counts(
 def long_tail_indices(
     labels: NDArray[np.integer], imbalance_factor: float, kind: LongTail
 ) -> NDArray[np.int64]:
-    """Indices of a long-tailed subset: the first images of each class in the data set's order.
+    """Indices of a long-tailed subset: the first examples of each class in the data set's order.
 
-    The curve starts from the size of class 0. Indices stand class by class, class 0's
-    first; ``none`` keeps every image (in this order too).
+    The curve starts from the size of class 0. Indices are ordered class by class, class 0
+    first. ``none`` keeps every example, in this order too.
 
     Raises
     ------
     DataError
-        A class has fewer images than the curve asks for, or the curve asks for none.
+        A class has fewer examples than the curve asks for, or the curve asks for none.
     """
     available = np.bincount(labels)
     by_class = np.argsort(labels, kind="stable").astype(np.int64)
@@ -58,12 +58,12 @@ def long_tail_indices(
     for c, (want, have) in enumerate(zip(wanted, available, strict=True)):
         if want < 1:
             raise DataError(
-                f"long-tail {kind!r}: class {c} would keep none of its {have} images; "
+                f"long-tail {kind!r}: class {c} would keep none of its {have} examples; "
                 f"raise imbalance-factor ({imbalance_factor:g})"
             )
         if want > have:
             raise DataError(
-                f"long-tail {kind!r} asks for {want} images of class {c}, which has {have}; "
+                f"long-tail {kind!r} asks for {want} examples of class {c}, which has {have}; "
                 'set long-tail = "none" to take the data set as it is'
             )
     starts = np.cumsum(available) - available

@@ -1,4 +1,4 @@
-"""A preparation from its description, as an exported model keeps it."""
+"""From a description, as an exported model keeps it, back to a preparation of inputs."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from fedloge.errors import DataError
 
 
 def preparation_of(described: Mapping[str, Any]) -> Preparation:
-    """The preparation that `Preparation.described` described, without augmentation.
+    """The preparation that `Preparation.described` has described, without augmentation.
 
     Raises
     ------
     DataError
-        It is of a kind that this version does not know: a plug-in's own, perhaps.
+        This version does not know the kind of preparation; perhaps it is a plug-in's own.
     """
     kind = described.get("kind")
     if kind == "image":

@@ -1,4 +1,4 @@
-"""Where images come from: one loader a source, by name."""
+"""Where data sets come from: one loader per source, by name."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from fedloge.plugins import load_plugin
 if TYPE_CHECKING:
     from torchvision.datasets import CIFAR10
 
-# scikit-learn and torchvision take seconds to import: only the source that needs one does.
+# scikit-learn and torchvision take seconds to import, so only the sources that need them do.
 
 
 def load_dataset(config: Config) -> DataSet:
     """The whole source named by ``dataset``, before any long tail is cut from it.
 
     ``dataset`` may also name a function of the user's own, by entry point, ``package.module:name``
-    or ``path/to/file.py:name``: it takes the config and returns a `DataSet`. Images are augmented
-    as the config says, or, for ``auto``, as suits the source.
+    or ``path/to/file.py:name``. It takes the config and returns a `DataSet`. Images are augmented
+    as ``augment`` says; ``auto`` leaves the choice to the source.
 
     Raises
     ------
@@ -44,7 +44,7 @@ def load_dataset(config: Config) -> DataSet:
     ConfigError
         ``augment`` or ``image-size`` is set for a source that does not read it.
     DataError
-        It is not where it should be, or not as it should be.
+        The data are missing, unreadable or not of the expected form.
     """
     source = load_plugin(config.dataset, "fedloge.datasets", SOURCES, "dataset")
     data = source(config)
@@ -71,7 +71,7 @@ def _digits(config: Config) -> DataSet:
     pixels = np.rint(table[:, :-1] * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)
     by_class = [np.flatnonzero(labels == c) for c in range(10)]
     per_class = min(map(len, by_class)) - 50
-    # In the source's own order, so that the classes stand mixed as they do there.
+    # In the source's own order, so that the classes stay mixed as they are there.
     train = np.sort(np.concatenate([images[:per_class] for images in by_class]))
     test = np.sort(np.concatenate([images[-50:] for images in by_class]))
     mean, std = channel_statistics(pixels[train])
@@ -87,8 +87,8 @@ def _digits(config: Config) -> DataSet:
 
 
 def _digits_table() -> NDArray[np.float64]:
-    # One row an image: 64 pixels of 0..16, then the label. Read from where scikit-learn keeps it,
-    # since to import scikit-learn takes longer than the quick start's first rounds.
+    # One row per image: 64 pixels of 0..16, then the label. The file of scikit-learn is read
+    # directly, because importing scikit-learn takes longer than the quick start's first rounds.
     package = importlib.util.find_spec("sklearn")
     for folder in (package and package.submodule_search_locations) or ():
         path = Path(folder) / "datasets/data/digits.csv.gz"
@@ -151,7 +151,7 @@ def _refuse_image_size(config: Config) -> None:
 
 
 def _cifar_split(source: type[CIFAR10], folder: Path, train: bool) -> CIFAR10:
-    with contextlib.suppress(RuntimeError):  # "not found or corrupted": get it, then
+    with contextlib.suppress(RuntimeError):  # "not found or corrupted": download it below
         return source(folder, train=train)
     try:
         # torchvision draws a progress bar and prints; neither is ours to show.
@@ -170,7 +170,7 @@ def _cifar_examples(split: CIFAR10) -> Examples:
 
 
 def _image_folder(config: Config) -> DataSet:
-    """Images of one's own, ``train/<class>/*`` and ``test/<class>/*``."""
+    """The user's own images, ``train/<class>/*`` and ``test/<class>/*``."""
     if not config.data_path:
         raise DataError(
             "dataset 'image-folder' needs data-path: a folder or tar archive with "
@@ -209,8 +209,9 @@ def _decoded_examples(decoded: Decoded, split: str) -> Examples:
 def load_own_images(config: Config, folder: Path) -> DataSet:
     """One site's images, ``train/<class>/*`` and ``test/<class>/*``, of the classes that the config names.
 
-    Classes and splits may be missing. Pixels are normalised with 0.5 and 0.5: statistics of
-    its own would make each site's inputs another thing, and common ones would have to be sent.
+    Classes and splits may be missing. Pixels in [0, 1] are normalised with mean 0.5 and standard
+    deviation 0.5 at every site. With statistics of its own each site would normalise the same image
+    differently, and common statistics would have to be sent.
 
     Raises
     ------

@@ -1,9 +1,9 @@
 """Linear algebra with one result on every machine.
 
-BLAS adds in an order that hangs on the processor, the library and the number of
-threads, so its last bits differ. Here a factor is first rounded to integers times a
-power of two, small enough that no sum of their products leaves float64's 53 bits:
-then nothing is rounded, and every order of summation gives the same bits. All else
+BLAS adds in an order that depends on the processor, the library and the number of
+threads, so its last bits differ. Here both factors are first rounded to integers times
+a power of two, so small that every sum of their products fits into float64's 53 bits.
+Then nothing is rounded, and every order of summation gives the same bits. All else
 is elementwise (IEEE 754 rounds + - * / and sqrt in one way only) or a sum along a
 fixed tree.
 """
@@ -20,7 +20,7 @@ _BITS = 26
 
 
 def tree_sum(x: Float64[ndarray, " n *rest"]) -> Float64[ndarray, "*rest"]:
-    """Sum over the first axis, halves on halves, always in the same order."""
+    """Sum over the first axis: one half is added to the other until one row is left."""
     while len(x) > 1:
         half = len(x) // 2
         folded = x[:half] + x[len(x) - half :]
@@ -39,12 +39,12 @@ def row_norms(x: Float64[ndarray, "rows columns"]) -> Float64[ndarray, " rows"]:
 
 
 def product(a: Float64[ndarray, "m k"], b: Float64[ndarray, "k n"]) -> Float64[ndarray, "m n"]:
-    """``a @ b``, each entry good to about 2**-26 of the largest row norm times the largest column norm."""
+    """``a @ b``, each entry accurate to about 2**-26 times the largest row norm times the largest column norm."""
     return _on_grid(a, row_norms(a)) @ _on_grid(b, row_norms(b.T))
 
 
 def gram(x: Float64[ndarray, "rows columns"]) -> Float64[ndarray, "rows rows"]:
-    """``x @ x.T``, each entry good to about 2**-26 of the largest squared row norm."""
+    """``x @ x.T``, each entry accurate to about 2**-26 times the largest squared row norm."""
     rounded = _on_grid(x, row_norms(x))
     return rounded @ rounded.T
 

@@ -1,4 +1,4 @@
-"""One factory for the fixed classifier: which one, why, and how good it is."""
+"""The fixed classifier: which one, why, how good it is, and where it is kept."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Prototypes:
     sparsity : share of zeros asked for; 0 for ``"etf"``.
     gamma : norm of every row.
     seed : what the matrix was drawn from.
-    reason : what was chosen and why, one sentence.
+    reason : what was chosen and why, in one sentence.
     """
 
     matrix: Float[Tensor, "classes features"]
@@ -113,13 +113,13 @@ def prototypes(
 
     Parameters
     ----------
-    num_classes, dim : C >= 2 and d >= C - 1.
+    num_classes, dim : C and d, with C >= 2 and d >= C - 1.
     kind : ``"sparse-etf"`` or ``"etf"``; a sparse one without zeros is an ``"etf"``.
     sparsity : share of zeros in every row of ``"sparse-etf"``, 0 <= sparsity < 1.
     gamma : norm of every row, > 0.
     seed : decides the orientation and the places of the zeros, >= 0.
-    cache_dir : where built matrices are kept; none: the user's cache folder. A cache that
-        cannot be read or written only costs the time to build.
+    cache_dir : where built matrices are kept; None: the user's cache folder. If the cache
+        cannot be read or written, the matrix is built again each time.
 
     Raises
     ------
@@ -141,7 +141,7 @@ def prototypes(
     reason = (
         f"{why}; {num_classes} classes fit, as a simplex in {dim} dimensions has up to {dim + 1}"
     )
-    # A copy: the caller may move or change its matrix, the next caller gets the original.
+    # A copy, because the caller may change its matrix, and the next one gets the original.
     return Prototypes(made.clone(), kind, float(sparsity), float(gamma), seed, reason)
 
 
@@ -172,7 +172,7 @@ def _made(
             path.parent.mkdir(parents=True, exist_ok=True)
             _write(path, matrix)
         except OSError:
-            pass  # a full or read-only disk must not stop a run: the matrix is here
+            pass  # the matrix is in memory, so a full or read-only disk need not stop the run
     return matrix
 
 

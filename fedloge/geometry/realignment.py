@@ -17,8 +17,8 @@ from torch import Tensor
 def global_realign(psi: Float[Tensor, "classes features"]) -> Float[Tensor, "classes features"]:
     """GA-FR: psi'_c = psi_c / ||psi_c||, so that no class is preferred for its size.
 
-    A zero row stays zero: a class that collapsed has no direction, and as NaN it would
-    spoil the logits of all others.
+    A zero row stays zero. Such a class has no direction, and a NaN row would spoil the
+    prediction for every input.
     """
     return tau_norm(psi, 1.0)
 
@@ -71,17 +71,16 @@ def tau_norm(
 
 
 def absent_mask(counts: Int[Tensor, " classes"]) -> Float[Tensor, " classes"]:
-    """What to add to a client's logits so that it never predicts a class it was not trained on.
+    """What to add to a client's logits so that it never predicts a class that it was not trained on.
 
     Parameters
     ----------
-    counts : the client's TRAINING images of each class. From test counts the mask would
-        leak labels.
+    counts : the client's TRAINING examples of each class. Test counts would leak labels.
 
     Returns
     -------
-    0 where the client has images, -inf where it has none. All 0 for a client without a
-    single image: a mask over every class would leave no answer.
+    0 where the client has examples, -inf where it has none. All 0 for a client without a
+    single example: a mask over every class would leave no answer.
     """
     mask = torch.zeros(counts.shape, device=counts.device)
     present = counts > 0
@@ -89,6 +88,6 @@ def absent_mask(counts: Int[Tensor, " classes"]) -> Float[Tensor, " classes"]:
 
 
 def _row_norms(head: Float[Tensor, "classes features"]) -> Float[Tensor, "classes 1"]:
-    # Relative to the largest entry, as the squares of a tail class's tiny row may vanish.
+    # Relative to the largest entry, since the squares of a tail class's tiny row may underflow.
     largest = head.abs().amax(dim=1, keepdim=True)
     return largest * (head / torch.where(largest > 0, largest, 1.0)).norm(dim=1, keepdim=True)

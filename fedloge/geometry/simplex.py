@@ -64,20 +64,21 @@ def check_arguments(num_classes: int, dim: int, gamma: float, seed: int) -> None
 
 
 def simplex_rows(num_classes: int, dim: int, seed: int) -> Float64[ndarray, "classes features"]:
-    """The frame of `simplex_etf` in float64, rows of norm 1 to about 1e-8."""
-    # Some tail draws pass through the C library's log and exp. On this grid all libraries agree.
+    """The frame of `simplex_etf` in float64, with rows of norm 1 within about 1e-8."""
+    # Draws from the tails use the C library's log and exp, whose last bits differ between
+    # libraries. Rounded to this grid they are all the same.
     x = np.rint(rng(seed, "simplex-etf").standard_normal((num_classes, dim)) * 2.0**16) / 2.0**16
-    # The largest singular value is below this sum but once in e**18 draws.
+    # The largest singular value exceeds this sum once in e**18 draws.
     x = _centred(x) / (math.sqrt(num_classes) + math.sqrt(dim) + 6)
     target = np.eye(num_classes) - 1 / num_classes
-    # Newton-Schulz takes all singular values to 1 but the one along 1, which centring holds at 0.
-    # The result is P (I - 11^T/C) for a uniformly random P, and unlike QR followed by centring it
-    # also covers C = d + 1, where no P with orthonormal columns exists. Each step first grows a
-    # small singular value by 1.5, so 100 steps are more than any start needs that has full rank.
+    # Newton-Schulz brings every singular value to 1, except the one along the vector of ones,
+    # which centring holds at 0. The result is P (I - 11^T/C) for a uniformly random P. Unlike QR
+    # followed by centring it also covers C = d + 1, where no P with orthonormal columns exists.
+    # A step multiplies a small singular value by 1.5, so 100 steps suffice for any full rank.
     for _ in range(100):
         overlap = gram(x)
         x = _centred(1.5 * x - 0.5 * product(overlap, x))
-        # The error e of this step's start leaves 3/4 e**2, which is below the grid.
+        # An error e before this step leaves 3/4 e**2 after it, which is below the grid.
         if np.abs(overlap - target).max() < 1e-4:
             return x * math.sqrt(num_classes / (num_classes - 1))
     raise GeometryError(

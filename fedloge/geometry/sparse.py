@@ -1,8 +1,8 @@
 """SSE-C: the static sparse equiangular tight frame that FedLoGe trains its backbone against.
 
 Xiao et al., "FedLoGe: Joint Local and Generic Federated Learning under Long-tailed
-Data" (ICLR 2024, arXiv 2401.08977), section on SSE-C: a simplex ETF of which a share
-beta of the entries is zeroed, the others moved until norms and angles are right again.
+Data" (ICLR 2024, arXiv 2401.08977), section on SSE-C: a simplex ETF in which a share
+beta of the entries is set to zero, and the others are moved until norms and angles are right again.
 The paper minimises norm and angle losses with Adam; here the same conditions are
 solved as least squares, to more digits and with the same bits on every machine.
 """
@@ -53,8 +53,8 @@ def sparse_etf(
     Raises
     ------
     GeometryError
-        No such frame exists or was found: too sparse for so many classes. The text
-        says how near it came and what to change.
+        No such frame exists or was found: it is too sparse for so many classes. The message
+        says how close the best attempt came and what to change.
     """
     check_arguments(num_classes, dim, gamma, seed)
     nonzeros = dim - zeros_per_class(dim, sparsity)
@@ -95,21 +95,21 @@ def zeros_per_class(dim: int, sparsity: float) -> int:
 
 
 def _check_count(num_classes: int, dim: int, sparsity: float, nonzeros: int) -> None:
-    # The rows of a simplex sum to zero, which binds one entry of every feature in use.
-    # Features left out by all classes bind none, hence the fewest that hold a row.
+    # The rows of a simplex sum to zero, which fixes one entry of every feature in use. A feature
+    # that no class uses fixes none, so the least number of features that can hold the rows counts.
     conditions = num_classes * (num_classes - 1) // 2
     free = num_classes * nonzeros - max(nonzeros, num_classes - 1)
     if nonzeros < 1 or free < conditions:
         raise GeometryError(
-            f"sparse-etf: sparsity {sparsity:g} leaves {nonzeros} of {dim} entries to a class, so {max(free, 0)} free "
+            f"sparse-etf: sparsity {sparsity:g} leaves each class {nonzeros} of {dim} entries, so {max(free, 0)} free "
             f"numbers for the {conditions} angles and norms of {num_classes} classes; "
             "lower sparsity, raise dim or take fewer classes"
         )
 
 
 def _feature_counts(num_classes: int, dim: int, nonzeros: int) -> list[int]:
-    # Few nonzeros spread over all features rarely meet, and classes that share no
-    # feature are orthogonal: later attempts spread them over fewer.
+    # Classes that share no feature are orthogonal. If few nonzeros are spread over all features,
+    # two classes rarely share one, so later attempts spread them over fewer features.
     least = max(nonzeros, num_classes - 1)
     return sorted(
         {max(least, int(dim * share)) for share in (1, 0.75, 0.5, 0.375, 0.25, 0)}, reverse=True
@@ -119,8 +119,8 @@ def _feature_counts(num_classes: int, dim: int, nonzeros: int) -> list[int]:
 def _draw_support(
     num_classes: int, dim: int, nonzeros: int, features: int, generator: np.random.Generator
 ) -> Support:
-    # Raw draws and sorts of integers, because numpy promises their stream across versions
-    # and machines, which it does not for its own shuffles.
+    # Raw draws and sorts of integers: numpy keeps these the same across versions and machines,
+    # but not its own shuffles.
     draw = generator.bit_generator.random_raw
     used = np.argsort(draw(dim), kind="stable")[:features]
     order = np.argsort(
@@ -129,7 +129,8 @@ def _draw_support(
     support = np.zeros((num_classes, dim), dtype=bool)
     np.put_along_axis(support, used[order[:, :nonzeros]], True, axis=1)
 
-    # Rows that sum to zero cannot hold a feature of one class only: move it to where another is.
+    # Rows that sum to zero cannot have a feature of one class only: that class takes, in its
+    # place, a feature that others use.
     classes_at = support.sum(axis=0)
     for j in used:
         if classes_at[j] != 1:
@@ -158,9 +159,9 @@ def _solve(start: Rows, support: Support) -> _Solution:
     """Minimise ||V V^T - G||_F^2 over the entries in the support.
 
     G is the simplex's Gram matrix, 1 on the diagonal and -1/(C-1) off it. It has
-    G 1 = 0, so V's rows sum to zero at a solution; V is held there throughout, because
-    otherwise the loss is flat to second order in that direction: 100 classes in 512
-    features then take 1000 steps instead of 22.
+    G 1 = 0, so V's rows sum to zero at a solution. V is held there throughout, because
+    otherwise the loss is flat to second order in that direction, and 100 classes in 512
+    features take 1000 steps instead of 22.
     """
     num_classes = len(start)
     goal = np.full((num_classes, num_classes), -1 / (num_classes - 1))
@@ -195,7 +196,7 @@ def _solve(start: Rows, support: Support) -> _Solution:
             step = min(inner(moved, moved) / curvature, _MAX_STEP)
         v, error, slope = tried, tried_error, tried_slope
         losses.append(loss)
-    # The final scaling divides by the norms, which moves a cosine by at most its error again.
+    # The final scaling divides by the norms, which changes a cosine by at most its error again.
     v = v / row_norms(v)[:, None]
     off = ~np.eye(num_classes, dtype=bool)
     return _Solution(v, float(np.abs(gram(v) - goal)[off].max()))

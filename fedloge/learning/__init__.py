@@ -1,1 +1,1 @@
-"""Local training: losses, the loop, a client's data in a round, metrics and probes."""
+"""Local training: the loop, a client's data in a round, losses, metrics and probes."""

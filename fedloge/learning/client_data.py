@@ -15,33 +15,34 @@ from fedloge.data.examples import Examples, Preparation
 from fedloge.rng import rng
 
 EVALUATION_BATCH = 256
-"""Examples per forward pass where nothing is trained; always the same, so that bits are too."""
+"""Examples per forward pass where nothing is trained. One size everywhere: it changes the last bits."""
 
 Batches = Iterator[tuple[Shaped[Tensor, "batch ..."], Int[Tensor, " batch"]]]
 
 
 class Recorder(Protocol):
-    """Makes of a training step one that is recorded and replayed (`fedloge.learning.fast`)."""
+    """Turns a training step into one that is recorded once and then replayed (`fedloge.learning.fast`)."""
 
     def recorded(self, step: Any, purpose: str, *, uniform: bool) -> tuple[Any, Any]:
-        """The step whose terms count, and what to call in its place."""
+        """The step that names the loss terms, and the function to call in its place; see `Step`."""
         ...
 
 
 @dataclass(frozen=True)
 class ClientData:
-    """One client in one round: its examples and what a method may know of them.
+    """One client in one round: its examples, and all that a method may know of it.
 
     Attributes
     ----------
-    client : partition id.
+    client : number of the client, 0 .. num-clients - 1.
+    round : number of the round, from 1.
     train : the client's training examples, raw, on the training device.
-    counts : training examples of each class, on the training device.
+    counts : how many training examples it has of each class, on the training device.
     preparation : how inputs become what the network takes.
-    received : the shared tensors as this round began (the anchor of FedProx or Ditto).
-    validation : examples of the client's that are held out from training; None where none are.
+    received : the shared tensors as the server sent them in this round, by name.
+    validation : the client's examples that are held out from training; None if none are.
     rounds_trained : rounds in which this client has trained before; 0 means never.
-    recorder : records training steps and replays them; None: steps are taken one by one.
+    recorder : records training steps and replays them (config ``fast``); None: plain steps.
     """
 
     client: int
@@ -58,9 +59,15 @@ class ClientData:
     def batches(
         self, epochs: int, purpose: str = "train", batch_size: int | None = None
     ) -> Batches:
-        """Shuffled, augmented, prepared batches; the last of an epoch may be smaller.
+        """Shuffled, augmented and prepared batches; the last of an epoch may be smaller.
 
-        Many batches are augmented at once, so that an example costs a gather, not a Python call.
+        Many batches are augmented in one call, which costs less than a call per batch.
+
+        Parameters
+        ----------
+        epochs : passes over the training examples.
+        purpose : names the draws of shuffling and augmentation (see `fedloge.rng.rng`).
+        batch_size : examples per batch; None: ``batch-size`` of the config.
         """
         size = batch_size or self.config.batch_size
         chunk = size * max(1, 2048 // size)
@@ -76,7 +83,7 @@ class ClientData:
                 )
 
     def plain_batches(self) -> Batches:
-        """The training examples in their order, not augmented: for statistics and tuning on features."""
+        """The training examples in order, not augmented: for statistics and for tuning on features."""
         for start in range(0, len(self.train), EVALUATION_BATCH):
             part = slice(start, start + EVALUATION_BATCH)
             yield self.preparation.prepare(self.train.inputs[part]), self.train.labels[part]

@@ -21,7 +21,12 @@ TrainStep = Callable[[Tensor, Tensor], Tensor]
 
 
 class Step(Generic[N]):
-    """One step of SGD on the sum of the loss terms of a batch."""
+    """One step of SGD on the sum of the loss terms of a batch.
+
+    Attributes
+    ----------
+    terms : names of the loss terms, known after the first step.
+    """
 
     def __init__(
         self,
@@ -35,7 +40,7 @@ class Step(Generic[N]):
         self._precision = precision(client)
 
     def __call__(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        """Forward, backward, step; the loss terms, stacked in the order of `terms`."""
+        """Forward, backward, step; returns the loss terms, stacked in the order of `terms`."""
         self.optimiser.zero_grad()
         with self._precision:
             losses = self.loss(self.net, inputs, labels, self.client)
@@ -59,27 +64,30 @@ def sgd(
 ) -> dict[str, float]:
     """Minimise the sum of the loss terms over shuffled, augmented batches, in place.
 
-    The optimiser is fresh (momentum does not outlive a round) and there is no
-    schedule, as in FedLoGe's experiments. Nothing in the loop waits for the device.
+    The optimiser is fresh, so momentum does not outlive a round. The learning rate is constant,
+    as in FedLoGe's experiments. Nothing in the loop waits for the device.
 
     Parameters
     ----------
-    parameters : what moves; a parameter that gets no gradient rests.
-    loss : the named loss terms of a batch.
+    net : trained in place, in training mode.
+    parameters : those to be trained; one that gets no gradient stays as it is.
+    loss : from the network and a batch to named loss terms (scalars).
+    client : gives the batches and, by its config, learning rate, momentum and weight decay.
     epochs : passes over the client's examples, at least 1.
     purpose : names the draws of shuffling and augmentation.
-    frozen : stays in evaluation mode, so that its running statistics rest as well.
-    uniform : the loss reads nothing of the client but the batch, so that a step may be
-        recorded and replayed for all (config ``fast``).
+    frozen : a part in evaluation mode, so that its running statistics do not change either.
+    uniform : `loss` depends on the network and the batch alone, so that a step may be recorded
+        and replayed for every client (config ``fast``).
 
     Returns
     -------
-    The mean of each loss term over all steps, as ``loss-<term>``, and ``loss``, their sum.
+    The mean of each loss term over all steps, as ``loss-<term>`` if there are several, and
+    ``loss``, their sum.
 
     Raises
     ------
     UpdateError
-        The client has no examples, or its loss is not finite: it has diverged.
+        The client has no examples, or its loss is not finite, which means that it diverged.
     """
     if not len(client.train) or epochs < 1:
         raise UpdateError(
@@ -106,7 +114,7 @@ def step_of(
     purpose: str,
     uniform: bool,
 ) -> tuple[Step[N], TrainStep]:
-    """A step with its optimiser fresh, and what to call for it: the step, or its recorded replay."""
+    """A step with a fresh optimiser, and the function to call for it: the step or its recorded replay."""
     step = Step(net, Sgd.of(client.config, parameters), loss, client)
     if client.recorder is None:
         return step, step
@@ -116,7 +124,7 @@ def step_of(
 def mean_losses(
     client: ClientData, terms: Sequence[str], means: Sequence[float]
 ) -> dict[str, float]:
-    """What `sgd` returns of the means of the loss terms; `UpdateError` if training diverged."""
+    """What `sgd` returns, from the means of the loss terms; raises `UpdateError` if training diverged."""
     mean_loss = sum(means)
     if not math.isfinite(mean_loss):
         raise UpdateError(
@@ -130,9 +138,9 @@ def mean_losses(
 
 
 def precision(client: ClientData) -> contextlib.AbstractContextManager:
-    """Under which a client's forward passes run."""
+    """The context of a client's forward passes: bfloat16 autocast if the config says so, else none."""
     if client.config.precision != "bf16":
         return contextlib.nullcontext()
     device = client.train.device.type
-    # What autocast keeps of the weights would outlive a recorded step.
+    # A recorded step would read the weights that autocast has cached, not the trained ones.
     return torch.autocast(device, torch.bfloat16, cache_enabled=device != "cuda")

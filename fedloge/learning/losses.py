@@ -1,12 +1,12 @@
 """Local losses for long-tailed classes: functions of logits, labels and training counts.
 
-Every loss is a mean over the batch and lives on the device of its arguments. `counts` are the
-training examples of each class on the client that trains. Where a loss takes the logarithm or
-a negative power of a count, a class with none is taken out of the softmax: it receives no
-gradient, and it may not be a label, nor have a share in a soft one.
+Every loss is a mean over the batch, on the device of its arguments. `counts` are the training
+examples of each class on the client that trains. If a loss takes the logarithm or a negative
+power of a count, a class without examples is taken out of the softmax: it receives no gradient,
+and it may be neither a label nor a part of a soft label.
 
-Labels are classes, or shares of each class that sum to 1, where a loss takes such: those that
-are a cross-entropy of changed logits do; focal, ldam and ratio look at one class per example.
+A label is a class. Losses that are a cross-entropy of changed logits also take soft labels, the
+shares of all classes, which sum to 1. focal, ldam and ratio do not.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from fedloge.errors import ConfigError, unknown_name
 from fedloge.options import NotNegative, Options, Positive, checked_options, keyword_options
 
 LocalLoss = Callable[[Tensor, Tensor], Tensor]
-Labels = Int[Tensor, " samples"] | Float[Tensor, "samples classes"]
+Labels = Int[Tensor, " examples"] | Float[Tensor, "examples classes"]
 
 
-def cross_entropy(logits: Float[Tensor, "samples classes"], labels: Labels) -> Float[Tensor, ""]:
-    """-log softmax(logits)_y; of soft labels, the mean over the shares of each class."""
+def cross_entropy(logits: Float[Tensor, "examples classes"], labels: Labels) -> Float[Tensor, ""]:
+    """-log softmax(logits)_y; for soft labels its mean over the classes, weighted by their shares."""
     if labels.ndim == 1:
         return F.cross_entropy(logits, labels)
-    # A class that is taken out has log-probability -inf, and 0 * -inf would be no number.
+    # A class that is taken out has log-probability -inf, and 0 * -inf is nan.
     terms = torch.where(labels > 0, labels * logits.log_softmax(dim=1), 0.0)
     return -terms.sum(dim=1).mean()
 
 
 def balanced_softmax(
-    logits: Float[Tensor, "samples classes"],
+    logits: Float[Tensor, "examples classes"],
     labels: Labels,
     counts: Int[Tensor, " classes"],
 ) -> Float[Tensor, ""]:
@@ -51,7 +51,7 @@ def balanced_softmax(
 
 
 def logit_adjusted(
-    logits: Float[Tensor, "samples classes"],
+    logits: Float[Tensor, "examples classes"],
     labels: Labels,
     counts: Int[Tensor, " classes"],
     tau: NotNegative = 1.0,
@@ -66,7 +66,7 @@ def logit_adjusted(
 
 
 def fedlc(
-    logits: Float[Tensor, "samples classes"],
+    logits: Float[Tensor, "examples classes"],
     labels: Labels,
     counts: Int[Tensor, " classes"],
     tau: NotNegative = 1.0,
@@ -82,14 +82,14 @@ def fedlc(
 
 
 def ldam(
-    logits: Float[Tensor, "samples classes"],
+    logits: Float[Tensor, "examples classes"],
     labels: Labels,
     counts: Int[Tensor, " classes"],
     max_margin: NotNegative = 0.5,
     scale: Positive = 1.0,
     weights: Float[Tensor, " classes"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Cross-entropy of scale * logits after the true class's logit lost a margin ~ n_y^(-1/4).
+    """Cross-entropy of scale * logits, where the true class's logit is reduced by a margin ~ n_y^(-1/4).
 
     Cao et al. 2019, "Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss",
     eq. 13.
@@ -97,11 +97,11 @@ def ldam(
     Parameters
     ----------
     max_margin : margin of the rarest class that is present, >= 0.
-    scale : > 0. The authors' 30 goes with cosines for logits. With a plain linear head it would
-        multiply the gradient (by 55 at the start, measured on ResNet-8), so that a comparison
-        would be of step sizes: the default here is 1.
-    weights : class weights of deferred re-weighting, from `drw_weights`; the batch mean is then
-        a weighted mean. None: all alike.
+    scale : > 0. The authors' 30 is meant for logits that are cosines. With a plain linear head it
+        would also multiply the gradient (by 55 at the start, measured on ResNet-8), and losses
+        would be compared at different step sizes. So the default here is 1.
+    weights : class weights of deferred re-weighting, from `drw_weights`. The batch mean is then
+        a weighted mean. None: all classes have the same weight.
     """
     _one_class_each(labels, "ldam")
     margins = torch.where(counts > 0, counts.float().pow(-0.25), 0.0)
@@ -113,8 +113,13 @@ def ldam(
 def drw_weights(counts: Int[Tensor, " classes"], beta: float = 0.9999) -> Float[Tensor, " classes"]:
     """Class weights (1 - beta) / (1 - beta^n_c), scaled to a mean of 1 over the classes present.
 
-    Cui et al. 2019, "Class-Balanced Loss Based on Effective Number of Samples", which LDAM
-    switches on late in training. 0 <= `beta` < 1; 0 gives all alike. Absent classes get 0.
+    Cui et al. 2019, "Class-Balanced Loss Based on Effective Number of Samples". LDAM uses them
+    late in training. 0 <= `beta` < 1; 0 gives all classes the same. Absent classes get 0.
+
+    Raises
+    ------
+    ConfigError
+        `beta` is out of its range.
     """
     if not 0 <= beta < 1:
         raise ConfigError(f"drw-beta must be a number >= 0 and < 1, got {beta!r}")
@@ -125,11 +130,11 @@ def drw_weights(counts: Int[Tensor, " classes"], beta: float = 0.9999) -> Float[
 
 
 def focal(
-    logits: Float[Tensor, "samples classes"],
+    logits: Float[Tensor, "examples classes"],
     labels: Labels,
     gamma: NotNegative = 2.0,
 ) -> Float[Tensor, ""]:
-    """-(1 - p_y)^gamma log p_y, which turns away from what is learned already.
+    """-(1 - p_y)^gamma log p_y, which gives little weight to examples that are predicted well.
 
     Lin et al. 2017, "Focal Loss for Dense Object Detection", eq. 4. `gamma` >= 0; 0 is plain
     cross-entropy.
@@ -142,18 +147,18 @@ def focal(
 
 
 def ratio_loss(
-    logits: Float[Tensor, "samples classes"],
+    logits: Float[Tensor, "examples classes"],
     labels: Labels,
     counts: Int[Tensor, " classes"],
     alpha: NotNegative = 1.0,
     beta: NotNegative = 0.1,
 ) -> Float[Tensor, ""]:
-    """(alpha + beta R_y) times cross-entropy, R_c the mean count of the other classes over n_c.
+    """(alpha + beta R_y) times cross-entropy; R_c is the mean count of the other classes over n_c.
 
-    Wang et al. 2021, "Addressing Class Imbalance in Federated Learning", whose server estimates
-    R from gradients on auxiliary data because it cannot see the counts. Here a client weighs
-    its own loss and knows them, so R_c = sum_{j != c} n_j / ((Q - 1) n_c), with Q the number
-    of classes present; a client with one class has R = 0. `alpha`, `beta` >= 0, not both 0.
+    Wang et al. 2021, "Addressing Class Imbalance in Federated Learning". Their server estimates
+    R from gradients on auxiliary data, because it cannot see the counts. Here a client weighs
+    its own loss and knows its counts: R_c = sum_{j != c} n_j / ((Q - 1) n_c) with Q the number of
+    classes present. A client with one class has R = 0. `alpha`, `beta` >= 0, not both 0.
     """
     _one_class_each(labels, "ratio")
     others = (counts > 0).sum() - 1
@@ -183,10 +188,10 @@ _LOSSES: dict[str, Callable[..., Tensor]] = {
 
 
 WITHOUT_COUNTS = ("cross-entropy", "focal")
-"""Losses that read nothing of the client, so that a step is the same for all."""
+"""Losses that do not use the client's counts, so that a step is the same for every client."""
 
 LOSSES = tuple(_LOSSES)
-"""Their names."""
+"""The names of all losses."""
 
 
 def local_loss(
@@ -196,17 +201,17 @@ def local_loss(
     *,
     round: int = 1,
 ) -> LocalLoss:
-    """A loss by name, bound to one client's counts in one round: (logits, labels) to a scalar.
+    """A loss by name for one client in one round: a function of (logits, labels) that gives a scalar.
 
     Parameters
     ----------
     name : one of `LOSSES`.
     counts : training examples of each class, at least one of them above 0, on the device of the
-        logits to come.
-    options : the loss's own parameters, kebab-case. Besides, ``ldam`` takes ``drw-from``, the
-        round from which classes are re-weighted (Cao et al. 2019 defer that to the end of
-        training; absent: never), and ``drw-beta`` (0.9999).
-    round : the round that is trained.
+        logits.
+    options : the loss's own parameters, kebab-case. ``ldam`` also takes ``drw-from``, the round
+        from which classes are re-weighted (Cao et al. 2019 defer that to the end of training;
+        absent: never), and ``drw-beta``, in [0, 1), by default 0.9999.
+    round : number of the round, from 1.
 
     Raises
     ------

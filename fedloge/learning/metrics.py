@@ -1,7 +1,7 @@
 """Metrics: functions of predictions, labels and training counts.
 
-Everything follows from a confusion matrix, whose rows are true classes. Matrices of
-several clients or batches add up. Accuracies lie in [0, 1]; nan where nothing was measured.
+Everything follows from a confusion matrix, whose rows are true classes. The matrices of
+several clients or batches are added. Accuracies are in [0, 1], and nan if nothing was measured.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ GROUPS = ("many", "medium", "few")
 
 @dataclass(frozen=True, eq=False)
 class ShotGroups:
-    """Which group every class belongs to: an index into `GROUPS`."""
+    """The group of every class, as an index into `GROUPS`."""
 
     group_of: Int[Tensor, " classes"]
 
@@ -40,23 +40,23 @@ class ShotGroups:
 def shot_groups(
     train_counts: Int[Tensor, " classes"], rule: Literal["mass", "count"] = "mass"
 ) -> ShotGroups:
-    """Many, medium and few classes, from the training counts of the whole federation.
+    """Which classes are many, medium and few, by the training counts of the whole federation.
 
     Parameters
     ----------
-    train_counts : training images of each class over all clients, never test images and
-        never one client's, or the groups would move with the split.
-    rule : ``mass`` (FedLoGe): classes by falling count, cut at 75 % and 95 % of all images. A
-        class on a cut goes to the more frequent side: it is many when the classes before it
-        hold less than 75 %, medium when they hold less than 95 %, else few. Equal counts keep
-        the order of the classes. ``count`` (Liu et al. 2019): more than 100 images, 20 to 100,
-        fewer than 20.
+    train_counts : training examples of each class over all clients. Neither test counts nor
+        one client's counts, by which the groups would change with the split.
+    rule : ``mass`` (FedLoGe): classes by decreasing count, cut at 75 % and 95 % of all examples.
+        A class on a cut goes to the more frequent side: it is many if the classes before it
+        have less than 75 %, medium if they have less than 95 %, else few. Equal counts keep
+        the order of the classes. ``count`` (Liu et al. 2019): more than 100 examples, 20 to
+        100, fewer than 20.
     """
     if rule == "count":
         return ShotGroups((train_counts <= 100).long() + (train_counts < 20).long())
     ordered, order = train_counts.long().sort(descending=True, stable=True)
     before = ordered.cumsum(0) - ordered
-    # In whole numbers: 0.95 * total is no exact float, and a class may sit on the cut.
+    # In integers, because a class may be exactly on a cut and 0.95 * total is not exact in floats.
     percent, total = 100 * before, ordered.sum()
     group_of = torch.empty_like(order)
     group_of[order] = (percent >= 75 * total).long() + (percent >= 95 * total).long()
@@ -64,9 +64,9 @@ def shot_groups(
 
 
 def confusion_matrix(
-    predictions: Int[Tensor, " samples"], labels: Int[Tensor, " samples"], num_classes: int
+    predictions: Int[Tensor, " examples"], labels: Int[Tensor, " examples"], num_classes: int
 ) -> Int[Tensor, "classes classes"]:
-    """How many samples of each true class (row) were predicted as each class (column).
+    """How many examples of each true class (row) were predicted as each class (column).
 
     Raises
     ------
@@ -84,20 +84,20 @@ def confusion_matrix(
 
 
 def accuracy(confusion: Int[Tensor, "classes classes"]) -> float:
-    """Share of all samples predicted right."""
+    """Share of all examples that are predicted right."""
     return _share(int(confusion.diagonal().sum()), int(confusion.sum()))
 
 
 def per_class_accuracy(confusion: Int[Tensor, "classes classes"]) -> Float[Tensor, " classes"]:
-    """Share of each class's samples predicted right (recall); nan for a class without samples."""
+    """Share of each class's examples that are predicted right (recall); nan for a class without any."""
     return confusion.diagonal().double() / confusion.sum(dim=1)
 
 
 def macro_f1(confusion: Int[Tensor, "classes classes"]) -> float:
     """Mean F1 over the classes that occur among the labels or the predictions.
 
-    A class that occurs in neither is left out; one that was predicted but never true, or true
-    but never predicted, counts as 0. As scikit-learn and torchmetrics have it.
+    A class that occurs in neither is left out. One that was predicted but never true, or true
+    but never predicted, counts as 0. scikit-learn and torchmetrics do the same.
     """
     occurrences = confusion.sum(dim=0) + confusion.sum(dim=1)
     f1 = 2 * confusion.diagonal().double() / occurrences
@@ -107,9 +107,9 @@ def macro_f1(confusion: Int[Tensor, "classes classes"]) -> float:
 def group_accuracy(
     confusion: Int[Tensor, "classes classes"], groups: ShotGroups
 ) -> dict[str, float]:
-    """Share of the samples of many, medium and few classes predicted right.
+    """Share of the examples of many, medium and few classes that are predicted right.
 
-    A group without samples is left out.
+    A group without examples is left out.
     """
     group_of = groups.group_of.to(confusion.device)
     empty = torch.zeros(len(GROUPS), dtype=torch.long, device=confusion.device)
@@ -119,16 +119,16 @@ def group_accuracy(
 
 
 def summary(confusion: Int[Tensor, "classes classes"], groups: ShotGroups) -> dict[str, float]:
-    """Accuracy on ``all`` samples and on the ``many``, ``medium`` and ``few`` that occur."""
+    """Accuracy on ``all`` examples, and on those of ``many``, ``medium`` and ``few`` classes if any."""
     return {"all": accuracy(confusion), **group_accuracy(confusion, groups)}
 
 
 def across_clients(values: Sequence[float]) -> dict[str, float]:
     """One metric over all clients: ``mean``, ``std`` (population) and ``worst-decile``.
 
-    The worst decile is the mean of the lowest tenth of the clients, rounded up: at least one
-    client. Every client weighs the same. Clients whose value is nan, having no test samples,
-    are left out; with none left all three are nan.
+    ``worst-decile`` is the mean over the lowest tenth of the clients, rounded up to at least one
+    client. Every client weighs the same. Clients without test examples, whose value is nan, are
+    left out. If none is left, all three are nan.
     """
     measured = sorted(value for value in values if not math.isnan(value))
     if not measured:

@@ -15,7 +15,7 @@ class Sgd:
     """SGD with momentum as `torch.optim.SGD` computes it, one fused step for all parameters.
 
     Constructing `torch.optim.SGD` imports torch's compiler, which takes seconds, and its hooks
-    cost a client of few examples more than its training. A parameter without a gradient rests.
+    cost a client with few examples more than its training. A parameter without a gradient stays.
     """
 
     def __init__(
@@ -27,7 +27,7 @@ class Sgd:
         weight_decay: float = 0.0,
         velocities: Iterable[Tensor] = (),
     ) -> None:
-        """`velocities`: where momentum is kept, one tensor per parameter; none: in memory of its own."""
+        """`velocities`: tensors to keep the momentum in, one per parameter; without them it makes its own."""
         self.parameters = list(parameters)
         self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
         self._velocity: dict[nn.Parameter, Tensor] = dict(
@@ -38,7 +38,7 @@ class Sgd:
     def of(
         cls, config: Config, parameters: Iterable[nn.Parameter], velocities: Iterable[Tensor] = ()
     ) -> Sgd:
-        """With the learning rate, momentum and weight decay that a config gives."""
+        """An optimiser with the learning rate, momentum and weight decay of a config."""
         return cls(
             parameters,
             lr=config.lr,
@@ -47,10 +47,10 @@ class Sgd:
             velocities=velocities if config.momentum else (),
         )
 
-    def rest(self) -> list[Tensor]:
-        """Begin afresh in the same memory: every velocity is zero. Returns the velocities.
+    def reset(self) -> list[Tensor]:
+        """Set every velocity to zero, in the same memory; returns the velocities.
 
-        The first step from there is a fresh optimiser's, momentum * 0 + gradient.
+        The next step is then a fresh optimiser's: momentum * 0 + gradient.
         """
         if self.momentum:
             for parameter in self.parameters:
@@ -64,8 +64,8 @@ class Sgd:
 
     @torch.no_grad()
     def step(self) -> None:
-        """v <- momentum v + (gradient + weight_decay p), beginning at v = gradient; p <- p - lr v."""
-        # One fused step for those that moved before, one for those that move for the first time.
+        """v <- momentum v + gradient + weight_decay p, the first time without momentum; p <- p - lr v."""
+        # One fused step for the parameters that have a velocity, one for those that move first now.
         for known in (True, False):
             moved = [
                 (p, p.grad, self._velocity.get(p))

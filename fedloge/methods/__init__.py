@@ -1,4 +1,4 @@
-"""The methods, by name; a user's own by file, dotted name or entry point."""
+"""All methods by name; a user's own methods by file, dotted name or entry point."""
 
 from __future__ import annotations
 
@@ -50,7 +50,13 @@ METHODS: dict[str, type[Method]] = {
 
 
 def method_class(spec: str) -> type[Method]:
-    """The method called `spec`: a name, an entry point, ``module:Class`` or ``file.py:Class``."""
+    """The method called `spec`: a name, an entry point, ``module:Class`` or ``file.py:Class``.
+
+    Raises
+    ------
+    PluginError
+        There is none, it cannot be imported, or it is not a subclass of `Method`.
+    """
     found = load_plugin(spec, "fedloge.methods", METHODS, "method")
     if not (isinstance(found, type) and issubclass(found, Method)):
         raise PluginError(
@@ -60,7 +66,7 @@ def method_class(spec: str) -> type[Method]:
 
 
 def method_options(cls: type[Method], config: Config) -> Options:
-    """The method's own options, checked; `ConfigError` for one that it does not read."""
+    """The method's own options, checked; raises `ConfigError` for one that it does not have."""
     return checked_options(cls.Options, config.method_options, f"method-options of {cls.name!r}")
 
 

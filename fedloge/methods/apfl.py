@@ -3,13 +3,12 @@
 Deng, Kamani, Mahdavi. 2020, arXiv 2003.13461.
 
 A client predicts with a mixture of its own model and the global one,
-alpha v + (1 - alpha) w, where alpha is learned by gradient descent and kept in [0, 1];
-w trains as in FedAvg. As in the authors' released code, alpha takes one plain step per
-round, before the models train: in every step of theirs, and with momentum, it would run to
-0 or 1 within a round. Its gradient here is over all of the client's images. The mixture is
-of the models' logits, as in that code: for linear models it is the same as the paper's
-mixture of weights, and with batch norm it needs no running statistics of a network that
-nobody trained.
+alpha v + (1 - alpha) w. alpha is learned by gradient descent and kept in [0, 1]; w trains as in
+FedAvg. As in the authors' released code, alpha takes one plain step per round, before the models
+train. If it took a step with every one of theirs, with momentum, it would reach 0 or 1 within a
+round. Its gradient here is over all examples of the client. The models' logits are mixed, as in
+that code. For linear models this is the paper's mixture of weights. With batch norm it avoids a
+mixed network for which nobody has running statistics.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from fedloge.models.head import LinearHead, Predictor, Scalar
 
 
 class APFLNetwork(TwinNetwork):
-    """The shared model w, the client's own v, and its share alpha in the mixture."""
+    """The shared model w, the client's own model v, and the share alpha of v in the mixture."""
 
     alpha: Scalar
 
@@ -42,7 +41,7 @@ class APFL(OwnModel[APFLNetwork]):
     primary_personal = "raw"
 
     class Options(SharedHeadOptions):
-        """`alpha`: the own model's share to begin with, 0 to 1; `adaptive`: whether it is learned."""
+        """`alpha`: initial share of the own model, 0 to 1. `adaptive`: whether it is learned."""
 
         alpha: float = Field(0.5, ge=0, le=1)
         adaptive: bool = True
@@ -50,14 +49,14 @@ class APFL(OwnModel[APFLNetwork]):
     options: Options
 
     def build(self) -> APFLNetwork:
-        """Two models that start alike, and alpha."""
+        """Two models with the same initial weights, and alpha."""
         net = super().build()
         alpha = Scalar(self.options.alpha).requires_grad_(False)
         net.add_module("alpha", alpha)
         return net
 
     def loss(self, net: APFLNetwork, inputs: Tensor, labels: Tensor, client: ClientData) -> Losses:
-        """w's own loss, and the mixture's, which moves v only."""
+        """The loss of w, and that of the mixture, which trains v only."""
         alpha = net.alpha.value.detach()
         w = net.head(net.backbone(inputs))
         v = net.own_head(net.own_backbone(inputs))
@@ -67,9 +66,9 @@ class APFL(OwnModel[APFLNetwork]):
         }
 
     def local_update(self, net: APFLNetwork, client: ClientData) -> Update:
-        """One step of alpha under the models as the round begins; then both models."""
+        """One step of alpha under the models as the round begins, then training of both models."""
         if self.options.adaptive and client.rounds_trained:
-            # In the first round v is w, and alpha has no gradient.
+            # In a client's first round v equals w, so alpha has no gradient.
             self._step_of_alpha(net, client)
         return Update({**self.train(net, client), "alpha": net.alpha.value.item()})
 
@@ -86,11 +85,11 @@ class APFL(OwnModel[APFLNetwork]):
     def both_features(
         self, net: APFLNetwork, inputs: Tensor
     ) -> Float[Tensor, "batch features_of_both"]:
-        """Features of the own and of the shared backbone, side by side."""
+        """The features of the own and of the shared backbone, concatenated."""
         return torch.cat([net.own_backbone(inputs), net.backbone(inputs)], dim=1)
 
     def personal_predictors(self, net: APFLNetwork, client: ClientData) -> dict[str, Predictor]:
-        """The mixture, as one linear head on both features; the global model before any training."""
+        """The mixture, as one linear head on both features; the global model if it has never trained."""
         v, w = LinearHead.of(net.own_head), LinearHead.of(net.head)
         if client.rounds_trained == 0:
             return {"raw": Predictor(w)}

@@ -2,14 +2,14 @@
 
 Luo, Chen, Hu, Zhang, Liang, Feng. NeurIPS 2021, arXiv 2106.05001.
 
-FedAvg trains the model. To measure it, clients send the moments of their features, class
-by class; the server pools them into one Gaussian a class (eq. 4 and 5), draws virtual
-features from these, as many for every class, and trains the averaged head further on them.
+FedAvg trains the model. When it is evaluated, clients send the moments of their features
+for each class. The server pools them into one Gaussian per class (eq. 4 and 5), draws the
+same number of virtual features for every class, and trains the averaged head further on them.
 
-The paper calibrates once, after training; here each measured round shows what calibrating
-then would give, and training does not see it. Left out: the transformation (ReLU, Tukey's
-power) that the paper puts on virtual features in its experiments. The paper's numbers of
-draws and steps differ by data set; the defaults here are our choice.
+The paper calibrates once, after training. Here every evaluated round shows what calibration
+would give at that point; training goes on without it. The transformation of virtual features
+in the paper's experiments (ReLU, Tukey's power) is left out. The paper's numbers of draws and
+steps differ by data set; the defaults here are our choice.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class CCVR(FedAvg):
     class Options(FedAvgOptions):
         """How the head is calibrated.
 
-        `virtual_features`: draws for each class. `epochs`, `lr`, `batch_size`: SGD on them.
-        `covariance`: ``full`` as in the paper, or ``diagonal`` where C d (d + 1) / 2 numbers
-        are too many to send.
+        `virtual_features`: draws for each class, at least 1. `epochs`, `lr`, `batch_size`: of
+        SGD on them. `covariance`: ``full`` as in the paper, or ``diagonal`` if C d (d + 1) / 2
+        numbers are too many to send.
         """
 
         virtual_features: int = Field(500, ge=1)
@@ -56,11 +56,11 @@ class CCVR(FedAvg):
 
     @property
     def uniform_step(self) -> bool:
-        """As FedAvg's: nothing is different before the measurement."""
+        """As for FedAvg, which is what clients train."""
         return self.options.loss in WITHOUT_COUNTS
 
     def probes(self) -> list[Probe]:
-        """Class moments, of which the server makes the calibrated head."""
+        """Class moments, from which the server makes the calibrated head."""
         task = ProbeTask(self.config, self.task.num_classes, self)
         dim = self.task.backbone().out_features
         return [Calibration(task, dim, self.options)]
@@ -76,12 +76,12 @@ class Calibration(ClassMoments):
         self.options = options
 
     def finish(self, net: Network, sums: dict[str, Tensor]) -> Findings:
-        """The calibrated global model; none where no client sent a feature."""
+        """The calibrated global model; none if no client had an example."""
         counts, mean, covariance = gaussians(sums["counts"], sums["sums"], sums["second-moments"])
         seen = (counts > 0).nonzero()[:, 0]
         if not len(seen):
             return Findings()
-        # The same draws in every round: rounds are then compared without their noise.
+        # The same draws in every round, so that they do not make rounds differ.
         generator = rng(self.task.config.seed, "ccvr")
         shape = (len(counts), self.options.virtual_features, mean.shape[1])
         noise = torch.from_numpy(generator.standard_normal(shape, dtype="float32"))
@@ -105,11 +105,11 @@ def virtual_features(
     covariance: Float[Tensor, "classes ..."],
     noise: Float[Tensor, "classes each features"],
 ) -> Float[Tensor, "classes each features"]:
-    """Standard normal draws given a class's mean and covariance (or variances)."""
+    """Features with each class's mean and covariance (or variances), from standard normal `noise`."""
     if covariance.ndim == 2:
         spread = noise * covariance.sqrt().float()[:, None]
     else:
-        # Fewer images than features: no Cholesky factor exists, but this square root does.
+        # With fewer examples than features no Cholesky factor exists, but this square root does.
         values, vectors = torch.linalg.eigh(covariance)
         root = vectors * values.clamp(min=0).sqrt()[:, None]
         spread = noise @ root.float().transpose(1, 2)

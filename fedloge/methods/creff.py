@@ -2,14 +2,14 @@
 
 Shang, Lu, Huang, Wang. IJCAI 2022, arXiv 2204.13399.
 
-FedAvg trains the model. Besides, each client sends the gradients of a head on its real
-features, class by class; the server moves a set of federated features until the head's
-gradients on them point the same way, and re-trains a fresh head on those features. That
-balanced head is the global classifier, and the one whose gradients are asked for next.
+FedAvg trains the model. In addition each client sends, for each class, the gradient of a head
+on its real features. The server changes a set of federated features until the head's
+gradients on them have the same direction, and re-trains a fresh head on those features. This
+balanced head is the global classifier, and the head for the gradients of the next round.
 
 As in the authors' code, the distance of two gradients is the sum over classes c and head
-rows j of 1 - cos(G_c[j], g_c[j]), with the bias as one row more (the paper writes a mean,
-which is another step size). A client's gradient is the mean over all its images of a
+rows j of 1 - cos(G_c[j], g_c[j]), where the bias is one more row. (The paper writes a mean,
+which is another step size.) A client's gradient is the mean over all its examples of a
 class, as in the paper; the authors' code draws augmented batches.
 """
 
@@ -40,11 +40,11 @@ class CReFF(FedAvg):
     primary_global = "retrained"
 
     class Options(FedAvgOptions):
-        """The server's work; defaults are the authors'.
+        """The server's work in each round; the defaults are the authors'.
 
         `features_per_class`: federated features of each class. `match_steps`, `match_lr`:
-        gradient steps on them a round. `retrain_epochs`, `retrain_lr`, `retrain_batch_size`:
-        SGD of the head on them a round.
+        gradient steps on them. `retrain_epochs`, `retrain_lr`, `retrain_batch_size`: SGD of the
+        head on them.
         """
 
         features_per_class: int = Field(100, ge=1)
@@ -57,7 +57,7 @@ class CReFF(FedAvg):
     options: Options
 
     def build(self) -> HeadNetwork:
-        """FedAvg's network and the re-trained head, which no client trains."""
+        """FedAvg's network, and the re-trained head, which no client trains."""
         net = super().build()
         d, seed = net.head.in_features, self.config.seed
         head = linear(d, self.task.num_classes, seed=seed, purpose="init/retrained-head")
@@ -74,7 +74,7 @@ class CReFF(FedAvg):
         return dataclasses.replace(update, sums={"gradients": gradients, "clients": present})
 
     def uplink(self, net: HeadNetwork) -> dict[str, Tensor]:
-        """Gradients of (weight, bias) for each class, and how many clients have the class."""
+        """For each class the gradient of (weight, bias), and how many clients have the class."""
         c, d = net.head.weight.shape
         return {"gradients": torch.zeros(c, c, d + 1), "clients": torch.zeros(c)}
 
@@ -125,12 +125,12 @@ class CReFF(FedAvg):
 
 
 def class_gradients(
-    head: LinearHead, features: Float[Tensor, "images features"], labels: Int[Tensor, " images"]
+    head: LinearHead, features: Float[Tensor, "examples features"], labels: Int[Tensor, " examples"]
 ) -> Float[Tensor, "classes classes features_and_bias"]:
-    """Gradient of the mean cross-entropy over the images of each class, for the head's rows.
+    """For each class the gradient of the mean cross-entropy over its examples, by the head's rows.
 
-    [c, j] is the gradient of row j and, last, of bias j on the images of class c; zero where
-    there is none. In closed form: mean of (p_j - [j = c]) (h, 1).
+    [c, j] is the gradient of row j and, in the last column, of bias j on the examples of class c.
+    It is the mean of (p_j - [j = c]) (h, 1), and zero for a class without examples.
     """
     classes = len(head.weight)
     residuals = head.logits(features).softmax(dim=1) - one_hot(labels, classes)
@@ -151,7 +151,7 @@ def match_features(
     steps: int,
     lr: float,
 ) -> Float[Tensor, "classes each features"]:
-    """Move the federated features of the classes `present` down `gradient_distance`."""
+    """The federated features after `steps` of gradient descent on `gradient_distance`, for classes `present`."""
     moved = features[present].requires_grad_()
     for _ in range(steps):
         distance = gradient_distance(moved, head, gradients[present], present).sum()
@@ -168,7 +168,7 @@ def gradient_distance(
     gradients: Float[Tensor, "present classes features_and_bias"],
     present: Bool[Tensor, " classes"],
 ) -> Float[Tensor, " present"]:
-    """For each class present: sum over head rows, and the bias, of 1 - cos(gradient, wanted)."""
+    """For each class present the sum over head rows, and the bias, of 1 - cos(gradient, wanted one)."""
     own = one_hot(present.nonzero()[:, 0], len(present))[:, None]
     logits = nn.functional.linear(features, head.weight, head.bias)
     residuals = logits.softmax(dim=2) - own

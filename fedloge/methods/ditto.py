@@ -2,9 +2,9 @@
 
 Li, Hu, Beirami, Smith. ICML 2021, arXiv 2012.04221.
 
-Beside FedAvg's model theta every client trains a whole model v of its own, held near
-the theta it received by lambda/2 ||v - theta||^2 (eq. 2, algorithm 1). lambda = 0 is
-local training.
+Beside FedAvg's model theta every client trains a whole model v of its own. The term
+lambda/2 ||v - theta||^2 pulls v to the theta that it received (eq. 2, algorithm 1).
+lambda = 0 is local training.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ class Ditto(OwnModel[TwinNetwork]):
     primary_personal = "raw"
 
     class Options(SharedHeadOptions):
-        """`lambda`: the pull. In the paper a client picks 0.1, 1 or 2, or takes 1 with few images."""
+        """`lambda`: the pull, 0 or more. In the paper a client picks 0.1, 1 or 2, or, with few examples, 1."""
 
         pull: float = Field(1.0, ge=0, alias="lambda")
 
     options: Options
 
     def local_update(self, net: TwinNetwork, client: ClientData) -> Update:
-        """v against the theta just received, which has not moved yet; then theta."""
+        """Train v, pulled to theta as received; then train theta."""
         theta = [*net.backbone.parameters(), *net.head.parameters()]
         v = [*net.own_backbone.parameters(), *net.own_head.parameters()]
         pairs = [(mine, received.detach()) for mine, received in zip(v, theta, strict=True)]
@@ -50,7 +50,7 @@ class Ditto(OwnModel[TwinNetwork]):
         return Update({**shared, "loss-own": own["loss"]})
 
     def personal_predictors(self, net: TwinNetwork, client: ClientData) -> dict[str, Predictor]:
-        """v; for a client that has never trained, theta."""
+        """v, or theta for a client that has never trained."""
         if client.rounds_trained == 0:
             return {"raw": Predictor.of(net.head)}
         return {"raw": Predictor.of(net.own_head, "own_features")}

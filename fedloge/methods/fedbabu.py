@@ -2,10 +2,10 @@
 
 Oh, Kim, Yun. ICLR 2022, arXiv 2106.06042.
 
-Only the backbone is trained and averaged. The head keeps the values it was drawn
-with, the same for all, so that there is a global model; each client tunes a copy for
-evaluation: of the whole network as in the paper (``tune = "all"``), or of the head alone,
-which costs a forward pass.
+Only the backbone is trained and averaged. The head keeps its initial values, which are the
+same for all, so that there is a global model. For evaluation each client tunes a copy: of the
+whole network as in the paper (``tune = "all"``), or of the head alone, which costs one forward
+pass.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from fedloge.methods.single_head import HeadNetwork, LossOptions
 
 
 class FedBABU(FedAvg):
-    """FedAvg of the backbone alone, under a head that stays as it was drawn."""
+    """FedAvg of the backbone alone, under a head that keeps its initial values."""
 
     name = "fedbabu"
     parts: ClassVar = {"backbone": Part.SHARED, "head": Part.FIXED, "tuned": Part.PERSONAL}
     uniform_step = FedAvg.uniform_step
 
     class Options(LossOptions, TuningOptions):
-        """The local loss, and the tuning; no head is trained that anything could be made of.
+        """The local loss and the tuning; without ``post-hoc``, which needs a trained head.
 
-        `tune`: what is tuned on the client's examples when it is measured, the ``head`` or ``all``.
+        `tune`: what is tuned on the client's examples for evaluation, the ``head`` or ``all``.
         """
 
         tune: Literal["head", "all"] = "head"
@@ -39,7 +39,7 @@ class FedBABU(FedAvg):
     options: Options  # type: ignore[assignment]
 
     def build(self) -> HeadNetwork:
-        """As FedAvg's, the head frozen; and a place for the network that a client tunes whole."""
+        """FedAvg's network with its head frozen, and room for a network that a client tunes whole."""
         net = self.fresh_model()
         net.head.requires_grad_(False)
         tuned = self.fresh_model() if self.options.tune == "all" else nn.Module()
@@ -47,7 +47,7 @@ class FedBABU(FedAvg):
         return net
 
     def global_predictors(self, net: HeadNetwork) -> dict[str, Predictor]:
-        """The averaged backbone under the head as it was drawn."""
+        """The averaged backbone under the initial head."""
         return {"raw": Predictor.of(net.head)}
 
     def personal_predictors(self, net: HeadNetwork, client: ClientData) -> dict[str, Predictor]:
@@ -64,9 +64,9 @@ class FedBABU(FedAvg):
         return {"raw": Predictor.of(net.head), "tuned": Predictor.of(tuned.head, "tuned_features")}
 
     def tuned_features(self, net: HeadNetwork, inputs: Tensor) -> Float[Tensor, "batch features"]:
-        """Features of the network that the client has tuned whole."""
+        """Features of the network that the client has tuned as a whole."""
         return cast(HeadNetwork, net.tuned).backbone(inputs)
 
     def head_norms(self, net: HeadNetwork) -> dict[str, Tensor]:
-        """None worth plotting: the head has learned nothing."""
+        """None, since the head has learned nothing."""
         return {}

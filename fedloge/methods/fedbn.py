@@ -2,9 +2,9 @@
 
 Li, Jiang, Zhang, Kamp, Dou. ICLR 2021, arXiv 2102.07623.
 
-All is averaged but the normalisation layers, parameters and running statistics
-alike, which stay with their client. Without a set of them of its own, the server
-has no global model.
+Everything is averaged except the normalisation layers, whose parameters and running
+statistics stay with their client. The server has no such layers of its own, and so no
+global model.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fedloge.models.network import NORM_LAYERS
 
 
 class FedBN(SingleHead[HeadNetwork]):
-    """One model, averaged but for its norm layers."""
+    """One model, averaged without its norm layers."""
 
     name = "fedbn"
     parts: ClassVar = {

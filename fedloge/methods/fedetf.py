@@ -2,12 +2,12 @@
 
 Li, Shang, He, Lin, Wu. ICCV 2023, arXiv 2303.10058.
 
-A linear projection after the backbone, features at unit norm, a fixed simplex ETF W
-and one learned scale: logits = scale W h. The loss is balanced softmax under the
-client's class counts. A client's personal model comes after training: W and the
-projection are tuned in turns on cross-entropy, as in the paper's second stage. Its
-first stage, which trains the whole network on the client for some epochs more, is
-left out, so that tuning needs the backbone's features only once.
+The backbone is followed by a linear projection to features h of norm 1, a fixed simplex
+ETF W and one learned scale: logits = scale W h. The loss is balanced softmax with the
+client's class counts. A client's personal model is made for evaluation: W and the
+projection are tuned in turns on cross-entropy, as in the second stage of the paper's
+personalization. The first stage, which trains the whole network on the client for some
+more epochs, is left out, so that the backbone's features are computed only once.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from fedloge.rng import rng
 
 
 class FedETFNetwork(Network):
-    """Backbone, projection, scale and fixed classifier; a place for the client's tuned projection."""
+    """Backbone, projection, scale and fixed classifier, and room for the client's tuned projection."""
 
     projection: nn.Linear
     scale: Scalar
@@ -61,11 +61,12 @@ class FedETF(Method[FedETFNetwork]):
     primary_personal = "tuned"
 
     class Options(MethodOptions):
-        """`dim`: width of the projection, 0 for the number of classes as the authors have it.
+        """`dim`: width of the projection; 0, as the authors have it: the number of classes.
 
-        `scale`: where the learned scale starts, above 0. `tune_epochs`: how often W and then
-        the projection pass over the client's images when it is measured (the paper: 20 turns
-        of 3 passes each). `tune_lr`: the learning rate of that tuning; absent, the run's.
+        `scale`: initial value of the learned scale, above 0. `tune_epochs`: how often W and then
+        the projection are trained for one pass over the client's examples when it is evaluated
+        (the paper: 20 turns of 3 passes each). `tune_lr`: learning rate of this tuning; absent: the
+        run's.
         """
 
         dim: int = Field(0, ge=0)
@@ -76,7 +77,7 @@ class FedETF(Method[FedETFNetwork]):
     options: Options
 
     def build(self) -> FedETFNetwork:
-        """W with rows of norm 1, the rest as its layers start."""
+        """W has rows of norm 1; the other parts are initialised as usual."""
         backbone, seed, classes = self.task.backbone(), self.config.seed, self.task.num_classes
         dim = self.options.dim or classes
         projection, own = (
@@ -99,11 +100,11 @@ class FedETF(Method[FedETFNetwork]):
         return {"balanced": balanced_softmax(logits, labels, client.counts)}
 
     def features(self, net: FedETFNetwork, inputs: Tensor) -> Float[Tensor, "batch features"]:
-        """Projected, at unit norm."""
+        """The projected features, scaled to norm 1."""
         return normalize(net.projection(net.backbone(inputs)))
 
     def own_features(self, net: FedETFNetwork, inputs: Tensor) -> Float[Tensor, "batch features"]:
-        """The same through the client's tuned projection."""
+        """The features through the client's tuned projection, scaled to norm 1."""
         return normalize(net.own_projection(net.backbone(inputs)))
 
     def global_predictors(self, net: FedETFNetwork) -> dict[str, Predictor]:
@@ -111,7 +112,7 @@ class FedETF(Method[FedETFNetwork]):
         return {"raw": Predictor(LinearHead(net.scale.value.detach() * net.fixed.weight))}
 
     def personal_predictors(self, net: FedETFNetwork, client: ClientData) -> dict[str, Predictor]:
-        """The global model as it is, and with projection and classifier tuned on the client."""
+        """The global model, and the same with projection and classifier tuned on the client's examples."""
         tuned = self._tune(net, client)
         return {
             **self.global_predictors(net),
@@ -119,7 +120,7 @@ class FedETF(Method[FedETFNetwork]):
         }
 
     def _tune(self, net: FedETFNetwork, client: ClientData) -> Float[Tensor, "classes features"]:
-        """Leave the tuned projection in `net.own_projection`; return the tuned W, scaled."""
+        """Tune `net.own_projection` in place and a copy of W; returns the tuned W times the scale."""
         config, projection = self.config, net.own_projection
         projection.load_state_dict(net.projection.state_dict())
         net.eval()

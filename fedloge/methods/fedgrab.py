@@ -2,18 +2,19 @@
 
 Xiao, Chen, Liu, Wang, Feng, Hao, Zhou, Wu, Yang, Liu. NeurIPS 2023, arXiv 2310.07587.
 
-Each class is a binary problem (sigmoid). A client keeps, for each class, the absolute
-gradients its logit has had from images of the class and from all others. A PID controller
-turns their difference into a weight on the class's positive gradients, which feeds back
-into the difference (the balancer, SGB). Which classes are balanced the server says: those
-in the tail of a prior that it reads off the row norms of the averaged head (the analyzer,
-DPA), so that no client tells its class counts.
+Each class is a binary problem (sigmoid). For each class a client adds up the absolute
+gradients of its logit, from examples of the class and from all others. A PID controller
+turns the difference of the two sums into a weight on the class's positive gradients,
+which in turn changes the difference (the balancer, SGB). The server decides which classes
+are balanced: those in the tail of a prior that it estimates from the row norms of the
+averaged head (the analyzer, DPA). So no client tells its class counts.
 
-Constants and details are those of the authors' code: the weight is
-f(u) = 10 / (1 + 9 exp(-0.05 u)), negative gradients keep weight 1, and the prior is the
-mean over rounds of the standardised norms, shifted to least 0 and scaled to sum 1, its
-tail what lies beyond 95 % of the mass. There the balanced classes of an experiment are
-set by hand (all, for CIFAR-10); here they are the analyzer's, as in the paper.
+Constants and details are those of the authors' code. The weight is
+f(u) = 10 / (1 + 9 exp(-0.05 u)), and negative gradients keep weight 1. The prior is the
+mean over rounds of the standardised norms, shifted to minimum 0 and scaled to sum 1. Its
+tail are the classes beyond 95 % of its mass. In the authors' code the balanced classes of
+an experiment are set by hand (all, for CIFAR-10). Here the analyzer chooses them, as in
+the paper.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from fedloge.methods.single_head import HeadNetwork, PostHocOptions
 
 
 class FedGraB(FedAvg):
-    """FedAvg on binary losses whose rare positives are weighted by a closed loop."""
+    """FedAvg on binary losses, in which a controller weights the rare positives."""
 
     name = "fedgrab"
     parts: ClassVar = {
@@ -47,9 +48,9 @@ class FedGraB(FedAvg):
     class Options(PostHocOptions, TuningOptions):
         """The controller: `kp`, `ki`, `kd` are its proportional, integral and derivative gains.
 
-        `ceiling`, `steepness`: f(u) = ceiling / (1 + (ceiling - 1) exp(-steepness u)).
-        `balance`: the analyzer's ``tail`` or ``all`` classes. `balance_negatives`: weigh
-        negative gradients by f(-u) as well.
+        `ceiling`, `steepness`: of f(u) = ceiling / (1 + (ceiling - 1) exp(-steepness u)).
+        `balance`: the ``tail`` that the analyzer finds, or ``all`` classes. `balance_negatives`:
+        whether negative gradients are weighted too, by f(-u).
         """
 
         kp: float = Field(10.0, ge=0)
@@ -63,14 +64,14 @@ class FedGraB(FedAvg):
     options: Options  # type: ignore[assignment]
 
     def build(self) -> HeadNetwork:
-        """FedAvg's network, the classes to balance (at first none), and a balancer at rest."""
+        """FedAvg's network, the classes to balance (at first none, or all), and a balancer at zero."""
         net, classes = super().build(), self.task.num_classes
         net.add_module("tail", Tail(classes, 1.0 if self.options.balance == "all" else 0.0))
         net.add_module("balancer", Balancer(classes, self.options))
         return net
 
     def loss(self, net: HeadNetwork, inputs: Tensor, labels: Tensor, client: ClientData) -> Losses:
-        """Binary cross-entropies summed over classes, positive and negative terms weighted."""
+        """Binary cross-entropy, summed over classes with the balancer's weights."""
         logits = net.head(net.backbone(inputs))
         balancer, tail = cast(Balancer, net.balancer), cast(Tail, net.tail)
         targets = one_hot(labels, logits.shape[1]).to(logits)
@@ -80,11 +81,11 @@ class FedGraB(FedAvg):
         return {"bce": terms.sum() / len(labels)}
 
     def server_state(self, net: HeadNetwork) -> dict[str, Tensor]:
-        """Sum of the priors of all rounds so far."""
+        """The sum of the priors of all rounds so far."""
         return {"prior": torch.zeros(self.task.num_classes)}
 
     def server_update(self, net: HeadNetwork, aggregate: Aggregate) -> Aggregate:
-        """Analyze the averaged head, and say which classes are to be balanced."""
+        """Estimate the prior from the averaged head, and choose the classes to balance."""
         prior = aggregate.state["prior"] + norm_prior(aggregate.shared["head.weight"])
         updated = dataclasses.replace(aggregate, state={"prior": prior})
         if self.options.balance == "all":
@@ -94,7 +95,7 @@ class FedGraB(FedAvg):
 
 
 class Tail(nn.Module):
-    """Which classes are balanced: 1, or 0 for those left alone."""
+    """Which classes are balanced: 1 for those, 0 for the others."""
 
     mask: Tensor
 
@@ -106,8 +107,8 @@ class Tail(nn.Module):
 class Balancer(nn.Module):
     """One client's controllers, one for each class, as vectors over the classes.
 
-    `positive` and `negative` are the gradients so far, `integral` the sum of the errors
-    negative - positive at each step, `error` the last one.
+    `positive` and `negative` are the sums of absolute gradients so far. The error of a step is
+    negative - positive; `error` is the last one, `integral` the sum of all.
     """
 
     positive: Tensor
@@ -124,7 +125,7 @@ class Balancer(nn.Module):
     def weights(
         self, targets: Float[Tensor, "batch classes"], mask: Float[Tensor, " classes"]
     ) -> Float[Tensor, "batch classes"]:
-        """One step of the controllers in `mask`; the weights of this batch's gradients."""
+        """One step of the controllers in `mask`; returns the weights of this batch's gradients."""
         o, error = self.options, (self.negative - self.positive) * mask
         self.integral += error
         u = o.kp * error + o.ki * self.integral * mask + o.kd * (error - self.error) * mask
@@ -136,26 +137,26 @@ class Balancer(nn.Module):
     def record(
         self, gradients: Float[Tensor, "batch classes"], targets: Float[Tensor, "batch classes"]
     ) -> None:
-        """Add the absolute gradients of the batch's mean loss to the accounts."""
+        """Add the absolute gradients of the batch's mean loss to the sums."""
         sizes = gradients.abs() / len(gradients)
         self.positive += (sizes * targets).sum(dim=0)
         self.negative += (sizes * (1 - targets)).sum(dim=0)
 
 
 def weight_of(u: Tensor, ceiling: float, steepness: float) -> Tensor:
-    """f(u): 0 far below zero, 1 at zero, `ceiling` far above."""
+    """f(u): near 0 for very negative u, 1 at u = 0, near `ceiling` for large u."""
     return ceiling / (1 + (ceiling - 1) * torch.exp(-steepness * u))
 
 
 def norm_prior(weight: Float[Tensor, "classes features"]) -> Float[Tensor, " classes"]:
-    """Shares of the classes from the row norms of a head: their z-scores less the least one."""
+    """Shares of the classes by a head's row norms: z-scores minus the smallest, scaled to sum 1."""
     norms = weight.norm(dim=1)
-    scores = norms - norms.min()  # standardising divides all alike, and the sum undoes it
+    scores = norms - norms.min()  # the z-scores' deviation cancels in the division below
     total = scores.sum()
     return scores / total if total > 0 else torch.full_like(norms, 1 / len(norms))
 
 
 def tail_classes(prior: Float[Tensor, " classes"]) -> Float[Tensor, " classes"]:
-    """1 for the classes beyond 95 % of the prior's mass, taken from the largest on; else 0."""
+    """1 for the classes beyond 95 % of the prior's mass, counted from the largest class on; else 0."""
     few = shot_groups((prior * 1e6).round().long(), "mass").mask("few")
     return few.float()

@@ -2,12 +2,12 @@
 
 Xiao, Chen, Liu, Wang, Feng, Wu, Yang, Lin. ICLR 2024, arXiv 2401.08977.
 
-The shared backbone trains against a fixed sparse equiangular classifier (SSE-C,
-section 3.2); a global and a local head learn on its detached features (3.3);
-after training both are realigned by their norms (GLA-FR, 3.4).
+The shared backbone trains against a fixed sparse equiangular classifier W (SSE-C,
+section 3.2). A global head psi and a local head phi learn on its detached features (3.3).
+After training both are realigned by their norms (GLA-FR, 3.4).
 
-``prototypes = none`` is the ablation without SSE-C: a linear layer in the place of W,
-trained by the same loss and averaged. The backbone is then FedAvg's.
+``prototypes = none`` is the ablation without SSE-C: a linear layer takes the place of W, is
+trained by the same loss, and is averaged. The backbone is then FedAvg's.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ from fedloge.methods.single_head import PostHocOptions
 from fedloge.models.head import FixedHead, LinearHead, linear
 
 _JUDGED = 10
-"""Rounds on which `FedLoGe.remarks` judges."""
+"""How many rounds `FedLoGe.remarks` looks at."""
 _HEADS = ("train/loss-global", "train/loss-local")
 
 
 class FedLoGeNetwork(Network):
-    """backbone theta, classifier W, global head psi, local head phi."""
+    """Backbone theta, classifier W, global head psi, local head phi."""
 
     classifier: nn.Linear
     global_head: nn.Linear
@@ -57,7 +57,7 @@ class FedLoGeNetwork(Network):
 
 
 class FedLoGe(Method[FedLoGeNetwork]):
-    """A backbone against a fixed classifier, two heads on its detached features, realignment after."""
+    """A backbone trained against a fixed classifier, two heads on its features, then realigned."""
 
     name = "fedloge"
     parts: ClassVar = {
@@ -70,14 +70,14 @@ class FedLoGe(Method[FedLoGeNetwork]):
     primary_personal = "realigned"
 
     class Options(PostHocOptions):
-        """The fixed classifier W, and how personal models are read.
+        """The fixed classifier W, and how personal models are made.
 
-        `prototypes`: W is SSE-C (``sparse-etf``), a plain simplex (``etf``), or ``none``, a trained
-        layer in its place. `sparsity`: share of zeros in every row of SSE-C. `gamma`: norm of every
-        row of W. `personal_realignment`: LA-FR as phi' = psi ||phi||, or its logits plus the local
-        head's own (``sum``). `tune_epochs`: also measure personal models whose local head was
-        first tuned on the client's examples, for so many passes; 0, as in the paper: none. FedAvg's
-        are tuned so, for 5.
+        `prototypes`: W is SSE-C (``sparse-etf``), a plain simplex (``etf``), or a trained layer
+        (``none``). `sparsity`: share of zeros in every row of SSE-C. `gamma`: norm of every row of W.
+        `personal_realignment`: LA-FR as phi' = psi ||phi|| (``norm``), or its logits plus those of
+        phi (``sum``). `tune_epochs`: if above 0, also evaluate personal models whose local head was
+        first tuned on the client's examples, for this number of passes (the paper: 0; FedAvg's
+        personal models here: 5).
         """
 
         prototypes: Literal["sparse-etf", "etf", "none"] = "sparse-etf"
@@ -95,7 +95,7 @@ class FedLoGe(Method[FedLoGeNetwork]):
             self.parts = {**self.parts, "classifier": Part.SHARED}  # type: ignore[misc]
 
     def build(self) -> FedLoGeNetwork:
-        """theta, psi and phi start as their layers start; W from the prototypes."""
+        """theta, psi and phi are initialised as usual; W is built from the prototypes."""
         backbone = self.task.backbone()
         dim, classes, seed = backbone.out_features, self.task.num_classes, self.config.seed
         if self.w == "fixed":
@@ -116,17 +116,17 @@ class FedLoGe(Method[FedLoGeNetwork]):
     def loss(
         self, net: FedLoGeNetwork, inputs: Tensor, labels: Tensor, client: ClientData
     ) -> Losses:
-        """The three losses; each moves one part only, so one backward pass serves them all."""
+        """The three losses; each trains one part only, so one backward pass of their sum is enough."""
         h = net.backbone(inputs)
         return {
-            self.w: cross_entropy(net.classifier(h), labels),  # moves theta: W is fixed
-            "global": cross_entropy(net.global_head(h.detach()), labels),  # moves psi
-            "local": cross_entropy(net.local_head(h.detach()), labels),  # moves phi
+            self.w: cross_entropy(net.classifier(h), labels),  # trains theta, as W is fixed
+            "global": cross_entropy(net.global_head(h.detach()), labels),  # trains psi
+            "local": cross_entropy(net.local_head(h.detach()), labels),  # trains phi
         }
 
     @property
     def uniform_step(self) -> bool:
-        """The three losses know the batch alone."""
+        """True: the three losses depend on the batch alone."""
         return True
 
     def global_predictors(self, net: FedLoGeNetwork) -> dict[str, Predictor]:
@@ -140,10 +140,11 @@ class FedLoGe(Method[FedLoGeNetwork]):
         }
 
     def personal_predictors(self, net: FedLoGeNetwork, client: ClientData) -> dict[str, Predictor]:
-        """phi_k, and LA-FR's phi'_{k,c} = psi_c ||phi_{k,c}||, absent classes masked.
+        """phi_k, and LA-FR's phi'_{k,c} = psi_c ||phi_{k,c}|| with absent classes masked.
 
-        A client that has never trained has no phi, only one whose rows have equal norms: by LA-FR it
-        predicts with psi at psi's own norms, as its own classes are as long-tailed as psi's.
+        A client that has never trained has no phi of its own. The rows of a fresh phi have equal
+        norms, so by LA-FR it predicts with psi at psi's own norms, because its own classes are as
+        long-tailed as psi's.
         """
         psi = net.global_head.weight.detach()
         mask = absent_mask(client.counts).to(psi)
@@ -175,7 +176,7 @@ class FedLoGe(Method[FedLoGeNetwork]):
 
     @classmethod
     def remarks(cls, config: Config, classes: int, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-        """Whether gamma keeps the backbone from training, or features have grown too long for the heads."""
+        """Warns if gamma keeps the backbone from training, or features have grown too long for the heads."""
         recent = rows[-_JUDGED:]
         if len(recent) < _JUDGED:
             return []
@@ -198,5 +199,5 @@ class FedLoGe(Method[FedLoGeNetwork]):
         return found
 
     def head_norms(self, net: FedLoGeNetwork) -> dict[str, Tensor]:
-        """||psi_c||, which follows the class sizes before realignment."""
+        """||psi_c||, which before realignment follows the class sizes."""
         return {"global-head": net.global_head.weight.detach().norm(dim=1)}

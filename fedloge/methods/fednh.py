@@ -4,15 +4,15 @@ Dai, Chen, Li, Heinecke, Sun, Xu. AAAI 2023, arXiv 2212.02758.
 
 The head is a set of unit prototypes w_c, far apart from the start and the same for all
 clients: logits = s W h / ||h||. Clients train the backbone (and s) against it. The server
-moves each prototype slowly towards the class's mean direction mu_c among the clients of
-the round, weighted by their images: w_c <- unit(rho w_c + (1 - rho) mu_c).
+moves each prototype slowly towards mu_c, the mean direction of the class's features over the
+clients of the round, weighted by their examples: w_c <- unit(rho w_c + (1 - rho) mu_c).
 
-A client's personal model is the one that it has trained last, as in the authors' code, kept at the
-client with the prototypes it was trained against.
+A client's personal model is the one that it has trained last, as in the authors' code. The client
+keeps it with the prototypes that it was trained against.
 
-The prototypes start as a simplex ETF, which has the largest least distance that the paper
-asks for (the authors' code starts from random orthonormal rows). Learning s, from 20, is
-the authors' code's default for a ResNet.
+The prototypes start as a simplex ETF, whose smallest distance is the largest possible, as the
+paper asks for. (The authors' code starts from random orthonormal rows.) Learning s from 20 is
+the default of the authors' code for a ResNet.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from fedloge.models.head import LinearHead
 
 
 class PrototypeHead(nn.Module):
-    """logits = s W h / ||h||, where training moves s (or nothing) and never W."""
+    """logits = s W h / ||h||; training changes s (or nothing), never W."""
 
     weight: Tensor
 
@@ -61,7 +61,7 @@ class PrototypeHead(nn.Module):
 
 
 class FedNHNetwork(Network):
-    """A backbone, the prototypes it trains against, and the client's own of both."""
+    """A backbone, the prototypes that it trains against, and the client's own copy of both."""
 
     prototypes: PrototypeHead
     own_backbone: nn.Module
@@ -82,7 +82,7 @@ class FedNH(Method[FedNHNetwork]):
     primary_personal = "raw"
 
     class Options(MethodOptions):
-        """`rho`: how much of a prototype a round keeps. `scale`: s, or where it starts."""
+        """`rho`: share of the old prototype in a new one. `scale`: s, or its initial value if it is learned."""
 
         rho: float = Field(0.9, ge=0, le=1)
         scale: float = Field(20.0, gt=0)
@@ -107,7 +107,7 @@ class FedNH(Method[FedNHNetwork]):
         return {"ce": cross_entropy(net.prototypes(net.backbone(inputs)), labels)}
 
     def local_update(self, net: FedNHNetwork, client: ClientData) -> Update:
-        """Train; then send the class means of the unit features under the trained backbone."""
+        """Train, then send the mean directions of the classes under the trained backbone."""
         update = super().local_update(net, client)
         net.own_backbone.load_state_dict(net.backbone.state_dict())
         net.own_prototypes.load_state_dict(net.prototypes.state_dict())
@@ -116,11 +116,11 @@ class FedNH(Method[FedNHNetwork]):
         return dataclasses.replace(update, sums={"directions": weighted})
 
     def uplink(self, net: FedNHNetwork) -> dict[str, Tensor]:
-        """Class directions times counts; their total's length does not matter."""
+        """Class directions times counts. Only the direction of their sum matters."""
         return {"directions": torch.zeros_like(net.prototypes.weight, device="cpu")}
 
     def server_update(self, net: FedNHNetwork, aggregate: Aggregate) -> Aggregate:
-        """The moved prototypes; a class that no client of the round has stays where it is."""
+        """The moved prototypes; a class that no client of the round has keeps its own."""
         name = "prototypes.weight"
         moved = moved_prototypes(
             aggregate.shared[name], aggregate.sums["directions"], self.options.rho
@@ -128,7 +128,7 @@ class FedNH(Method[FedNHNetwork]):
         return aggregate.with_shared({name: moved})
 
     def global_predictors(self, net: FedNHNetwork) -> dict[str, Predictor]:
-        """The nearest prototype by angle; the scale and ||h|| change no ranking."""
+        """The class of the nearest prototype by angle; s and ||h|| do not change the ranking."""
         return {"raw": Predictor(LinearHead(net.prototypes.weight))}
 
     def own_features(self, net: FedNHNetwork, inputs: Tensor) -> Float[Tensor, "batch features"]:
@@ -143,9 +143,9 @@ class FedNH(Method[FedNHNetwork]):
 
 
 def class_directions(
-    features: Float[Tensor, "images features"], labels: Int[Tensor, " images"], classes: int
+    features: Float[Tensor, "examples features"], labels: Int[Tensor, " examples"], classes: int
 ) -> Float[Tensor, "classes features"]:
-    """Mean of h / ||h|| over the images of each class, scaled to norm 1; zero where there is none."""
+    """Mean of h / ||h|| over the examples of each class, scaled to norm 1; zero for an absent class."""
     unit = normalize(features)
     sums = [unit[labels == c].sum(dim=0) for c in range(classes)]
     return normalize(torch.stack(sums))

@@ -2,8 +2,8 @@
 
 Arivazhagan, Aggarwal, Singh, Choudhary. 2019, arXiv 1912.00818.
 
-The backbone is averaged; the head stays with its client, both trained together.
-There is no global head, hence no global model.
+The backbone is averaged and the head stays with its client; both are trained together.
+There is no global head, and so no global model.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Li, Sahu, Zaheer, Sanjabi, Talwalkar, Smith. MLSys 2020, arXiv 1812.06127.
 
-FedAvg whose clients are held near the model they received: their loss has the
+FedAvg whose clients stay near the model that they received: their loss has the
 proximal term mu/2 ||theta - theta_global||^2 (eq. 2). mu = 0 is FedAvg.
 """
 
@@ -27,14 +27,14 @@ class FedProx(FedAvg):
     name = "fedprox"
 
     class Options(FedAvgOptions):
-        """`mu`: weight of the proximal term; the paper picks one of 0.001, 0.01, 0.1 and 1 a data set."""
+        """`mu`: weight of the proximal term, 0 or more; the paper picks 0.001, 0.01, 0.1 or 1 per data set."""
 
         mu: float = Field(0.01, ge=0)
 
     options: Options
 
     def local_update(self, net: HeadNetwork, client: ClientData) -> Update:
-        """SGD on the loss plus the proximal term; what is not shared is not held."""
+        """SGD on the loss plus the proximal term over all parameters that are shared."""
         anchored = [
             (p, p.detach().clone()) for name, p in net.named_parameters() if name in client.received
         ]

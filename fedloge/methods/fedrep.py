@@ -2,7 +2,7 @@
 
 Collins, Hassani, Mokhtari, Shakkottai. ICML 2021, arXiv 2102.07078.
 
-The parts are FedPer's, but one is trained after the other: first the client's head
+The parts are FedPer's, but they are trained one after the other: first the client's head
 on the backbone as received, then the backbone under that head (algorithm 1).
 """
 
@@ -19,19 +19,19 @@ from fedloge.methods.single_head import HeadNetwork, LossOptions
 
 
 class FedRep(FedPer):
-    """FedPer with the head first and the backbone after it."""
+    """FedPer that trains first the head and then the backbone."""
 
     name = "fedrep"
 
     class Options(LossOptions):
-        """`head_epochs`: passes for the head (10 in the paper); the backbone has ``local-epochs``."""
+        """`head_epochs`: passes that train the head (the paper: 10); the backbone gets ``local-epochs``."""
 
         head_epochs: int = Field(10, ge=1)
 
     options: Options
 
     def local_update(self, net: HeadNetwork, client: ClientData) -> Update:
-        """The head, then the backbone; neither moves in the other's turn."""
+        """Train the head, then the backbone; the other one does not change meanwhile."""
         head = sgd(
             net,
             list(net.head.parameters()),
@@ -53,7 +53,7 @@ class FedRep(FedPer):
     def head_loss(
         self, net: HeadNetwork, inputs: Tensor, labels: Tensor, client: ClientData
     ) -> Losses:
-        """The loss without a gradient for the backbone."""
+        """The local loss, without a gradient for the backbone."""
         with torch.no_grad():
             h = net.backbone(inputs)
         return {"local": self.local_loss(net.head(h), labels, client)}

@@ -2,9 +2,9 @@
 
 Chen, Chao. ICLR 2022, arXiv 2107.00778.
 
-Two losses, two predictors (eq. 9, the linear version): backbone and generic head
-train on balanced softmax under the client's class counts; a private head on detached
-features adds its logits to the generic ones and minimises the client's own risk.
+Two losses and two predictors (eq. 9, the linear version). Backbone and generic head train
+on balanced softmax with the client's class counts. A private head on detached features adds
+its logits to the generic ones and minimises the client's own risk.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class FedRODNetwork(HeadNetwork):
 
 
 class FedROD(SharedHead[FedRODNetwork]):
-    """A generic model on balanced softmax, and a private head that corrects it."""
+    """A generic model trained on balanced softmax, and a private head that corrects it."""
 
     name = "fedrod"
     parts: ClassVar = {**SharedHead.parts, "private_head": Part.PERSONAL}
@@ -35,7 +35,7 @@ class FedROD(SharedHead[FedRODNetwork]):
     Options = PostHocOptions
 
     def build(self) -> FedRODNetwork:
-        """The generic model and the private head, as their layers start."""
+        """The generic model and the private head, initialised as usual."""
         generic, classes = self.fresh_model(), self.task.num_classes
         private = linear(
             generic.head.in_features, classes, seed=self.config.seed, purpose="init/local-head"
@@ -45,7 +45,7 @@ class FedROD(SharedHead[FedRODNetwork]):
     def loss(
         self, net: FedRODNetwork, inputs: Tensor, labels: Tensor, client: ClientData
     ) -> Losses:
-        """The generic and the private loss; the private one moves the private head alone."""
+        """The generic and the private loss; the private one trains the private head alone."""
         h = net.backbone(inputs)
         generic = net.head(h)
         both = generic.detach() + net.private_head(h.detach())
@@ -55,7 +55,7 @@ class FedROD(SharedHead[FedRODNetwork]):
         }
 
     def personal_predictors(self, net: FedRODNetwork, client: ClientData) -> dict[str, Predictor]:
-        """Both heads' logits added; for a client that has never trained, the generic ones."""
+        """The sum of both heads' logits; the generic ones for a client that has never trained."""
         generic, private = LinearHead.of(net.head), LinearHead.of(net.private_head)
         if client.rounds_trained == 0:
             return {"raw": Predictor(generic)}

@@ -2,17 +2,17 @@
 
 Yan, Li, Wu, Pang, Lu, Yan, Wang. 2025, arXiv 2503.06916.
 
-FedAvg with another local loss, on two views of every image. The prediction on the weak view
-teaches that on the strong one, where it is right (augmented self-bootstrap distillation);
-and all logits are adjusted by a class prior that blends the federation's class shares with
-the client's own (distribution-aware logit adjustment).
+FedAvg with another local loss, on two views of every image. If the prediction on the weak view
+is right it teaches that on the strong view (augmented self-bootstrap distillation). All logits
+are adjusted by a class prior, a mixture of the federation's class shares and the client's own
+(distribution-aware logit adjustment).
 
-The loss and its constants are those of the authors' code, with two differences. Its strong
-view is AutoAugment's policy and Cutout on the image; here it is the weak view turned,
-sheared, shifted, changed in contrast and brightness, and cut, a batch at once. And it
-estimates the federation's shares from clients' features before a round; here clients send
-their class counts, which the next round's clients use as a running mean. In the first
-round a client knows its own shares only.
+The loss and its constants are those of the authors' code, with two differences. Their strong
+view is AutoAugment's policy and Cutout on the image. Here it is the weak view turned, sheared,
+shifted, changed in contrast and brightness, and cut, for a whole batch at once. They estimate the
+federation's shares from clients' features before a round. Here clients send their class counts,
+and clients of the next round use the running mean of these. In the first round a client knows
+only its own shares.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ from fedloge.rng import rng
 
 
 class FedYoYo(FedAvg):
-    """FedAvg whose clients teach themselves from a weak to a strong view."""
+    """FedAvg whose clients teach themselves, from a weak view to a strong one."""
 
     name = "fedyoyo"
     parts: ClassVar = {"backbone": Part.SHARED, "head": Part.SHARED, "federation": Part.SHARED}
 
     class Options(PostHocOptions, TuningOptions):
-        """`weight`: of the distillation, reached after `warmup` rounds from near 0.
+        """`weight`: of the distillation; it grows linearly to this value over `warmup` rounds.
 
-        `temperature`: of both predictions in it. `tau`: strength of the logit adjustment.
-        `local_share`: how much of the prior is the client's own. `keep`: how much of its
-        running class counts the server keeps in a round.
+        `temperature`: of both predictions in the distillation. `tau`: strength of the logit
+        adjustment. `local_share`: share of the client's own classes in the prior. `keep`: share of
+        the old value in the server's running mean of class counts.
         """
 
         weight: float = Field(4.0, ge=0)
@@ -58,13 +58,13 @@ class FedYoYo(FedAvg):
     options: Options  # type: ignore[assignment]
 
     def build(self) -> HeadNetwork:
-        """FedAvg's network, and the federation's class counts, not known yet."""
+        """FedAvg's network, and the federation's class counts, which are not known yet."""
         net = super().build()
         net.add_module("federation", Federation(self.task.num_classes))
         return net
 
     def local_update(self, net: HeadNetwork, client: ClientData) -> Update:
-        """SGD on both views; sends the class counts."""
+        """SGD on both views; the class counts are sent."""
         o = self.options
         generator = rng(self.config.seed, "fedyoyo/strong", client.round, client.client)
         counts = cast(Federation, net.federation).counts
@@ -83,11 +83,11 @@ class FedYoYo(FedAvg):
         return Update(metrics, {"counts": client.counts.float()})
 
     def uplink(self, net: HeadNetwork) -> dict[str, Tensor]:
-        """Training images of each class."""
+        """Training examples of each class."""
         return {"counts": torch.zeros(self.task.num_classes)}
 
     def server_update(self, net: HeadNetwork, aggregate: Aggregate) -> Aggregate:
-        """The running mean of the counts of each round's clients; the first round's as they are."""
+        """The running mean over rounds of the clients' counts; it starts with those of the first round."""
         name, new = "federation.counts", aggregate.sums["counts"]
         old = aggregate.shared[name]
         mean = self.options.keep * old + (1 - self.options.keep) * new if old.any() else new
@@ -95,7 +95,7 @@ class FedYoYo(FedAvg):
 
 
 class Federation(nn.Module):
-    """What the server says of the federation: training images of each class, 0 if not known."""
+    """What the server tells of the federation: training examples of each class, 0 if unknown."""
 
     counts: Tensor
 
@@ -110,7 +110,7 @@ def logit_adjustment(
     local_share: float,
     tau: float,
 ) -> Float[Tensor, " classes"]:
-    """log(prior^tau + 1e-9), the prior (1 - local_share) federation + local_share client, as shares."""
+    """log(prior^tau + 1e-9) for the prior (1 - local_share) federation + local_share client, in shares."""
     own = client / client.sum()
     if not federation.any():
         return (own**tau + 1e-9).log()
@@ -124,9 +124,9 @@ def distillation(
     labels: Int[Tensor, " images"],
     temperature: float,
 ) -> Float[Tensor, ""]:
-    """Mean KL(weak || strong) of softened predictions over the images that the weak view gets right.
+    """Mean KL(weak || strong) of softened predictions, over images that the weak view gets right.
 
-    The weak view is the teacher and gets no gradient; 0 where it gets none right.
+    The weak view is the teacher and gets no gradient. 0 if it gets no image right.
     """
     right = weak.argmax(dim=1) == labels
     teacher = (weak.detach() / temperature).log_softmax(dim=1)
@@ -138,10 +138,11 @@ def distillation(
 def strong_view(
     images: Float[Tensor, "images channels height width"], generator: np.random.Generator
 ) -> Float[Tensor, "images channels height width"]:
-    """Each normalised image turned, sheared, shifted, recoloured and cut, each by its own draws.
+    """Normalised images turned, sheared, shifted, recoloured and cut, each by its own draws.
 
-    Up to 30 degrees, 0.3 and 10 % of the side; contrast times 0.5 to 1.5, brightness up to
-    half a standard deviation; a square of half the side around any pixel becomes the mean.
+    They are turned by up to 30 degrees, sheared by up to 0.3 and shifted by up to 10 % of the
+    side. Contrast is multiplied by 0.5 to 1.5, and brightness changes by up to half a standard
+    deviation. A square of half the side around any pixel is set to the mean.
     """
     n, _, height, width = images.shape
     drawn = generator.uniform(-1, 1, size=(n, 8)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Training heads on features that do not move: on a client's own images, or on virtual features."""
+"""Training heads on fixed features: those of a client's own examples, or virtual ones."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from fedloge.rng import rng
 def tuned_head(
     method: Method, net: Network, head: nn.Linear, client: ClientData, *, epochs: int
 ) -> nn.Linear:
-    """A copy of `head` trained by SGD on the client's features, backbone frozen in evaluation mode.
+    """A copy of `head`, trained by SGD on the client's features under a frozen backbone.
 
-    The features are computed once, without augmentation, so that tuning costs one
-    forward pass over the client's images. Learning rate, momentum and batch size
-    are the run's.
+    The features are computed once, without augmentation and in evaluation mode, so that tuning
+    costs one forward pass over the client's examples. Learning rate, momentum and batch size are
+    the run's. `epochs` >= 0 is the number of passes over the features.
     """
     config = client.config
     features, labels = plain_features(method, net, client)
@@ -42,8 +42,8 @@ def tuned_head(
 @torch.no_grad()
 def fit_head(
     head: nn.Linear,
-    features: Float[Tensor, "samples features"],
-    labels: Int[Tensor, " samples"],
+    features: Float[Tensor, "examples features"],
+    labels: Int[Tensor, " examples"],
     *,
     epochs: int,
     lr: float,
@@ -53,18 +53,18 @@ def fit_head(
 ) -> None:
     """Train a head in place by SGD on cross-entropy, over shuffled batches of fixed features.
 
-    The gradient of a linear head is written out, (p - y) h^T: for so small a model autograd
-    and an optimiser cost five times as much as the arithmetic.
+    The gradient of a linear head is written out, (p - y) h^T. For so small a model, autograd
+    and an optimiser would cost five times as much as the arithmetic.
     """
     weight, bias = head.weight.data, head.bias.data
     targets = one_hot(labels, len(bias)).to(features)
-    speeds = torch.zeros_like(weight), torch.zeros_like(bias)
+    velocities = torch.zeros_like(weight), torch.zeros_like(bias)
     for _ in range(epochs):
         order = torch.from_numpy(generator.permutation(len(labels))).to(labels.device)
         batches = features[order].split(batch_size), targets[order].split(batch_size)
         for h, y in zip(*batches, strict=True):
             residual = (torch.addmm(bias, h, weight.T).softmax(dim=1) - y) / len(h)
-            speeds[0].mul_(momentum).addmm_(residual.T, h)
-            speeds[1].mul_(momentum).add_(residual.sum(dim=0))
-            weight.sub_(speeds[0], alpha=lr)
-            bias.sub_(speeds[1], alpha=lr)
+            velocities[0].mul_(momentum).addmm_(residual.T, h)
+            velocities[1].mul_(momentum).add_(residual.sum(dim=0))
+            weight.sub_(velocities[0], alpha=lr)
+            bias.sub_(velocities[1], alpha=lr)

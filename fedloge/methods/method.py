@@ -1,9 +1,9 @@
 """What a method is.
 
-A method says four things: which parts of its network are shared, personal or
-fixed; the local update; how the global and the personal model predict; and,
-where it has one, what the server does after averaging. It knows no message, no
-file and no engine. `fedloge.testing.check_method` tries one out.
+A method says which parts of its network are shared, personal or fixed, how a client trains,
+and how the global and the personal models predict. It may also say what the server does after
+averaging. It knows no message, no file and no engine, so it runs on every engine.
+``fedavg.py`` shows the simplest one; `fedloge.testing.check_method` tests one.
 """
 
 from __future__ import annotations
@@ -42,13 +42,14 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Task:
-    """The problem as a method sees it when it builds its network.
+    """What a method knows of the problem when it builds its network.
 
     Attributes
     ----------
+    config : the run's.
     num_classes : C.
-    backbone : makes a fresh inputs -> features module with ``out_features``, the same one on
-        every call.
+    backbone : makes the configured backbone, from inputs to ``out_features`` features; a new
+        module with the same initial weights on every call.
     """
 
     config: Config
@@ -58,13 +59,13 @@ class Task:
 
 @dataclass(frozen=True)
 class Update:
-    """What a local update leaves besides the trained network.
+    """What a local update returns, besides the network that it has trained in place.
 
     Attributes
     ----------
-    metrics : figures for the record.
+    metrics : figures for the record, by name.
     sums : further tensors for the server (class features, gradients), named and shaped as
-        `Method.uplink` says; the server gets their sum over clients.
+        `Method.uplink` says. The server gets only their sum over the round's clients.
     """
 
     metrics: dict[str, float]
@@ -73,13 +74,14 @@ class Update:
 
 @dataclass(frozen=True)
 class Aggregate:
-    """What the server holds after averaging a round, for `Method.server_update`.
+    """What the server holds after averaging in a round, for `Method.server_update`.
 
     Attributes
     ----------
+    round : number of the round, from 1.
     shared : the averaged shared tensors, by name.
-    sums : the sums over clients of what they sent besides (see `Update`).
-    state : tensors that only the server keeps, as the last round left them.
+    sums : the sums over the round's clients of their further tensors (see `Update`), by name.
+    state : tensors that only the server keeps, as the round before left them, by name.
     """
 
     round: int
@@ -88,7 +90,7 @@ class Aggregate:
     state: dict[str, Tensor]
 
     def with_shared(self, tensors: Mapping[str, Tensor]) -> Aggregate:
-        """The same with some of the shared tensors replaced, by name."""
+        """A copy with some of the shared tensors replaced, by name."""
         return replace(self, shared=self.shared | dict(tensors))
 
 
@@ -96,16 +98,22 @@ N = TypeVar("N", bound=Network)
 
 
 class Method(ABC, Generic[N]):
-    """One federated learning method. Subclasses say only what differs."""
+    """One federated learning method. A subclass says only what differs.
+
+    All that it computes must depend only on its arguments, the config, and draws from
+    `fedloge.rng`, so that every engine, and a run that is resumed, gives the same bits.
+    """
 
     name: ClassVar[str]
+    """How configs, tables and the record call it."""
     parts: ClassVar[Mapping[str, Part]]
-    """Each child of the network and where it lives; `NORM_LAYERS` for those of the shared ones."""
+    """Where each child of the network lives; under `NORM_LAYERS` the norm layers of shared children."""
     primary_global: ClassVar[str | None] = None
-    """The global predictor that stands for the method in comparisons; None: it has no global model."""
+    """The global predictor by which the method is compared; None: it has no global model."""
     primary_personal: ClassVar[str | None] = None
+    """The personal predictor by which the method is compared; None: it has no personal models."""
     Options: ClassVar[type[MethodOptions]] = MethodOptions
-    """The method's own options, ``[method-options]``; a key that is not among them is refused."""
+    """The method's own options, ``[method-options]`` in a config; any other key is refused."""
 
     def __init__(self, task: Task, options: MethodOptions) -> None:
         self.task = task
@@ -114,81 +122,82 @@ class Method(ABC, Generic[N]):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        # Declared, not inherited: a subclass may change the step.
+        # Each class declares it anew, because a subclass may change what a step reads.
         if "uniform_step" not in cls.__dict__:
             cls.uniform_step = Method.uniform_step  # type: ignore[method-assign]
 
     @abstractmethod
     def build(self) -> N:
-        """The network with all its parts, freshly and deterministically initialised."""
+        """The network with all its parts; the same initial weights on every call."""
 
     @abstractmethod
     def loss(self, net: N, inputs: Tensor, labels: Tensor, client: ClientData) -> Losses:
-        """Named loss terms of one batch; their sum is minimised."""
+        """The named loss terms of one batch, each a scalar; their sum is minimised."""
 
     def local_update(self, net: N, client: ClientData) -> Update:
-        """Train in place on one client. One SGD loop over `loss` unless overridden."""
+        """Train `net` in place on one client: one SGD loop over `loss`, unless overridden."""
         return Update(self.train(net, client))
 
     def train(self, net: N, client: ClientData) -> dict[str, float]:
-        """The plain loop: SGD over `loss` for ``local-epochs``; the mean of each loss term."""
+        """The plain loop: SGD over `loss` for ``local-epochs``; returns the mean of each loss term."""
         parameters, epochs = self.trainable(net), self.config.local_epochs
         return sgd(net, parameters, self.loss, client, epochs=epochs, uniform=self.uniform_step)
 
     @property
     def uniform_step(self) -> bool:
-        """Whether the local update is the plain loop over `loss`, and `loss` reads nothing but the batch.
+        """Whether the local update is the plain loop over `loss`, and `loss` depends on the batch alone.
 
-        Then a step is the same for all clients and may be recorded, and clients stacked (config
-        ``fast``). Each class says so for itself; it is not inherited.
+        Then a step is the same for all clients, so that it may be recorded, and clients may be
+        stacked (config ``fast``). Each class says so for itself; it is not inherited.
         """
         return False
 
     def trainable(self, net: N) -> list[nn.Parameter]:
-        """The parameters that the local update moves."""
+        """The parameters that the local update trains."""
         return [p for p in net.parameters() if p.requires_grad]
 
     def features(self, net: N, inputs: Tensor) -> Float[Tensor, "batch features"]:
-        """The shared features that global and personal heads read."""
+        """The shared features, which global and personal heads read."""
         return net.backbone(inputs)
 
     def global_predictors(self, net: N) -> dict[str, Predictor]:
-        """The global models by name (``raw``, ``realigned``, ...)."""
+        """The global models by name (``raw``, ``realigned``, ...), under the averaged tensors."""
         return {}
 
     def personal_predictors(self, net: N, client: ClientData) -> dict[str, Predictor]:
-        """Client k's models by name; may tune on the client's training examples."""
+        """One client's models by name; they may be tuned on its training examples."""
         return {}
 
     def uplink(self, net: N) -> dict[str, Tensor]:
-        """Templates (zeros) of the further tensors a local update sends; {}: none."""
+        """Zeros with the names and shapes of the further tensors that a local update sends; {}: none."""
         return {}
 
     def server_state(self, net: N) -> dict[str, Tensor]:
-        """Tensors that only the server keeps, as the run begins; they are part of the checkpoint."""
+        """Initial values of the tensors that only the server keeps; they are part of a checkpoint."""
         return {}
 
     def server_update(self, net: N, aggregate: Aggregate) -> Aggregate:
-        """What the server does after averaging; returns the shared tensors and state to go on with."""
+        """What the server does after averaging; returns the shared tensors and the state to go on with."""
         return aggregate
 
     def probes(self) -> list[Probe]:
-        """What is measured over clients for the method's own models; [] for none."""
+        """Measurements over clients that the method's own models need; []: none."""
         return []
 
     @classmethod
     def remarks(cls, config: Config, classes: int, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-        """What the training so far gives reason to tell the user, a line each; [] for nothing.
+        """Warnings to the user about the training so far, one line each; []: none.
 
         Parameters
         ----------
+        config : the run's.
         classes : C.
-        rows : the rounds' lines of ``metrics.jsonl`` so far.
+        rows : the lines of ``metrics.jsonl`` so far, one per round.
         """
         return []
 
     def head_norms(self, net: N) -> dict[str, Float[Tensor, " classes"]]:
-        """Row norms of the heads worth plotting against class sizes."""
+        """Row norms of heads, by name, to be plotted against class sizes; {}: none."""
         return {}
 
 
@@ -196,7 +205,7 @@ class Method(ABC, Generic[N]):
 def plain_features(
     method: Method, net: Network, client: ClientData
 ) -> tuple[Float[Tensor, "examples features"], Tensor]:
-    """Features and labels of a client's training examples, not augmented, in evaluation mode."""
+    """Features and labels of all training examples of a client, not augmented, in evaluation mode."""
     net.eval()
     parts = [(method.features(net, x), y) for x, y in client.plain_batches()]
     return torch.cat([h for h, _ in parts]), torch.cat([y for _, y in parts])

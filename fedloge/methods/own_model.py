@@ -1,4 +1,4 @@
-"""A whole model of the client's own beside the shared one: what Ditto and APFL start from."""
+"""A whole model of the client's own beside the shared one: the base of Ditto and APFL."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fedloge.methods.single_head import HeadNetwork, SharedHead
 
 
 class TwinNetwork(HeadNetwork):
-    """The shared model, and one of the client's own that starts as its copy."""
+    """The shared model, and the client's own, which starts as its copy."""
 
     own_backbone: nn.Module
     own_head: nn.Linear
@@ -31,7 +31,7 @@ class OwnModel(SharedHead[T]):
     }
 
     def build(self) -> T:
-        """Two models that start alike."""
+        """Two models with the same initial weights."""
         shared, own = self.fresh_model(), self.fresh_model()
         net = TwinNetwork(
             backbone=shared.backbone,

@@ -1,4 +1,4 @@
-"""Global models made from a trained head by rescaling its rows, nothing trained."""
+"""Global models made from a trained head by rescaling its rows; nothing is trained."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from fedloge.geometry.realignment import tau_norm
 from fedloge.methods.method import Predictor
 from fedloge.models.head import LinearHead
 
-# Kang et al. choose tau on a validation set: 0.7 is what they find for ImageNet-LT.
+# Kang et al. choose tau on a validation set; for ImageNet-LT they find 0.7.
 _DEFAULT_TAU = 0.7
 
 
 def post_hoc(text: str, weight: Float[Tensor, "classes features"]) -> dict[str, Predictor]:
-    """The models that the config key ``post-hoc`` asks for; both drop the bias.
+    """The models that the option ``post-hoc`` asks for, by name; they have no bias.
 
-    ``tau-norm``: rows divided by ||psi_c||^tau. Kang et al., "Decoupling Representation and
-    Classifier for Long-Tailed Recognition", ICLR 2020. ``ga-fr``, under the name
-    ``realigned``: FedLoGe's global realignment, which is tau = 1.
+    ``tau-norm`` or ``tau-norm = TAU`` divides the rows by ||psi_c||^TAU (Kang et al., "Decoupling
+    Representation and Classifier for Long-Tailed Recognition", ICLR 2020). ``ga-fr`` is FedLoGe's
+    global realignment, which is TAU = 1; its model is called ``realigned``. Several are separated
+    by commas.
 
     Raises
     ------
     ConfigError
-        Neither of the two, or tau is not a number from 0 to 1.
+        The text names another model, or TAU is not a number from 0 to 1.
     """
     found: dict[str, Predictor] = {}
     for item in filter(None, (part.strip() for part in text.split(","))):

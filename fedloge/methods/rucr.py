@@ -2,18 +2,18 @@
 
 Huang et al. IEEE Transactions on Information Forensics and Security, 2024, document 10534053.
 
-Clients send the mean features of their classes under the model they received; the server
-pools these into unified prototypes. In training a feature is drawn to its class's prototype
-and away from the others' (representation unification). After training, each client fits its
-head further on features mixed of a class's prototype and any local feature, as many for
-each class, and the server averages those heads (classifier rectification); they are the
-global classifier, and no client trains on from them.
+Clients send the mean features of their classes under the model that they received, and the
+server pools these into unified prototypes. In training a feature is drawn to its class's
+prototype and away from the others (representation unification). After training each client
+fits a copy of its head further, on mixtures of a class's prototype with any local feature, the
+same number for each class. The server averages those heads (classifier rectification). The
+average is the global classifier; no client goes on training from it.
 
-Losses and constants are those of the authors' code. One thing differs: there the prototypes
-travel to the server and back before clients train, twice a round; here they go with the
-one exchange that a round has, so that clients use the prototypes of the round before, and a
-class that none of its clients held keeps the one from when it was last seen. The authors
-rectify in the last 20 rounds only; here it is done in all of them, for the measurements.
+Losses and constants are those of the authors' code. One thing differs. In their code prototypes
+travel to the server and back before clients train, so that a round has two exchanges. Here a
+round has one, so that clients use the prototypes of the round before. A class that none of that
+round's clients had keeps its last prototype. The authors rectify in the last 20 rounds only; here
+it is done in every round, so that it can be evaluated in every round.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from fedloge.rng import rng
 
 
 class RUCR(FedAvg):
-    """FedAvg with features drawn to unified prototypes, and a head rectified on mixtures with them."""
+    """FedAvg with features drawn to unified prototypes, and a head rectified on mixtures of them."""
 
     name = "rucr"
     parts: ClassVar = {
@@ -59,9 +59,9 @@ class RUCR(FedAvg):
     class Options(FedAvgOptions):
         """The authors' settings for CIFAR-10-LT.
 
-        `feature_weight`, `temperature`: of the feature loss. `mix_low`, `mix_high`: range of a
-        prototype's share in a mixture, drawn uniformly. `virtual_features`: mixtures for each
-        class; `rectify_epochs`, `rectify_lr`, `rectify_batch_size`: SGD of the head on them.
+        `feature_weight`, `temperature`: of the feature loss. `mix_low`, `mix_high`: range from
+        which a prototype's share in a mixture is drawn uniformly. `virtual_features`: mixtures for
+        each class. `rectify_epochs`, `rectify_lr`, `rectify_batch_size`: SGD of the head on them.
         """
 
         feature_weight: float = Field(0.15, ge=0)
@@ -84,7 +84,7 @@ class RUCR(FedAvg):
     options: Options
 
     def build(self) -> HeadNetwork:
-        """FedAvg's network, a head to be rectified that starts as the head does, no prototypes yet."""
+        """FedAvg's network, the rectified head (at first a copy of the head), and no prototypes yet."""
         net = super().build()
         net.add_module("rectified", copy.deepcopy(net.head).requires_grad_(False))
         net.add_module("unified", Unified(*net.head.weight.shape))
@@ -101,7 +101,7 @@ class RUCR(FedAvg):
         }
 
     def local_update(self, net: HeadNetwork, client: ClientData) -> Update:
-        """Class means under the model as received; training; rectification of a copy of the head."""
+        """Class means under the model as received, then training, then rectification of a copy of the head."""
         features, labels = plain_features(self, net, client)
         means = class_means(features, labels, self.task.num_classes)
         update = super().local_update(net, client)
@@ -142,7 +142,7 @@ class RUCR(FedAvg):
         return head
 
     def uplink(self, net: HeadNetwork) -> dict[str, Tensor]:
-        """Class means and their directions, each times its count; counts."""
+        """Class means and their directions, both times the class counts, and these counts."""
         c, d = net.head.weight.shape
         return {
             "means": torch.zeros(c, d),
@@ -151,7 +151,7 @@ class RUCR(FedAvg):
         }
 
     def server_update(self, net: HeadNetwork, aggregate: Aggregate) -> Aggregate:
-        """The unified prototypes of the classes that this round's clients hold."""
+        """New unified prototypes for the classes that this round's clients hold."""
         counts = aggregate.sums["counts"]
         seen = counts > 0
         pooled = {
@@ -172,7 +172,7 @@ class RUCR(FedAvg):
 
 
 class Unified(nn.Module):
-    """What the server knows of each class: mean feature, mean of clients' directions, images."""
+    """What the server knows of each class: mean feature, mean of clients' directions, examples."""
 
     prototypes: Tensor
     directions: Tensor
@@ -192,10 +192,10 @@ def feature_loss(
     counts: Int[Tensor, " classes"],
     temperature: float,
 ) -> Float[Tensor, ""]:
-    """Cross-entropy over cosines with the prototypes, over the images whose class has one.
+    """Cross-entropy of cosines with the prototypes, over the examples whose class has one.
 
-    A class without images here counts with cosine 0. The true class's logit gets log of the
-    class's share of all images, so that rare classes need a wider margin.
+    A class that this client does not have counts with cosine 0. To the true class's logit the
+    logarithm of the class's share of all examples is added, so that rare classes need a wider margin.
     """
     cosines = normalize(features) @ normalize(unified.prototypes).T
     logits = torch.where(counts > 0, cosines, 0.0) / temperature
@@ -207,9 +207,9 @@ def feature_loss(
 
 
 def class_means(
-    features: Float[Tensor, "images features"], labels: Int[Tensor, " images"], classes: int
+    features: Float[Tensor, "examples features"], labels: Int[Tensor, " examples"], classes: int
 ) -> Float[Tensor, "classes features"]:
-    """Mean feature of each class; zero where there is no image."""
+    """Mean feature of each class; zero for an absent class."""
     means = features.new_zeros(classes, features.shape[1])
     for c in labels.unique().tolist():
         means[c] = features[labels == c].mean(dim=0)
@@ -218,7 +218,7 @@ def class_means(
 
 def mixtures(
     directions: Float[Tensor, "classes features"],
-    features: Float[Tensor, "images features"],
+    features: Float[Tensor, "examples features"],
     *,
     each: int,
     low: float,

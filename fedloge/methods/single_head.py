@@ -1,4 +1,4 @@
-"""A backbone and one linear head trained together on a local loss: what many methods start from."""
+"""A backbone and one linear head, trained together on a local loss: the base of many methods."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class HeadNetwork(Network):
 
 
 class LossOptions(MethodOptions):
-    """`loss`: what a client minimises; `loss_options`: the loss's own parameters, a table."""
+    """`loss`: what a client minimises. `loss_options`: the loss's own parameters, as a table."""
 
     loss: Literal[
         "cross-entropy", "balanced-softmax", "logit-adjusted", "fedlc", "ldam", "focal", "ratio"
@@ -30,13 +30,13 @@ class LossOptions(MethodOptions):
 
     @model_validator(mode="after")
     def _known_loss(self) -> LossOptions:
-        # A wrong option is refused here, not by every client in turn.
+        # So that a wrong option is refused before the run, not by every client in it.
         local_loss(self.loss, torch.ones(2, dtype=torch.int64), self.loss_options)
         return self
 
 
 class PostHocOptions(MethodOptions):
-    """`post_hoc`: further global models from the trained head: ga-fr, tau-norm, tau-norm = TAU."""
+    """`post_hoc`: further global models made from the trained head; see `fedloge.methods.post_hoc`."""
 
     post_hoc: str = ""
 
@@ -48,7 +48,7 @@ class PostHocOptions(MethodOptions):
 
 
 class SharedHeadOptions(LossOptions, PostHocOptions):
-    """The local loss, and what is made of the head after training."""
+    """`loss`, `loss_options` and `post_hoc`, for methods with one averaged head."""
 
 
 H = TypeVar("H", bound=HeadNetwork)
@@ -64,11 +64,11 @@ class SingleHead(Method[H]):
         self._bound: tuple[ClientData, LocalLoss] | None = None
 
     def build(self) -> H:
-        """One model; methods with further parts build their own."""
+        """A backbone and a head; methods with further parts add to it."""
         return cast("H", self.fresh_model())
 
     def fresh_model(self) -> HeadNetwork:
-        """A backbone and a linear head, as their layers start: the same on every call."""
+        """A backbone and a linear head; the same initial weights on every call."""
         backbone, seed = self.task.backbone(), self.config.seed
         head = linear(
             backbone.out_features, self.task.num_classes, seed=seed, purpose="init/global-head"
@@ -76,17 +76,17 @@ class SingleHead(Method[H]):
         return HeadNetwork(backbone=backbone, head=head)
 
     def loss(self, net: H, inputs: Tensor, labels: Tensor, client: ClientData) -> Losses:
-        """The configured local loss: cross-entropy unless set otherwise."""
+        """The configured local loss: cross-entropy, unless the option ``loss`` names another."""
         return {"local": self.local_loss(net.head(net.backbone(inputs)), labels, client)}
 
     @property
     def uniform_step(self) -> bool:
-        """Where the local loss reads nothing of the client."""
+        """True if the local loss does not use the client's class counts."""
         return cast(LossOptions, self.options).loss in WITHOUT_COUNTS
 
     def local_loss(self, logits: Tensor, labels: Tensor, client: ClientData) -> Tensor:
-        """The configured local loss under this client's class counts."""
-        if self._bound is None or self._bound[0] is not client:  # once a round, not once a batch
+        """The configured local loss, with this client's class counts."""
+        if self._bound is None or self._bound[0] is not client:  # once per round, not per batch
             options = cast(LossOptions, self.options)
             loss = local_loss(options.loss, client.counts, options.loss_options, round=client.round)
             self._bound = (client, loss)
@@ -94,7 +94,7 @@ class SingleHead(Method[H]):
 
 
 class SharedHead(SingleHead[H]):
-    """Base of those whose backbone and head are both averaged: they are the global model."""
+    """Base of the methods that average both backbone and head, which are then the global model."""
 
     parts: ClassVar = {"backbone": Part.SHARED, "head": Part.SHARED}
     primary_global = "raw"
@@ -103,7 +103,7 @@ class SharedHead(SingleHead[H]):
     Options: ClassVar[type[MethodOptions]] = SharedHeadOptions
 
     def global_predictors(self, net: H) -> dict[str, Predictor]:
-        """The averaged model, and what ``post-hoc`` makes of its head."""
+        """The averaged model, and what the option ``post-hoc`` makes of its head."""
         text = cast(PostHocOptions, self.options).post_hoc
         return {"raw": Predictor.of(net.head), **post_hoc(text, net.head.weight.detach())}
 

@@ -6,7 +6,7 @@ from torch import nn
 
 
 class Backbone(nn.Module):
-    """A module from inputs to features, (examples, ...) to (examples, d)."""
+    """A module that turns inputs into features: (examples, ...) to (examples, d), float."""
 
     out_features: int
     """d, the number of features."""

@@ -1,4 +1,4 @@
-"""One factory for backbones: a name and an input's shape to an initialised module."""
+"""One factory for backbones: from a name and the shape of an input to an initialised module."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from fedloge.options import checked_options, keyword_options
 from fedloge.plugins import load_plugin, names_a_plugin
 from fedloge.rng import torch_seeded
 
-# Stage widths and blocks per stage. These take precedence over torchvision's of the same name,
-# which are made for 224x224 images.
+# Widths of the stages, blocks per stage. These replace torchvision's models of the same name,
+# which are made for images of 224x224.
 _RESNETS = {
     "resnet8": ((16, 32, 64), (1, 1, 1)),
     "resnet18": ((64, 128, 256, 512), (2, 2, 2, 2)),
@@ -41,15 +41,17 @@ def build_backbone(
         images), ``resnet50`` (2048, for large ones), any torchvision classification model, or a
         class of the user's own by entry point, ``package.module:Class`` or ``path/to/file.py:Class``,
         made with the input shape and its options.
-    input_shape : of one input; channels, height and width of an image.
-    norm : ``batch`` keeps a model's batch norm, without its counters; ``group`` replaces it.
-    options : the model's own, keyword-only parameters of its class.
-    seed : the initial weights depend on it, the name, the shape and the options alone.
+    input_shape : shape of one input; (channels, height, width) for an image.
+    norm : ``batch`` keeps a model's batch norm, without its counters; ``group`` replaces it by
+        group norm.
+    options : the model's own options, which are the keyword-only parameters of its class.
+    seed : >= 0. The initial weights depend on it, the name, the shape and the options alone.
 
     Raises
     ------
     ConfigError
-        The name or an option is unknown, the inputs do not fit, or there is no batch norm to replace.
+        The name or an option is unknown, the inputs do not fit, or there is no batch norm
+        to replace.
     PluginError
         A model of the user's own cannot be imported, or is no backbone.
     """

@@ -10,8 +10,8 @@ from fedloge.models.backbone import Backbone
 class Cnn(Backbone):
     """Three 3x3 convolutions of 16, 32 and 128 channels, averaged over the image.
 
-    The second and third halve the image, so that 8x8 digits end on a 2x2 map and
-    32x32 colour images on 8x8.
+    The second and the third halve the image, so that 8x8 digits end in a map of 2x2 and
+    32x32 colour images in one of 8x8.
     """
 
     out_features = 128
@@ -25,7 +25,7 @@ class Cnn(Backbone):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """(samples, channels, height, width) to (samples, features)."""
+        """(images, channels, height, width) to (images, 128)."""
         return self.layers(images).mean(dim=(2, 3))
 
 

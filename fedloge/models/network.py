@@ -1,4 +1,4 @@
-"""A method's network: its parts, and where each tensor of it lives."""
+"""A method's network: its parts, and where each of its tensors lives."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from fedloge.models.norm import norm_parameters, norm_statistics
 
 
 class Part(StrEnum):
-    """Where a tensor lives: with everybody, with one client alone, or nowhere but in the config."""
+    """Where a part of a network lives.
+
+    ``shared``: averaged by the server and sent to all clients. ``personal``: stays with its client,
+    between rounds too. ``fixed``: everybody builds it from the config; it is neither trained nor sent.
+    """
 
     SHARED = "shared"
     PERSONAL = "personal"
@@ -19,11 +23,11 @@ class Part(StrEnum):
 
 
 NORM_LAYERS = "norm layers"
-"""As a key of `Method.parts`: the normalisation layers of every shared part."""
+"""The key of `Method.parts` for the normalisation layers inside all shared parts."""
 
 
 class Network(nn.Module):
-    """All parts of a method's model, one child each; the children's names are the parts' names."""
+    """All parts of a method's model; each part is a child module under the part's name."""
 
     backbone: nn.Module
 
@@ -36,14 +40,14 @@ class Network(nn.Module):
 def parts_of_tensors(
     net: Network, parts: Mapping[str, Part], norm_sharing: str = "all"
 ) -> dict[str, Part]:
-    """Each tensor of a network's state dict by name, and where it lives.
+    """Where each tensor of a network's state dict lives, by name.
 
     Parameters
     ----------
-    parts : for each child of the network; under `NORM_LAYERS`, for the norm layers of the
-        shared ones.
-    norm_sharing : what of the norm layers is averaged, where `parts` does not say: ``all``;
-        ``affine``, so that running statistics stay with each client; or ``none``.
+    parts : where each child of the network lives, and under `NORM_LAYERS` where the norm layers
+        inside shared children live.
+    norm_sharing : what of those norm layers is averaged if `parts` does not say: ``all``;
+        ``affine``, their parameters but not their running statistics; or ``none``.
     """
     if parts.get(NORM_LAYERS) is Part.PERSONAL:
         norm_sharing = "none"

@@ -1,4 +1,4 @@
-"""Normalisation layers: which tensors are theirs, and how they are kept fit for averaging."""
+"""Normalisation layers: which tensors belong to them, and what makes them fit for averaging."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def norm_statistics(backbone: nn.Module) -> set[str]:
 def drop_batch_counters(net: nn.Module) -> None:
     """Take ``num_batches_tracked`` out of every batch norm layer, in place.
 
-    The counter is an integer that no average can mean, and with a set momentum
-    nothing reads it: without it a state dict is floating point throughout and
-    every training step saves one operation a layer.
+    The counter is an integer, which cannot be averaged, and layers with a fixed momentum
+    do not read it. Without it a state dict is floating point throughout, and a training
+    step saves one operation per layer.
     """
     for layer in net.modules():
         if isinstance(layer, _BatchNorm) and layer.num_batches_tracked is not None:
@@ -43,11 +43,11 @@ def drop_batch_counters(net: nn.Module) -> None:
 
 
 def use_group_norm(net: nn.Module) -> int:
-    """Put a GroupNorm in the place of every batch norm layer, in place; how many there were.
+    """Replace every batch norm layer by group norm, in place; returns how many were replaced.
 
-    The groups hold at least four channels and number at most 32 (Wu and He, 2018): groups of
-    a single channel would be instance norm, which fixes every channel's mean over the image
-    and so hides it from the average pooling at the end.
+    A group has at least four channels, and a layer at most 32 groups (Wu and He, 2018). A
+    group of a single channel would be instance norm, which fixes every channel's mean over the
+    image and so hides it from the average pooling at the end.
     """
     replaced = 0
     for parent in list(net.modules()):
@@ -73,6 +73,6 @@ def _num_groups(channels: int) -> int:
 def _ignore_batch_counter(
     module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any
 ) -> None:
-    # Torch adds the counter to any state dict that carries no version, as one read from a
-    # safetensors file does, and would then refuse it as unexpected.
+    # A state dict that was read from a safetensors file has no version. Torch adds the counter to
+    # such a state dict, and then refuses it as unexpected.
     state_dict.pop(f"{prefix}num_batches_tracked", None)

@@ -1,10 +1,10 @@
 """ResNet for small images (He et al. 2016, section 4.2 and, for resnet18 and 34, table 1).
 
-The stem is one 3x3 convolution of stride 1 without max-pooling, as is usual for
-CIFAR; the shortcut of a block that changes shape is a 1x1 convolution. Convolutions start as
-torch starts them, which is what the FedLoGe authors trained: before batch norm the scale of a
-weight does not matter to the output, but the step does shrink with its square, and the usual
-alternative (He et al. 2015, fan-out) starts six times as large in it.
+The stem is one 3x3 convolution of stride 1 without max-pooling, as is usual for CIFAR. The
+shortcut of a block that changes the shape is a 1x1 convolution. Convolutions are initialised as
+torch does it, like the networks of FedLoGe's authors. Before batch norm the scale of a weight does
+not change the output, but the effective step shrinks with its square, and in the usual alternative
+(He et al. 2015, fan-out) that square starts six times as large.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ class BasicBlock(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Keep the size, or divide it by the stride."""
-        # In place, since neither the norm nor the sum is read again: the same bits, a few per cent sooner.
+        """(images, channels_in, height, width) to (images, channels, height / stride, width / stride)."""
+        # In place, since neither the norm nor the sum is read again: the same bits, a few per cent faster.
         h = F.relu_(self.norm1(self.conv1(x)))
         return F.relu_(self.norm2(self.conv2(h)).add_(self.shortcut(x)))
 
 
 class CifarResNet(Backbone):
-    """Images to non-negative features: the average over the last stage's map.
+    """From images to non-negative features: the average over the map of the last stage.
 
     Parameters
     ----------
-    channels_in : channels of the image.
+    channels_in : channels of an image.
     widths : channels of each stage; every stage after the first halves the image.
-    blocks : basic blocks in each stage.
+    blocks : number of basic blocks in each stage.
     """
 
     def __init__(self, channels_in: int, widths: tuple[int, ...], blocks: tuple[int, ...]) -> None:
@@ -58,14 +58,14 @@ class CifarResNet(Backbone):
         previous = widths[0]
         for stage, (width, depth) in enumerate(zip(widths, blocks, strict=True)):
             strides = [1 if stage == 0 else 2] + [1] * (depth - 1)
-            row = [
+            layers = [
                 BasicBlock(previous if i == 0 else width, width, s) for i, s in enumerate(strides)
             ]
-            stages.append(nn.Sequential(*row))
+            stages.append(nn.Sequential(*layers))
             previous = width
         self.stages = nn.Sequential(*stages)
         self.out_features = previous
 
     def forward(self, images: Tensor) -> Tensor:
-        """(samples, channels, height, width) to (samples, features)."""
+        """(images, channels, height, width) to (images, features)."""
         return self.stages(self.stem(images)).mean(dim=(2, 3))

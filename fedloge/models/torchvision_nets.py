@@ -1,4 +1,4 @@
-"""Any classification model of torchvision as a backbone: untrained, its classifier taken off."""
+"""Any classification model of torchvision as a backbone: untrained, without its classifier."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from torch import Tensor, nn
 from fedloge.errors import ConfigError
 from fedloge.models.backbone import Backbone
 
-# torchvision takes seconds to import, and torch's compiler with it: only who uses it pays.
+# torchvision and, with it, torch's compiler take seconds to import, so they wait until one is used.
 
 
 class TorchvisionBackbone(Backbone):
-    """A torchvision model up to its classifier; grey images are shown to it as RGB.
+    """A torchvision model up to its classifier; grey images become RGB by repeating their channel.
 
     Raises
     ------
     ConfigError
-        The images have neither 1 nor 3 channels, or their size is none that the model takes.
+        The images have neither 1 nor 3 channels, or the model does not take their size.
     """
 
     def __init__(self, name: str, image_shape: tuple[int, int, int]) -> None:
@@ -40,7 +40,7 @@ class TorchvisionBackbone(Backbone):
             _drop_index_tables(self.net)
             self.out_features = self._width(image_shape)
         except (RuntimeError, AssertionError, ValueError) as exc:
-            # The models check their input with whichever of these comes to hand.
+            # Models refuse an input by any of these.
             raise ConfigError(
                 f"model {name!r} cannot take {height}x{width} images "
                 f"({str(exc).splitlines()[0].rstrip('.')}); set image-size to what it expects, "
@@ -48,8 +48,8 @@ class TorchvisionBackbone(Backbone):
             ) from None
 
     def forward(self, images: Tensor) -> Tensor:
-        """(samples, channels, height, width) to (samples, features)."""
-        # expand leaves RGB images as they are.
+        """(images, channels, height, width) to (images, features)."""
+        # Grey images are expanded to three channels; RGB images stay as they are.
         return self.net(images.expand(-1, 3, -1, -1))
 
     @torch.no_grad()
@@ -61,9 +61,9 @@ class TorchvisionBackbone(Backbone):
 
 
 def torchvision_names() -> list[str]:
-    """Names of torchvision's image classification models, all but mnasnet.
+    """Names of torchvision's image classification models, without mnasnet.
 
-    An mnasnet loads no state that lacks torch's own version mark, as any from elsewhere does.
+    An mnasnet refuses a state dict without torch's own version mark, which ours lack.
     """
     import torchvision
 
@@ -72,10 +72,10 @@ def torchvision_names() -> list[str]:
 
 def _arguments(name: str, height: int, width: int) -> dict[str, Any]:
     if name in ("googlenet", "inception_v3"):
-        # Auxiliary classifiers would make the output in training a tuple.
+        # With auxiliary classifiers the output in training would be a tuple.
         return {"aux_logits": False, "init_weights": True}
     if name.startswith("vit_"):
-        # Its position embedding is as long as the image has patches.
+        # The length of its position embedding is the number of patches in the image.
         return {"image_size": height}
     if name.startswith("maxvit"):
         return {"input_size": (height, width)}
@@ -83,15 +83,15 @@ def _arguments(name: str, height: int, width: int) -> dict[str, Any]:
 
 
 def _remove_classifier(net: nn.Module) -> None:
-    # The last layer with weights, whatever it is called: a Linear, or a 1x1 convolution before
-    # the pooling (squeezenet).
+    # The last layer with weights, whatever its name: a Linear, or a 1x1 convolution before the
+    # pooling (squeezenet).
     path = [name for name, m in net.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))][-1]
     parent, _, child = path.rpartition(".")
     setattr(net.get_submodule(parent), child, nn.Identity())
 
 
 def _drop_index_tables(net: nn.Module) -> None:
-    # Constants of windowed attention, in whole numbers: no part of what is trained or averaged.
+    # Integer constants of windowed attention, which are neither trained nor averaged.
     for module in net.modules():
         for name, buffer in list(module.named_buffers(recurse=False)):
             if name == "relative_position_index":

@@ -1,4 +1,4 @@
-"""Who holds which images: partitioners, and what a partition is."""
+"""Which client holds which examples: partitioners, and what a partition is."""
 
 from fedloge.partition.builtin import BUILTIN, dirichlet, iid, pathological, quantity
 from fedloge.partition.by_user import by_user

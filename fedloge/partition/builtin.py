@@ -1,4 +1,4 @@
-"""The partitioners that come with the framework. Options are keyword-only."""
+"""The partitioners that come with fedloge. Their options are keyword-only parameters."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def dirichlet(
 ) -> list[Indices]:
     """Label skew: each class is spread over the clients by its own Dirichlet(alpha) draw.
 
-    For each class p ~ Dir(alpha 1_K), then each image of the class goes to a client
-    drawn with p (FedLoGe, ICLR 2024, section 4). Draws in the order of the authors'
-    released code: with the generator `fedloge.partition.partition_rng` gives, the split
-    is theirs, bit for bit.
+    For each class p ~ Dir(alpha 1_K), then each example of the class goes to a client
+    drawn from p (FedLoGe, ICLR 2024, section 4). The draws come in the order of the authors'
+    released code. With the generator of `fedloge.partition.partition_rng` the split is exactly
+    theirs.
 
     Parameters
     ----------
@@ -34,22 +34,22 @@ def dirichlet(
     """
     num_classes = int(labels.max()) + 1
     legacy = np.random.RandomState(rng.bit_generator)
-    # The authors' code draws this mask of ones; leaving it out would shift what follows.
+    # The authors' code draws this mask of ones. Without it all later draws would differ.
     legacy.binomial(1, 1, size=(num_clients, num_classes))
     owners = np.empty(len(labels), dtype=np.int64)
-    for images in group_by_owner(labels, num_classes):
+    for members in group_by_owner(labels, num_classes):
         shares = legacy.dirichlet([alpha] * num_clients)
-        # With a tiny alpha every gamma variate underflows to 0, and 0/0 is no share.
+        # With a tiny alpha every gamma variate underflows to 0, and the shares are 0/0.
         if not np.isfinite(shares).all():
             raise PartitionError(
                 f"partitioner 'dirichlet': alpha ({alpha:g}) is too small to draw with; raise it"
             )
-        owners[images] = legacy.choice(num_clients, size=len(images), p=shares)
+        owners[members] = legacy.choice(num_clients, size=len(members), p=shares)
     return group_by_owner(owners, num_clients)
 
 
 def iid(labels: NDArray[np.int64], num_clients: int, rng: np.random.Generator) -> list[Indices]:
-    """No skew: images at random, sizes that differ by one at most. Not stratified by class."""
+    """No skew: examples at random, sizes that differ by at most one. Not stratified by class."""
     return group_by_owner(rng.permutation(len(labels)) % num_clients, num_clients)
 
 
@@ -60,23 +60,24 @@ def pathological(
     *,
     classes_per_client: int = 2,
 ) -> list[Indices]:
-    """Few classes a client: each client holds exactly `classes_per_client` of them.
+    """Few classes per client: each client holds exactly `classes_per_client` of them.
 
-    In the spirit of the shards of McMahan et al. (AISTATS 2017), but for long tails:
-    every class has a holder, as many holders as any other as far as its images go
-    round, and its images are split evenly over them.
+    In the spirit of the shards of McMahan et al. (AISTATS 2017), but for long tails. Every
+    class is held by at least one client, and by as many as any other class if it has enough
+    examples. Its examples are split evenly over the clients that hold it.
 
     Parameters
     ----------
-    classes_per_client : 1..classes.
+    classes_per_client : from 1 to the number of classes.
 
     Raises
     ------
     PartitionError
-        There are too few clients to hold every class, or too few images to go round.
+        There are too few clients to hold every class, or too few examples to go round.
     """
-    by_class = [images for images in group_by_owner(labels, int(labels.max()) + 1) if len(images)]
-    sizes = np.array([len(images) for images in by_class])
+    groups = group_by_owner(labels, int(labels.max()) + 1)
+    by_class = [members for members in groups if len(members)]
+    sizes = np.array([len(members) for members in by_class])
     num_classes = len(by_class)
     slots = num_clients * classes_per_client
     who = f"partitioner 'pathological': {num_clients} clients of {classes_per_client} classes each"
@@ -92,27 +93,27 @@ def pathological(
     most = int(np.minimum(sizes, num_clients).sum())
     if most < slots:
         raise PartitionError(
-            f"{who} need {slots} pairs of client and class, but the images of {num_classes} classes "
+            f"{who} need {slots} pairs of client and class, but the examples of {num_classes} classes "
             f"make {most} at most; lower classes-per-client or num-clients"
         )
     owners = np.empty(len(labels), dtype=np.int64)
     free = np.full(num_clients, classes_per_client)
     num_holders = _even_holders(sizes, num_clients, slots)
     for i in rng.permutation(num_classes):
-        # Those with most classes still to come go first, chance breaking ties: so nobody
-        # is left with more to come than there are classes (Ryser's construction).
+        # The clients that still need most classes come first, in random order among equals. So
+        # no client ends up needing more classes than are left (Ryser's construction).
         order = np.lexsort((rng.random(num_clients), -free))
         holders = order[: num_holders[i]]
         free[holders] -= 1
-        images = rng.permutation(by_class[i])
-        owners[images] = holders[np.arange(len(images)) % len(holders)]
+        members = rng.permutation(by_class[i])
+        owners[members] = holders[np.arange(len(members)) % len(holders)]
     return group_by_owner(owners, num_clients)
 
 
 def quantity(
     labels: NDArray[np.int64], num_clients: int, rng: np.random.Generator, *, alpha: Positive = 0.5
 ) -> list[Indices]:
-    """Size skew: the clients' sizes follow one Dirichlet(alpha) draw, labels are iid.
+    """Size skew: the clients' sizes follow one Dirichlet(alpha) draw; labels are iid.
 
     Parameters
     ----------
@@ -125,11 +126,12 @@ def quantity(
 
 
 def _even_holders(sizes: NDArray[np.int64], num_clients: int, slots: int) -> NDArray[np.int64]:
-    """Holders of each class: `slots` in all, at most one an image, else as even as can be."""
+    """How many clients hold each class: `slots` in all, at most one per example, else as even as can be."""
     most = np.minimum(sizes, num_clients)
     level = next(n for n in range(1, num_clients + 1) if np.minimum(most, n).sum() >= slots)
     holders = np.minimum(most, level)
-    # One too many at some of the fullest classes: the scarcer of them give way.
+    # The sum may now be too large. Of the classes with most holders, those with fewest examples
+    # give one up.
     at_level = np.flatnonzero(holders == level)
     surplus = int(holders.sum()) - slots
     holders[at_level[np.argsort(sizes[at_level], kind="stable")][:surplus]] -= 1

@@ -1,4 +1,4 @@
-"""Clients that are people: each user's images stay together, as a table says whose they are.
+"""Clients that are people: each user's images stay together. A table says whose they are.
 
 Hsu, Qi and Brown 2020, "Federated Visual Classification with Real-World Data
 Distribution" (ECCV), split iNaturalist this way: iNaturalist-User-120k.
@@ -26,17 +26,17 @@ def by_user(
     """Natural skew: whole users go to clients, by a table of (image, user, class).
 
     With as many clients as users, client k is the k-th user. With fewer, the users are
-    dealt out in random order, so that each client is made of as many users, give or take
-    one; no user is ever split.
+    dealt out in random order, so that the clients' numbers of users differ by at most one.
+    No user is ever split.
 
     Parameters
     ----------
-    table : CSV file, ``.gz`` or plain, a line a training image, with columns ``user_id`` (or
-        ``user``), ``class`` and, optionally, ``image_id`` (or ``image``). It must name every
-        training image: its classes, in alphabetical order, are the labels 0, 1, ..., and its
-        images of a class, by name, are those of the training set in their order. That is how
-        an image folder ``train/<class>/<image>`` stands, which is what such a table is for.
-        Without image names the lines of a class are taken in the table's order.
+    table : CSV file, ``.gz`` or plain, with one line per training image and the columns
+        ``user_id`` (or ``user``), ``class`` and, optionally, ``image_id`` (or ``image``). Its
+        classes in alphabetical order are the labels 0, 1, ... The lines of a class, sorted by
+        image name, belong to the training images of that class in their order. This is the
+        order of an image folder ``train/<class>/<image>``. Without image names the lines of a
+        class are taken in the table's order.
 
     Raises
     ------
@@ -45,7 +45,7 @@ def by_user(
     """
     users, classes = _read(Path(table).expanduser())
     _check(table, classes, labels)
-    # Both sides class by class, so that the i-th image of a class meets its i-th line.
+    # Both sides are sorted by class, so that the i-th image of a class meets its i-th line.
     user_of = np.empty(len(labels), dtype=np.int64)
     names, ranks = np.unique(users, return_inverse=True)
     user_of[np.argsort(labels, kind="stable")] = ranks[np.argsort(classes, kind="stable")]

@@ -11,17 +11,18 @@ from fedloge.partition.partition import Indices
 def hold_out(
     part: Indices, labels: NDArray[np.integer], share: float, rng: np.random.Generator
 ) -> tuple[Indices, Indices]:
-    """One client's examples as those to train on and those held out, both ascending.
+    """One client's examples, divided into those to train on and those held out; both ascending.
 
-    Stratified: each class gives the share of its examples, rounded down; what is missing to the
-    share of all is given by the classes that were rounded most. No class gives its last example.
+    Stratified: of each class `share` of the examples are held out, rounded down. The classes that
+    were rounded most give one more each, until `share` of all examples are held out. No class
+    gives its last example.
 
     Parameters
     ----------
     part : the client's examples, positions in `labels`.
-    labels : of the whole training set.
-    share : of the client's examples, 0 <= share < 1.
-    rng : of this client alone.
+    labels : labels of the whole training set.
+    share : share of the client's examples to hold out, 0 <= share < 1.
+    rng : a generator for this client only.
     """
     classes = labels[part]
     sizes = np.bincount(classes) if len(part) else np.zeros(0, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""From a config and labels to a partition."""
+"""From a config and the labels to a partition."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class BoundPartitioner:
 
     Parameters
     ----------
-    name : as the config names it.
-    function : takes (labels, num_clients, rng, **options).
-    options : keyword arguments.
-    lossy : whether it may leave images out.
+    name : its name in the config.
+    function : called as ``function(labels, num_clients, rng, **options)``.
+    options : its keyword arguments.
+    lossy : whether it may leave examples out.
     """
 
     name: str
@@ -99,12 +99,12 @@ def make_partition(
     ----------
     config : gives the partitioner, its options, num-clients and the seed.
     train_labels : of the long-tailed training set, 0..num_classes-1.
-    test_labels : of the balanced test set; every class a client trains on is there.
+    test_labels : of the balanced test set, in which every training class must occur.
 
     Raises
     ------
     PartitionError
-        The partitioner refused or failed, broke the rules, or left a client without images.
+        The partitioner refused or failed, broke the rules, or left a client without examples.
     DataError
         A class of the training set is missing in the test set.
     """
@@ -112,7 +112,7 @@ def make_partition(
     test_by_class = group_by_owner(np.asarray(test_labels, dtype=np.int64), num_classes)
     for c in np.unique(labels):
         if not len(test_by_class[c]):
-            raise DataError(f"class {c} has training images but none in the test set; add some")
+            raise DataError(f"class {c} has training examples but none in the test set; add some")
 
     parts = _run(resolve_partitioner(config), config, labels)
     counts = counts_by_class(parts, labels, num_classes)
@@ -150,7 +150,7 @@ def _run(partitioner: BoundPartitioner, config: Config, labels: NDArray[np.int64
     for k, part in enumerate(parts):
         if not len(part):
             raise PartitionError(
-                f"{who}: client {k} of {config.num_clients} gets no image; {_remedy(partitioner)}"
+                f"{who}: client {k} of {config.num_clients} gets no example; {_remedy(partitioner)}"
                 f"lower num-clients ({config.num_clients})"
             )
     return parts

@@ -1,4 +1,4 @@
-"""What a partitioner is, what a partition is, and the rules both keep."""
+"""What a partitioner is, what a partition is, and the rules that both follow."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Indices = NDArray[np.int64]
 class Partitioner(Protocol):
     """Splits a training set over clients.
 
-    ``partition(labels, num_clients, rng)`` returns one index array a client: int64
-    positions in `labels`, ascending. An index stands in one array at most, and none is
-    left out unless the partitioner has a true attribute ``lossy``. All randomness comes
-    from `rng`. What cannot be split as asked is refused with a `PartitionError`.
-    `fedloge.testing.check_partitioner` tries all this out.
+    ``partitioner(labels, num_clients, rng)`` returns one index array per client: int64
+    positions in `labels`, ascending. No index is in two arrays, and none is left out unless
+    the partitioner has an attribute ``lossy`` that is true. All randomness comes from `rng`.
+    What cannot be split as asked is refused with a `PartitionError`.
+    `fedloge.testing.check_partitioner` tests all this.
     """
 
     def __call__(
@@ -35,16 +35,16 @@ class Partitioner(Protocol):
 
 @dataclass(frozen=True)
 class Partition:
-    """Who holds what.
+    """Which client holds which examples.
 
     Parameters
     ----------
     train : for each client, ascending indices into the (long-tailed) training set.
-    test : for each client, ascending indices into the balanced test set; where a client's
-        share asks for more images than a class has, some stand there more than once.
-    train_counts, local_test_counts : (clients, classes), images of each class.
-    validation : for each client, ascending indices into the training set of what is held out from
-        its training; () where nothing is.
+    test : for each client, ascending indices into the balanced test set. If a client's share
+        of a class is more than the class has, some of them occur more than once.
+    train_counts, local_test_counts : (clients, classes), examples of each class on each client.
+    validation : for each client, ascending indices into the training set of the examples held out
+        from its training; () if nothing is held out.
     """
 
     train: tuple[Indices, ...]
@@ -65,7 +65,7 @@ class Partition:
 
 
 def group_by_owner(owners: NDArray[np.integer], num_owners: int) -> list[Indices]:
-    """For each owner 0..num_owners-1, the ascending positions that hold it."""
+    """For each owner 0..num_owners-1, the positions in `owners` that name it, ascending."""
     order = np.argsort(owners, kind="stable").astype(np.int64)
     ends = np.cumsum(np.bincount(owners, minlength=num_owners))
     return np.split(order, ends[:-1])
@@ -74,7 +74,7 @@ def group_by_owner(owners: NDArray[np.integer], num_owners: int) -> list[Indices
 def counts_by_class(
     parts: Sequence[Indices], labels: NDArray[np.integer], num_classes: int
 ) -> Int64[np.ndarray, "clients classes"]:
-    """Images of each class in each part."""
+    """How many examples of each class are in each part."""
     owner = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
     cells = owner * num_classes + labels[np.concatenate(parts)]
     flat = np.bincount(cells, minlength=len(parts) * num_classes)
@@ -82,32 +82,32 @@ def counts_by_class(
 
 
 def verify_parts(
-    parts: object, num_images: int, num_clients: int, *, lossy: bool = False, who: str
+    parts: object, num_examples: int, num_clients: int, *, lossy: bool = False, who: str
 ) -> None:
     """Raise `PartitionError`, naming the broken rule, unless `parts` is a proper split.
 
     Parameters
     ----------
     parts : what a partitioner returned.
-    num_images, num_clients : what it was asked to split, and over how many.
-    lossy : whether images may be left out.
+    num_examples, num_clients : how many examples it was asked to split, over how many clients.
+    lossy : whether examples may be left out.
     who : the partitioner, for the message.
     """
     if not isinstance(parts, list) or len(parts) != num_clients:
         got = f"{len(parts)} of them" if isinstance(parts, list) else type(parts).__name__
         raise PartitionError(f"{who}: expected a list of {num_clients} index arrays, got {got}")
-    seen = np.zeros(num_images, dtype=bool)
+    seen = np.zeros(num_examples, dtype=bool)
     for client, part in enumerate(parts):
         where = f"{who}: client {client}"
         if not isinstance(part, np.ndarray) or part.dtype != np.int64 or part.ndim != 1:
             raise PartitionError(
                 f"{where}: expected a 1-dimensional array of int64 indices, got {_describe(part)}"
             )
-        if len(part) and (part.min() < 0 or part.max() >= num_images):
-            bad = part[(part < 0) | (part >= num_images)][0]
-            raise PartitionError(f"{where}: index {bad} is outside 0..{num_images - 1}")
+        if len(part) and (part.min() < 0 or part.max() >= num_examples):
+            bad = part[(part < 0) | (part >= num_examples)][0]
+            raise PartitionError(f"{where}: index {bad} is outside 0..{num_examples - 1}")
         if np.any(np.diff(part) <= 0):
-            raise PartitionError(f"{where}: indices are not ascending, or one stands twice")
+            raise PartitionError(f"{where}: indices are not ascending, or one occurs twice")
         if seen[part].any():
             raise PartitionError(
                 f"{where}: index {part[seen[part]][0]} belongs to an earlier client too"
@@ -115,8 +115,8 @@ def verify_parts(
         seen[part] = True
     if not lossy and not seen.all():
         raise PartitionError(
-            f"{who}: {num_images - int(seen.sum())} of {num_images} images belong to no client "
-            f"(the first is {int(np.argmin(seen))}); set its attribute lossy = True if meant"
+            f"{who}: {num_examples - int(seen.sum())} of {num_examples} examples belong to no client "
+            f"(the first is {int(np.argmin(seen))}); set its attribute lossy = True if that is meant"
         )
 
 

@@ -1,4 +1,4 @@
-"""Public suites that put a user's plug-ins through their paces."""
+"""Public test suites for a user's own methods and partitioners."""
 
 from fedloge.testing.methods import MethodCheck, check_method, method_checks
 from fedloge.testing.partitioners import PartitionerCheck, check_partitioner, partitioner_checks

@@ -1,6 +1,6 @@
-"""One suite that any method can be put through, built-in or a user's own.
+"""One test suite for every method, built-in or a user's own.
 
-All at once, or by name, so that pytest shows the checks one by one::
+`check_method` makes all checks at once. With `method_checks` pytest shows them one by one::
 
     @pytest.mark.parametrize("check", method_checks(), ids=str)
     def test_my_method(check):
@@ -33,7 +33,7 @@ from fedloge.testing.random_states import process_wide_states
 
 Spec = str | type[Method[Any]]
 
-# Four clients of the embedded digits, one of them with few images: a second or two in all.
+# Four clients with the embedded digits, one of them with few examples: all checks take seconds.
 _SETTING: Mapping[str, Any] = {
     "device": "cpu",
     "num-clients": 4,
@@ -49,18 +49,18 @@ _SETTING: Mapping[str, Any] = {
 
 @dataclass(frozen=True)
 class MethodCheck:
-    """One named check; call it with a method and, where it needs some, its options."""
+    """One named check; call it with a method and, if it needs some, its options."""
 
     name: str
     run: Callable[[Federation], None]
 
     def __call__(self, method: Spec, options: Mapping[str, Any] | None = None) -> None:
-        """Check a method, by name or class; `PluginError` with what is wrong with it."""
+        """Check a method, by name or class; raises `PluginError`, which says what is wrong with it."""
         federation = Federation(_config(method, options))
         try:
             self.run(federation)
         except _Broken as broken:
-            # Without the inside of the suite: the message says it all.
+            # The traceback inside the suite would tell the user nothing more.
             raise PluginError(
                 f"method {federation.method.name!r}, check {self.name!r}: {broken}"
             ) from None
@@ -70,11 +70,11 @@ class MethodCheck:
 
 
 class _Broken(Exception):
-    """What a check has found."""
+    """What a check has found wrong."""
 
 
 def method_checks() -> list[MethodCheck]:
-    """All checks, in the order `check_method` makes them."""
+    """All checks, in the order of `check_method`."""
     return [
         MethodCheck(function.__name__.removeprefix("_").replace("_", "-"), function)
         for function in (
@@ -101,12 +101,12 @@ def check_method(method: Spec, options: Mapping[str, Any] | None = None) -> None
     Parameters
     ----------
     method : a name, a dotted name, ``path/to/file.py:Class``, or a class that can be imported.
-    options : its ``[method-options]``, where it needs some.
+    options : its ``[method-options]``, if it needs some.
 
     Raises
     ------
     PluginError
-        The first check that fails, and what was expected.
+        Names the first check that fails, and what was expected.
     ConfigError
         The options are wrong.
     """
@@ -131,21 +131,23 @@ def _parts_cover_the_network(fed: Federation) -> None:
         raise _Broken(f"expected a child called backbone, got {sorted(children)}")
     if children != set(parts):
         raise _Broken(
-            f"parts name {sorted(parts)}, the network has {sorted(children)}; say of each child "
+            f"parts has {sorted(parts)}, the network has {sorted(children)}; say of each child "
             "whether it is shared, personal or fixed"
         )
     if not any(part is Part.SHARED for part in parts.values()):
         raise _Broken("nothing is shared, so there is nothing to average")
     for name, tensor in fed.net.state_dict().items():
         if not tensor.is_floating_point():
-            raise _Broken(f"tensor {name!r} is {tensor.dtype}, which no average can mean")
+            raise _Broken(
+                f"tensor {name!r} is {tensor.dtype}, expected floats, which can be averaged"
+            )
 
 
 def _builds_the_same_network_twice(fed: Federation) -> None:
     first, second = fed.method.build().state_dict(), fed.method.build().state_dict()
     for name, tensor in first.items():
         if not torch.equal(tensor, second[name]):
-            raise _Broken(f"tensor {name!r} starts otherwise the second time; draw from the seed")
+            raise _Broken(f"tensor {name!r} starts differently the second time; draw from the seed")
 
 
 def _trains(fed: Federation) -> None:
@@ -168,7 +170,7 @@ def _same_update_from_the_same_state(fed: Federation) -> None:
     for name, tensor in _state(fed).items():
         if not torch.equal(trained[name], tensor):
             raise _Broken(
-                f"tensor {name!r} is another after the same update; draw from rng(seed, purpose, "
+                f"tensor {name!r} differs after the same update; draw from rng(seed, purpose, "
                 "round, client) alone, and keep nothing between updates"
             )
     if first.metrics != second.metrics:
@@ -176,7 +178,7 @@ def _same_update_from_the_same_state(fed: Federation) -> None:
 
 
 def _keeps_to_its_own_randomness(fed: Federation) -> None:
-    _update(fed, client=0)  # whatever is built at first use
+    _update(fed, client=0)  # so that all is built that is built at first use
     before = process_wide_states()
     _update(fed, client=1)
     after = process_wide_states()
@@ -235,14 +237,14 @@ def _uniform_step_is_uniform(fed: Federation) -> None:
     updated = _state(fed)
     _start(fed)
     data = _data(fed, 0)
-    # Another client, as far as a loss could see; the batches are this one's.
-    stranger = _replaced(data, counts=data.counts.flip(0), rounds_trained=7)
+    # The same batches, but everything else that a loss could read is another client's.
+    other = _replaced(data, counts=data.counts.flip(0), rounds_trained=7)
     with torch_seeded(fed.config.seed, "check-method", 1, 0):
         sgd(
             fed.net,
             method.trainable(fed.net),
             method.loss,
-            stranger,
+            other,
             epochs=fed.config.local_epochs,
         )
     for name, tensor in _state(fed).items():

@@ -1,6 +1,6 @@
-"""One suite that any partitioner can be put through, as scikit-learn's check_estimator does.
+"""One test suite for every partitioner, in the manner of scikit-learn's check_estimator.
 
-All at once, or by name, so that pytest shows the checks one by one::
+`check_partitioner` makes all checks at once. With `partitioner_checks` pytest shows them one by one::
 
     @pytest.mark.parametrize("check", partitioner_checks(), ids=str)
     def test_my_partitioner(check):
@@ -26,7 +26,9 @@ class PartitionerCheck:
 
     Attributes
     ----------
-    labels : (examples,), what is split.
+    name : names the setting in messages.
+    labels : (examples,), int64, what is split.
+    num_clients : over how many clients.
     """
 
     name: str
@@ -39,12 +41,12 @@ class PartitionerCheck:
         Raises
         ------
         PartitionError
-            Names the partitioner, the setting and the rule it broke.
+            Names the partitioner, the setting and the rule that it broke.
         """
         return self.refusal(partitioner) is None
 
     def refusal(self, partitioner: Partitioner) -> str | None:
-        """Why the partitioner refuses this setting; None if it serves it, by the rules."""
+        """Why the partitioner refuses this setting; None if it splits it by the rules."""
         who = f"check_partitioner {name_of(partitioner)!r}, {self.name}"
         try:
             self._try(partitioner, who)
@@ -87,18 +89,18 @@ class PartitionerCheck:
 
 
 class _Refusal(Exception):
-    """The partitioner does not serve this setting, and says so."""
+    """The partitioner says that it cannot split this setting."""
 
 
 def partitioner_checks() -> list[PartitionerCheck]:
-    """All settings, in the order `check_partitioner` tries them."""
+    """All settings, in the order of `check_partitioner`."""
     balanced = np.repeat(np.arange(10), 30)
     tail = np.repeat(np.arange(6), [120, 45, 17, 6, 2, 1])
     shuffled = rng(0, "check-partitioner").permutation(balanced)
     return [
         PartitionerCheck("balanced", balanced, 5),
         PartitionerCheck("balanced, shuffled", shuffled, 5),
-        PartitionerCheck("long tail down to 1 image", tail, 4),
+        PartitionerCheck("long tail down to 1 example", tail, 4),
         PartitionerCheck("one client", tail, 1),
         PartitionerCheck("one class", np.zeros(50, dtype=np.int64), 3),
         PartitionerCheck("40 clients", balanced, 40),
@@ -108,15 +110,15 @@ def partitioner_checks() -> list[PartitionerCheck]:
 def check_partitioner(partitioner: Partitioner) -> None:
     """Try a partitioner on small and awkward settings; ``check_partitioner(my_partitioner)``.
 
-    It must split balanced and long-tailed labels, in any order, over one client or
-    several, by the rules of `Partitioner`; draw the same from the same generator; leave
-    its input and every process-wide random state alone. It may refuse a setting with a
-    `PartitionError`, but not all of them. Clients without examples are allowed here.
+    It must split balanced and long-tailed labels, in any order, over one client or several,
+    by the rules of `Partitioner`. It must give the same split for the same generator, and
+    leave its input and every process-wide random state alone. It may refuse a setting with
+    a `PartitionError`, but not all of them. Clients without examples are allowed here.
 
     Raises
     ------
     PartitionError
-        Names the partitioner, the setting and the rule it broke.
+        Names the partitioner, the setting and the rule that it broke.
     """
     refusals = {check.name: check.refusal(partitioner) for check in partitioner_checks()}
     if all(refusals.values()):
@@ -128,6 +130,6 @@ def check_partitioner(partitioner: Partitioner) -> None:
 
 
 def name_of(partitioner: Partitioner) -> str:
-    """What a partitioner calls itself."""
+    """A partitioner's own name, for messages."""
     own = getattr(partitioner, "name", None) or getattr(partitioner, "__name__", None)
     return str(own or type(partitioner).__name__)

@@ -9,7 +9,7 @@ import torch
 
 
 def process_wide_states() -> dict[str, str]:
-    """Each state as text, by what it is called; read, never written."""
+    """Each state as text, under its name for people; read, never changed."""
     # Comparing them is the only way to notice a draw.
     return {
         "Python's random module": repr(random.getstate()),

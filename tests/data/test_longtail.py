@@ -52,7 +52,9 @@ def test_the_first_images_of_each_class_are_kept_class_by_class() -> None:
 
 
 def test_a_class_that_is_too_small_is_named() -> None:
-    with pytest.raises(DataError, match="asks for 5 images of class 1, which has 2; set long-tail"):
+    with pytest.raises(
+        DataError, match="asks for 5 examples of class 1, which has 2; set long-tail"
+    ):
         long_tail_indices(np.repeat([0, 1], [10, 2]), 0.5, "exp")
     with pytest.raises(DataError, match=r"class 1 would keep none of its 9 .* \(0.05\)"):
         long_tail_indices(np.repeat([0, 1], [10, 9]), 0.05, "step")

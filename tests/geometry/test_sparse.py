@@ -97,8 +97,8 @@ def test_seeds_differ_and_repeat() -> None:
 @pytest.mark.parametrize(
     ("num_classes", "dim", "sparsity", "text"),
     [
-        (10, 12, 0.8, "2 of 12 entries to a class, so 11 free numbers for the 45 angles"),
-        (10, 12, 0.99, "leaves 0 of 12"),
+        (10, 12, 0.8, "leaves each class 2 of 12 entries, so 11 free numbers for the 45 angles"),
+        (10, 12, 0.99, "leaves each class 0 of 12"),
         (11, 14, 0.6, r"came within .* of the cosine -0.1, expected within 2e-06; lower sparsity"),
         (10, 64, 1.0, "0 <= sparsity < 1, got 1.0"),
         (10, 64, float("nan"), "0 <= sparsity < 1"),

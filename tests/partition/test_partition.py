@@ -165,7 +165,7 @@ def test_an_alpha_beyond_arithmetic_is_refused() -> None:
 def test_an_empty_client_is_refused_with_a_remedy() -> None:
     with pytest.raises(
         PartitionError,
-        match=r"^partitioner 'dirichlet': client \d+ of 40 gets no image; "
+        match=r"^partitioner 'dirichlet': client \d+ of 40 gets no example; "
         r"raise partitioner-options.alpha \(0.05\) or lower num-clients \(40\)$",
     ):
         make_partition(
@@ -174,7 +174,7 @@ def test_an_empty_client_is_refused_with_a_remedy() -> None:
             blocks(10, 10),
             2,
         )
-    with pytest.raises(PartitionError, match=r"of 5 gets no image; lower num-clients \(5\)$"):
+    with pytest.raises(PartitionError, match=r"of 5 gets no example; lower num-clients \(5\)$"):
         make_partition(config(num_clients=5, partitioner="iid"), blocks(2, 2), blocks(10, 10), 2)
 
 
@@ -200,7 +200,7 @@ def test_local_test_images_are_those_asked_for(counts, seed) -> None:
 
 
 def test_a_class_without_test_images_is_refused() -> None:
-    with pytest.raises(DataError, match="class 1 has training images but none in the test set"):
+    with pytest.raises(DataError, match="class 1 has training examples but none in the test set"):
         make_partition(config(num_clients=1), blocks(3, 3), np.zeros(5, int), 2)
 
 

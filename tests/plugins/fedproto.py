@@ -2,9 +2,9 @@
 
 Tan, Long, Liu, Zhou, Lu, Jiang, Zhang. AAAI 2022, arXiv 2105.00243.
 
-Clients send the mean features of their classes; the server's mean of these, weighted by
-counts, are global prototypes, to which the next round's loss pulls the features (eq. 8).
-Here the backbone is averaged too, so that there is a global model.
+Clients send the mean features of their classes. The server's means of these, weighted by
+counts, are global prototypes. The next round's loss pulls features to them (eq. 8). Here the
+backbone is averaged too, so that there is a global model.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fedloge.methods.single_head import HeadNetwork, SharedHead, SharedHeadOptio
 
 
 class Prototypes(nn.Module):
-    """The mean feature of each class over the clients; zero where nobody has it yet."""
+    """The mean feature of each class over the clients; zero for a class that nobody has had yet."""
 
     def __init__(self, classes: int, features: int) -> None:
         super().__init__()
@@ -49,9 +49,9 @@ class FedProto(SharedHead[HeadNetwork]):
     def loss(self, net: HeadNetwork, inputs: Tensor, labels: Tensor, client: ClientData) -> Losses:
         h, means = net.backbone(inputs), net.prototypes.means
         known = means.any(dim=1)[labels]
-        apart = (h - means[labels]).square().mean(dim=1) * known
+        distances = (h - means[labels]).square().mean(dim=1) * known
         ce = self.local_loss(net.head(h), labels, client)
-        return {"ce": ce, "pull": self.options.pull * apart.mean()}
+        return {"ce": ce, "pull": self.options.pull * distances.mean()}
 
     def local_update(self, net: HeadNetwork, client: ClientData) -> Update:
         metrics = self.train(net, client)

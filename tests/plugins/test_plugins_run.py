@@ -1,4 +1,4 @@
-"""Plug-ins of one file each, in real runs: a text-like source with a model of its own, and a probe."""
+"""Plug-ins in one file each, in real runs: a text-like source with its own model, and a probe."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_token_ids_train_through_the_same_loop(tmp_path: Path, method: str) -> N
     folder = run_local(tokens(tmp_path, method=method, method_options=options))
     last = lines(folder, "metrics")[-1]
     raw = last["global/raw/all"]
-    assert raw > 0.6, "four classes: a quarter is chance"
+    assert raw > 0.6, "chance is a quarter, with four classes"
     assert newest_checkpoint(folder)["shared.backbone.embedding.weight"].shape == (40, 12)
 
 
@@ -51,7 +51,7 @@ def test_a_probe_of_one_file_is_measured_over_clients(tmp_path: Path) -> None:
             if name.startswith("shared.")
         }
     ).eval()
-    # All images at once, where the run had them client by client.
+    # All examples at once; the run had them client by client.
     features = fed.method.features(fed.net, fed.data.preparation.prepare(fed.train.inputs))
     lengths = features.detach().norm(dim=1)
     assert row["probe/feature-length/mean"] == pytest.approx(float(lengths.mean()), rel=1e-5)

@@ -1,4 +1,4 @@
-"""A text-like source and a model for it: eight token ids each, whose class is the commonest group."""
+"""A text-like source and a model for it: sentences of eight token ids, most of them from their class."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ VOCABULARY, LENGTH, CLASSES = 40, 8, 4
 
 
 def sentences(config: Config) -> DataSet:
-    """Token ids (sentences, 8), int64; class c prefers the tokens of its own ten."""
+    """Token ids (sentences, 8), int64; class c prefers the tokens 10 c to 10 c + 9."""
     return DataSet(
         name="sentences",
         train=_drawn(config.seed, "train", 120),
@@ -24,9 +24,9 @@ def sentences(config: Config) -> DataSet:
     )
 
 
-def _drawn(seed: int, split: str, each: int) -> Examples:
+def _drawn(seed: int, split: str, per_class: int) -> Examples:
     generator = rng(seed, f"sentences/{split}")
-    labels = torch.arange(CLASSES).repeat_interleave(each)
+    labels = torch.arange(CLASSES).repeat_interleave(per_class)
     own = torch.from_numpy(generator.integers(0, 10, (len(labels), LENGTH))) + 10 * labels[:, None]
     any_token = torch.from_numpy(generator.integers(0, VOCABULARY, (len(labels), LENGTH)))
     prefers = torch.from_numpy(generator.random((len(labels), LENGTH)) < 0.6)

@@ -54,7 +54,7 @@ BAD = {
     "2-dimensional int64": lambda labels, n, rng: [p[None] for p in iid(labels, n, rng)],
     "list of 5 index arrays, got tuple": lambda labels, n, rng: tuple(iid(labels, n, rng)),
     "list of 5 index arrays, got 6": lambda labels, n, rng: iid(labels, n + 1, rng),
-    r"1 of 300 images belong to no client \(the first is": drop_one,
+    r"1 of 300 examples belong to no client \(the first is": drop_one,
     "changes the labels": change_labels,
     "NumPy's global": by_owner(lambda labels, n, rng: np.random.permutation(len(labels))),
     "torch's global": by_owner(lambda labels, n, rng: torch.randperm(len(labels)).numpy()),

@@ -1,5 +1,5 @@
 """Faster local training for GPUs, behind the config key ``fast``. It has never run on a GPU yet.
 
-CUDA graphs (`graphs`) and several clients' networks stacked into one (`stacked`) are tested on
-a processor only, with a call in the graph's place.
+CUDA graphs (`graphs`) and several clients' networks stacked into one (`stacked`) are only tested
+on a processor, where a plain call takes the place of a graph.
 """

@@ -1,12 +1,12 @@
-"""Training steps recorded once a batch shape and replayed: CUDA graphs, checked before they are trusted.
+"""Training steps recorded once per batch shape and replayed: CUDA graphs, checked before use.
 
-A step of a small network on a GPU is some two hundred kernels that take less time to run than
-to launch. Recorded as a graph they are launched as one. Each shape of batch has a graph of its
-own, so a ragged last batch is neither dropped nor padded.
+A step of a small network on a GPU consists of some two hundred kernels, which take less time to
+run than to launch. Recorded as a graph they are launched as one. Each batch shape has a graph of
+its own, so the smaller last batch of an epoch is neither dropped nor padded.
 
-Nothing here is taken on trust: the first batch of a shape is trained the plain way, the graph is
-replayed on the same batch from the same state, and if the two updates differ the graph is thrown
-away, with a word in the log, and training goes on without.
+Every graph is checked. The first batch of a shape is trained the plain way, and the graph is
+replayed on the same batch from the same state. If the two updates differ the graph is thrown away,
+with a warning in the log, and training goes on without it.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ log = logging.getLogger(__name__)
 Recorder = Callable[[Callable[[], Tensor]], tuple[Callable[[], object], Tensor]]
 
 TOLERANCE = 0.01
-"""Largest difference of two updates that are the same but for rounding, over their length: bfloat16
-and kernels that add up in any order stay far below, a stale or a missing input does not."""
+"""Largest allowed distance of the two updates, relative to their length. Rounding in bfloat16 and sums
+in any order stay far below; a stale or missing input does not."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +38,15 @@ class _Recorded:
 
 
 class StepGraphs:
-    """Calls of `step`, replayed where its batch shape has been recorded.
+    """A training step that is replayed for every batch shape that has been recorded.
 
     Parameters
     ----------
     step : a whole training step on inputs and labels, which returns its loss terms. It may read
         nothing but its batch and `state`, which it changes in place.
     state : the tensors that a step reads and changes, the same objects every time.
-    record : makes of a function without arguments one that replays it, and the tensor that holds
-        its result after a replay; raises `RuntimeError` where that cannot be.
+    record : takes a function without arguments; returns a function that replays it, and the tensor
+        that holds its result after a replay. Raises `RuntimeError` if it cannot be recorded.
     """
 
     def __init__(self, step: TrainStep, state: Sequence[Tensor], record: Recorder) -> None:
@@ -55,10 +55,10 @@ class StepGraphs:
         self._record = record
         self._recorded: dict[tuple[int, ...], _Recorded] = {}
         self.refused = ""
-        """Why nothing is replayed; empty while all is well."""
+        """Why steps are not replayed; empty while they are."""
 
     def __call__(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        """One step; the loss terms, valid until the next."""
+        """One step; returns the loss terms, which the next step overwrites."""
         if self.refused:
             return self._step(inputs, labels)
         recorded = self._recorded.get(tuple(inputs.shape))
@@ -89,7 +89,7 @@ class StepGraphs:
         return terms
 
     def _recording(self, inputs: Tensor, labels: Tensor) -> _Recorded:
-        # Clones keep the strides: channels_last images stay so.
+        # Clones keep the strides, so images in channels_last stay so.
         own_inputs, own_labels = inputs.clone(), labels.clone()
         replay, terms = self._record(lambda: self._step(own_inputs, own_labels))
         return _Recorded(own_inputs, own_labels, replay, terms)
@@ -104,7 +104,7 @@ class StepGraphs:
 
 
 def cuda_graph(step: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:
-    """Record a step as a CUDA graph, after some runs that let its libraries choose their kernels."""
+    """Record a step as a CUDA graph, after a few runs in which libraries choose their kernels."""
     ours, side = torch.cuda.current_stream(), torch.cuda.Stream()
     side.wait_stream(ours)
     with torch.cuda.stream(side):
@@ -119,7 +119,7 @@ def cuda_graph(step: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor
 
 @torch.no_grad()
 def _difference(before: list[Tensor], one: list[Tensor], other: Sequence[Tensor]) -> float:
-    """Of two updates from the same state, relative to the first; NaN if either holds one."""
+    """Distance of two updates from the same state, relative to the first; NaN if either has one."""
     apart = sum(float((a - b).double().square().sum()) for a, b in zip(one, other, strict=True))
     moved = sum(float((a - b).double().square().sum()) for a, b in zip(one, before, strict=True))
     if apart == 0:
@@ -128,7 +128,7 @@ def _difference(before: list[Tensor], one: list[Tensor], other: Sequence[Tensor]
 
 
 class StepRecorder:
-    """The recorded steps of one network, one for each purpose: its parameters' memory is what they work on."""
+    """The recorded steps of one network, one for each purpose; they work on the memory of its tensors."""
 
     def __init__(self, record: Recorder) -> None:
         self._record = record
@@ -136,15 +136,15 @@ class StepRecorder:
         self._refused = False
 
     def recorded(self, step: Step, purpose: str, *, uniform: bool) -> tuple[Step, TrainStep]:
-        """The step kept for this purpose, its optimiser at rest; the plain one where it cannot be recorded."""
+        """The step kept for this purpose, its optimiser reset; `step` itself if it cannot be recorded."""
         if not uniform:
             if not self._refused:
                 log.warning("fast: this method's step differs from client to client; not recorded")
             self._refused = True
             return step, step
         if purpose not in self._kept:
-            velocities = step.optimiser.rest()
+            velocities = step.optimiser.reset()
             state = [*step.net.parameters(), *step.net.buffers(), *velocities]
             self._kept[purpose] = step, StepGraphs(step, state, self._record)
-        self._kept[purpose][0].optimiser.rest()
+        self._kept[purpose][0].optimiser.reset()
         return self._kept[purpose]

@@ -1,11 +1,11 @@
-"""Several clients trained at once: their networks as one, each tensor with a leading client axis.
+"""Several clients trained at once: their networks become one, each tensor with a leading client axis.
 
 A step of a small network leaves most of a GPU idle. Stacked, the clients' convolutions are one
-grouped convolution, their products one batched product, their SGD one fused step; every client
-sees the batches, and takes the steps, that it would take alone, and differs by rounding only.
+grouped convolution, their matrix products one batched product, and their SGD one fused step. Every
+client sees the batches and takes the steps that it would take alone; only rounding differs.
 
-Nobody is padded. Full batches go together while at least two clients have one left; what remains
-of an epoch, ragged last batches and the largest client's rest, is trained by the plain step.
+No batch is padded. Full batches are stacked while at least two clients have one left in the epoch.
+What remains, smaller last batches and further ones of the largest client, takes plain steps.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ N = TypeVar("N", bound=Network)
 
 
 class StackedClients(Generic[N]):
-    """Places for several clients' networks, trained together.
+    """Room for several clients' networks, which are trained together. Each has a place, from 0.
 
     Parameters
     ----------
-    net : the network that each place holds the tensors of; its own are overwritten.
-    parameters : those of its parameters that training moves.
-    loss : the loss terms of a batch; must read nothing of the client but its config.
-    places : clients trained at once, 2 or more.
+    net : the network whose tensors each place holds; its own tensors are overwritten.
+    parameters : those of its parameters that are trained.
+    loss : the loss terms of a batch; it may read nothing of the client but its config.
+    places : how many clients are trained at once, 2 or more.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class StackedClients(Generic[N]):
         names = {id(parameter): name for name, parameter in net.named_parameters()}
         moving = [names[id(parameter)] for parameter in self._parameters]
         self._velocities = {name: torch.zeros_like(self._tensors[name]) for name in moving}
-        self._together: dict[int, tuple[StackedStep[N], TrainStep]] = {}
+        self._steps: dict[int, tuple[StackedStep[N], TrainStep]] = {}
 
     def load(self, place: int, *groups: Mapping[str, Tensor]) -> None:
         """Copy a client's tensors into a place, by name."""
@@ -77,12 +77,12 @@ class StackedClients(Generic[N]):
 
         Parameters
         ----------
-        clients : the clients by place, the largest first: those with a full batch left are then
-            always the first places.
+        clients : the clients by place, the largest first, so that those with a full batch left are
+            always in the first places.
 
         Returns
         -------
-        For each client what `sgd` returns, or the error that it raises for this client alone.
+        For each client what `sgd` returns, or the error that it would raise for this client.
         """
         sizes = [len(client.train) for client in clients]
         if sizes != sorted(sizes, reverse=True) or not 0 < len(clients) <= self.places:
@@ -119,23 +119,23 @@ class StackedClients(Generic[N]):
         return total.means(clients, [epochs * -(-examples // size) for examples in sizes])
 
     def _step(self, count: int, client: ClientData) -> tuple[StackedStep[N], TrainStep]:
-        if count not in self._together:
+        if count not in self._steps:
             tensors = {name: stack[:count] for name, stack in self._tensors.items()}
             velocities = {name: stack[:count] for name, stack in self._velocities.items()}
             step = StackedStep(self.net, self.loss, client, tensors, velocities)
             train: TrainStep = step
             if client.recorder is not None:
                 train = StepGraphs(step, [*tensors.values(), *velocities.values()], cuda_graph)
-            self._together[count] = step, train
-        return self._together[count]
+            self._steps[count] = step, train
+        return self._steps[count]
 
     @contextlib.contextmanager
     def _alone(self, place: int, client: ClientData) -> Iterator[tuple[Step[N], TrainStep]]:
-        """The plain step of the network, which has this place's tensors and velocities meanwhile."""
+        """The plain step of the network, which inside the block has this place's tensors and velocities."""
         step, train = step_of(
             self.net, self._parameters, self.loss, client, purpose="train", uniform=True
         )
-        velocities = dict(zip(self._velocities, step.optimiser.rest(), strict=False))
+        velocities = dict(zip(self._velocities, step.optimiser.reset(), strict=False))
         pairs = [(self._own[name], stack[place]) for name, stack in self._tensors.items()]
         pairs += [(v, self._velocities[name][place]) for name, v in velocities.items()]
         for plain, stacked in pairs:
@@ -150,8 +150,8 @@ class StackedStep(Generic[N]):
 
     Parameters
     ----------
-    tensors : the networks' tensors by name, with a leading client axis; moved in place.
-    velocities : of those that training moves.
+    tensors : the networks' tensors by name, with a leading client axis; changed in place.
+    velocities : momentum of the tensors that are trained, by name.
     """
 
     def __init__(
@@ -163,7 +163,7 @@ class StackedStep(Generic[N]):
         velocities: Mapping[str, Tensor],
     ) -> None:
         self.terms: tuple[str, ...] = ()
-        # A parameter made of a view moves the memory that the view shows.
+        # A parameter made of a view shares its memory, so training it changes the stack.
         moving = {name: nn.Parameter(tensors[name]) for name in velocities}
         self._optimiser = Sgd.of(client.config, moving.values(), velocities.values())
         self._tensors = {f"net.{name}": t for name, t in {**tensors, **moving}.items()}
@@ -175,11 +175,11 @@ class StackedStep(Generic[N]):
         inputs: Shaped[Tensor, "clients batch ..."],
         labels: Int[Tensor, "clients batch"],
     ) -> Float[Tensor, "clients terms"]:
-        """Forward, backward, step; each client's loss terms, in the order of `terms`."""
+        """Forward, backward, step; returns each client's loss terms, in the order of `terms`."""
         self._optimiser.zero_grad()
         with self._precision:
             terms = torch.vmap(self._losses)(self._tensors, inputs, labels)
-        # No client's loss depends on another's tensors, so the sum has each one's own gradient.
+        # No client's loss depends on another's tensors, so each gets the gradient of its own loss.
         terms.sum().backward()
         self._optimiser.step()
         return terms.detach()

@@ -1,4 +1,4 @@
-"""Probes: what is measured over clients without their data leaving them. One file per probe."""
+"""Probes: what is measured over clients, of whom only sums are sent. One file per probe."""
 
 from fedloge.learning.probes.probe import Findings, Probe, ProbeTask
 from fedloge.learning.probes.validation import Validation

@@ -1,4 +1,4 @@
-"""Count, sum and second moments of the features of each class, over all clients."""
+"""For each class the count, the sum and the second moments of its features, over all clients."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ MOST_MOMENTS = 2**24
 
 
 class ClassMoments(Probe):
-    """Moments of the features under the model of the round, training examples not augmented.
+    """Moments of the features of training examples, not augmented, under the round's model.
 
     Parameters
     ----------
     dim : d, width of the features.
-    full : second moments as a packed triangle, d (d + 1) / 2 numbers per class, or the diagonal, d.
+    full : whether the second moments of a class are a packed triangle of d (d + 1) / 2 numbers,
+        or only its diagonal of d.
 
     Raises
     ------
@@ -41,12 +42,12 @@ class ClassMoments(Probe):
         if task.num_classes * self._second > MOST_MOMENTS:
             raise ConfigError(
                 f"{self.name}: covariances of {task.num_classes} classes in {dim} features are "
-                f"{task.num_classes * self._second:,} numbers a client, more than {MOST_MOMENTS:,}; "
+                f"{task.num_classes * self._second:,} numbers per client, more than {MOST_MOMENTS:,}; "
                 "set method-options.covariance = diagonal"
             )
 
     def template(self, net: Network) -> dict[str, Tensor]:
-        """Per class: count, sum, and second moments."""
+        """For each class count, sum and second moments."""
         c = self.task.num_classes
         return {
             "counts": torch.zeros(c),
@@ -64,19 +65,19 @@ class ClassMoments(Probe):
 
     @abstractmethod
     def finish(self, net: Network, sums: dict[str, Tensor]) -> Findings:
-        """What is made of them (see `gaussians`)."""
+        """What is made of the sums over all clients (see `gaussians`)."""
 
 
 def class_moments(
-    features: Float[Tensor, "images features"],
-    labels: Int[Tensor, " images"],
+    features: Float[Tensor, "examples features"],
+    labels: Int[Tensor, " examples"],
     classes: int,
     *,
     full: bool,
 ) -> dict[str, Tensor]:
-    """Count, sum of h, and sum of h h^T (upper triangle, row by row) or of h^2, for each class.
+    """For each class the count, the sum of h, and that of h h^T (upper triangle by rows) or of h^2.
 
-    Unlike means and covariances these add up over clients.
+    Unlike means and covariances these can be added over clients.
     """
     d = features.shape[1]
     upper = torch.triu_indices(d, d, device=features.device)
@@ -99,7 +100,7 @@ def gaussians(
 ]:
     """Counts, means and unbiased covariances (or, from diagonal moments, variances) in float64.
 
-    A class of one image has covariance 0, an absent class mean 0 as well.
+    A class with one example has covariance 0; an absent class also has mean 0.
     """
     counts, sums, second = counts.double(), sums.double(), second.double()
     d = sums.shape[1]

@@ -1,9 +1,9 @@
-"""What a probe is: something measured over clients, of which only sums leave them.
+"""What a probe is: a measurement over all clients, of which only sums leave a client.
 
-When a round is evaluated each client adds up what the probe asks for (`Probe.collect`); the
-server sees the sum over clients, exact and free of their order, and makes figures or
-predictors of it (`Probe.finish`). What a probe sends is listed in the README's table of what
-leaves a client.
+When a round is evaluated, each client adds up what the probe asks for (`Probe.collect`). The
+server sees only the sum over clients, which is exact and does not depend on their order. It makes
+figures or predictors of the sum (`Probe.finish`). The README lists what each probe sends in its
+table of what leaves a client.
 """
 
 from __future__ import annotations
@@ -39,8 +39,9 @@ class ProbeTask:
 
     Attributes
     ----------
-    method : whose models are measured. Call it with the network in evaluation mode and without
-        gradients.
+    config, num_classes : the run's.
+    method : the method whose models are measured. Call it with the network in evaluation mode and
+        without gradients.
     """
 
     config: Config
@@ -64,8 +65,8 @@ class Findings:
     Attributes
     ----------
     figures : numbers for the round's record, as ``probe/<probe>/<name>``.
-    by_class : a list with one number per class each, for the record of classes.
-    predictors : further global models, to be measured as the method's own are.
+    by_class : lists of one number per class, by name, for the record of classes.
+    predictors : further global models by name, which are then evaluated like the method's own.
     """
 
     figures: dict[str, float] = field(default_factory=dict)
@@ -74,7 +75,7 @@ class Findings:
 
 
 class Probe(ABC):
-    """One probe; made anew for every run, from what it may know of it."""
+    """One measurement. A probe is made anew for every run."""
 
     name: ClassVar[str]
     """Kebab-case; names its tensors in messages and its figures in the record."""
@@ -84,12 +85,12 @@ class Probe(ABC):
 
     @abstractmethod
     def template(self, net: Network) -> dict[str, Tensor]:
-        """Zeros of the names, shapes and dtypes that a client sends; values up to 2^40 in magnitude."""
+        """Zeros with the names, shapes and dtypes of what a client sends; values may reach 2^40."""
 
     @abstractmethod
     def collect(self, net: Network, client: ClientData) -> dict[str, Tensor]:
-        """This client's part, under the shared tensors of the round. Parts must add up over clients."""
+        """One client's part of the sums, under the round's shared tensors."""
 
     @abstractmethod
     def finish(self, net: Network, sums: dict[str, Tensor]) -> Findings:
-        """What the sums over all clients that answered say."""
+        """What the sums over all clients that answered mean."""

@@ -15,15 +15,15 @@ from fedloge.models.network import Network
 class Validation(Probe):
     """Accuracy over all validation examples, and its mean over classes.
 
-    Settings are chosen by these, never by the test set. What a client sends are, of each class, how
-    many validation examples it has and how many of them each global model gets right. Models that
-    are made of clients' sums themselves (CCVR's) are not among them.
+    Settings are chosen by these, never by the test set. A client sends, for each class, how many
+    validation examples it has and how many of them each global model gets right. Models that are
+    themselves made from clients' sums (CCVR's) are not included.
     """
 
     name: ClassVar[str] = "validation"
 
     def template(self, net: Network) -> dict[str, Tensor]:
-        """Per class: examples, and right ones for each global model."""
+        """For each class: examples, and for each global model those it gets right."""
         names = self.task.method.global_predictors(net)
         zeros = torch.zeros(self.task.num_classes)
         return {"examples": zeros, **{f"right/{name}": zeros.clone() for name in names}}
@@ -51,7 +51,7 @@ class Validation(Probe):
         return counts
 
     def finish(self, net: Network, sums: dict[str, Tensor]) -> Findings:
-        """For each global model ``<name>/all`` and ``<name>/balanced``, the mean over classes that occur."""
+        """For each global model ``<name>/all``, and ``<name>/balanced``: the mean over classes that occur."""
         examples = sums["examples"].double()
         occurs = examples > 0
         if not occurs.any():

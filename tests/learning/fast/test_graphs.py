@@ -35,7 +35,7 @@ class Trained:
         return loss.detach()[None]
 
     def state(self) -> list[Tensor]:
-        return [*self.net.parameters(), *self.net.buffers(), *self.sgd.rest()]
+        return [*self.net.parameters(), *self.net.buffers(), *self.sgd.reset()]
 
 
 def assert_same_network(one: Trained, other: Trained) -> None:
@@ -60,7 +60,7 @@ def test_replayed_steps_train_as_plain_ones_do_ragged_batches_too(momentum: floa
     graphs = StepGraphs(replayed.step, replayed.state(), called_again)
     for _ in range(2):  # two clients: the optimiser rests in between
         plain.sgd = Sgd(plain.net.parameters(), lr=0.1, momentum=momentum)
-        replayed.sgd.rest()
+        replayed.sgd.reset()
         for images, labels in batches(8, 8, 8, 3, 8, 3):
             assert torch.equal(plain.step(images, labels), graphs(images, labels))
     assert not graphs.refused
@@ -125,10 +125,10 @@ def test_where_nothing_can_be_recorded_training_goes_on(caplog: pytest.LogCaptur
 def test_a_rested_optimiser_steps_as_a_fresh_one() -> None:
     (images, labels), *_ = batches(8)
     fresh, rested = Trained(), Trained()
-    rested.sgd.rest()
+    rested.sgd.reset()
     fresh.step(images, labels)
     rested.step(images, labels)
-    velocities = rested.sgd.rest()
+    velocities = rested.sgd.reset()
     assert len(velocities) == 6 and not any(v.any() for v in velocities)
     assert torch.equal(fresh.net[0].weight, rested.net[0].weight)
 
