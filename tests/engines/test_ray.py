@@ -17,7 +17,8 @@ from fedloge import messages as wire
 from fedloge.config import Config
 from fedloge.engines import local
 from fedloge.engines.own_grid import SERVER_NODE, take_identity
-from fedloge.engines.ray import largest_first, worker_options
+from fedloge.engines.ray import largest_first
+from fedloge.engines.ray_cluster import worker_options
 from fedloge.errors import ConfigError
 
 GOLDEN = Path(__file__).parents[1] / "golden/cifar10-lt-if0.02-alpha0.5-partition.json"

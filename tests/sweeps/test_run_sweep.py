@@ -59,7 +59,7 @@ def test_methods_settings_and_seeds_are_crossed(tmp_path: Path) -> None:
         method = "fedavg"
         [[method]]
         method = "fedprox"
-        method-options = ["mu = 0.1", "mu = 1.0"]
+        method-options.mu = [0.1, 1.0]
         seed = [5]
         """,
     )
@@ -68,15 +68,15 @@ def test_methods_settings_and_seeds_are_crossed(tmp_path: Path) -> None:
         "fedavg-imbalance-factor0.02-seed1",
         "fedavg-imbalance-factor0.01-seed0",
         "fedavg-imbalance-factor0.01-seed1",
-        "fedprox-imbalance-factor0.02-mu-0.1-seed5",
-        "fedprox-imbalance-factor0.02-mu-1.0-seed5",
-        "fedprox-imbalance-factor0.01-mu-0.1-seed5",
-        "fedprox-imbalance-factor0.01-mu-1.0-seed5",
+        "fedprox-imbalance-factor0.02-mu0.1-seed5",
+        "fedprox-imbalance-factor0.02-mu1.0-seed5",
+        "fedprox-imbalance-factor0.01-mu0.1-seed5",
+        "fedprox-imbalance-factor0.01-mu1.0-seed5",
     ]
     assert sweep.by == ("imbalance-factor",)
     assert sweep.folder == tmp_path / "runs" / "loss"
     last = sweep.runs[-1].config
-    assert (last.rounds, last.imbalance_factor, last.method_options) == (7, 0.01, "mu = 1.0")
+    assert (last.rounds, last.imbalance_factor, last.method_options) == (7, 0.01, {"mu": 1.0})
     assert (last.name, last.runs_dir) == (names(sweep)[-1], str(sweep.folder))
 
 
@@ -108,7 +108,7 @@ def test_a_long_name_is_cut_but_still_its_own(tmp_path: Path) -> None:
 def test_labels_name_runs_and_rows(tmp_path: Path) -> None:
     sweep = read(
         tmp_path,
-        '[[method]]\nlabel = "Focal loss, 2"\nmethod = "fedavg"\nlocal-loss = "focal"\n'
+        '[[method]]\nlabel = "Focal loss, 2"\nmethod = "fedavg"\nmethod-options.loss = "focal"\n'
         '[[method]]\nmethod = "fedavg"\n',
     )
     assert [(run.name, run.label) for run in sweep.runs] == [
