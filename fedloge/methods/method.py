@@ -49,11 +49,13 @@ class Task:
     num_classes : C.
     backbone : makes a fresh inputs -> features module with ``out_features``, the same one on
         every call.
+    input_shape : of one prepared input; () where it is not known.
     """
 
     config: Config
     num_classes: int
     backbone: Callable[[], Backbone]
+    input_shape: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
