@@ -25,6 +25,13 @@ from fedloge.options import Table, checked_options, first_problem
 TABLES = ("method-options", "model-options", "partitioner-options")
 """The keys that are tables."""
 
+OWNERS = {
+    "method": "method-options",
+    "model": "model-options",
+    "partitioner": "partitioner-options",
+}
+"""Keys that name something with options, and the table of these: another name leaves them behind."""
+
 # Keys of earlier versions, and what has replaced them.
 MOVED = {
     "gamma": "method-options.gamma",
@@ -349,13 +356,16 @@ class Config(pydantic.BaseModel):
     def replace(self, **changes: Any) -> Config:
         """A copy with some fields changed (snake_case), checked again; a table is replaced as a whole.
 
+        Options belong to what they are options of: with another method, model or partitioner they
+        are left behind.
+
         Raises
         ------
         ConfigError
             A key is unknown or a value wrong.
         """
         values = {k.replace("_", "-"): v for k, v in changes.items()}
-        return checked({**self.nested(), **values}, "config")
+        return checked(without_left_options(self.nested(), values) | values, "config")
 
     def __hash__(self) -> int:
         return hash(json.dumps(self.nested(), sort_keys=True))
@@ -366,6 +376,16 @@ def differences(configs: Sequence[Config]) -> dict[str, list[Any]]:
     flats = [config.flat() for config in configs]
     found = {key: [flat.get(key) for flat in flats] for flat in flats for key in flat}
     return {key: values for key, values in found.items() if any(v != values[0] for v in values[1:])}
+
+
+def without_left_options(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` without the options of a method, model or partitioner that `changes` puts another in place of."""
+    left = {
+        table
+        for owner, table in OWNERS.items()
+        if owner in changes and owner in values and changes[owner] != values[owner]
+    }
+    return {k: v for k, v in values.items() if k.partition(".")[0] not in left}
 
 
 def keys() -> list[str]:

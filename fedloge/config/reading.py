@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fedloge.config.keys import TABLES, Config, checked, keys, unknown_key
+from fedloge.config.keys import TABLES, Config, checked, keys, unknown_key, without_left_options
 from fedloge.config.tables import merged, table_of, toml_value
 from fedloge.errors import ConfigError
 
@@ -37,13 +37,18 @@ def from_flat(values: Mapping[str, Any], source: str = "config") -> Config:
 def load(path: str | Path | None, overrides: Iterable[str] = ()) -> Config:
     """Read a recipe (TOML) and apply ``key=value`` overrides; without a path: the defaults.
 
+    An override by another method, model or partitioner leaves the recipe's options of it behind.
+
     Raises
     ------
     ConfigError
         The file is missing or not valid TOML, or a key or value is wrong.
     """
     values: dict[str, Any] = _read_toml(Path(path)) if path is not None else {}
-    for key, value in parse_overrides(overrides).items():
+    given = parse_overrides(overrides)
+    if path is not None:
+        values = without_left_options(values, given)
+    for key, value in given.items():
         top, *rest = key.split(".")
         if rest:
             before = values.get(top, {})

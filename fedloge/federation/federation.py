@@ -109,7 +109,9 @@ class Federation:
     @cached_property
     def method(self) -> Method:
         """The configured method."""
-        return make_method(Task(self.config, self.data.num_classes, self._backbone))
+        return make_method(
+            Task(self.config, self.data.num_classes, self._backbone, self.data.input_shape)
+        )
 
     def _backbone(self) -> Backbone:
         c = self.config

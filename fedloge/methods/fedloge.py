@@ -1,6 +1,6 @@
 """FedLoGe: joint local and generic federated learning under long-tailed data.
 
-Xiao, Chen, Liu, Wang, Feng, Wu, Yang, Lin. ICLR 2024, arXiv 2401.08977.
+Xiao, Chen, Liu, Feng, Wu, Liu, Zhou, Yang, Liu. ICLR 2024, arXiv 2401.08977.
 
 The shared backbone trains against a fixed sparse equiangular classifier W (SSE-C,
 section 3.2). A global head psi and a local head phi learn on its detached features (3.3).
@@ -12,16 +12,20 @@ trained by the same loss, and is averaged. The backbone is then FedAvg's.
 
 from __future__ import annotations
 
+import logging
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from functools import cached_property
+from typing import Annotated, Any, ClassVar, Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fedloge.config import Config
+from fedloge.errors import ConfigError
 from fedloge.geometry.prototypes import prototypes
 from fedloge.geometry.realignment import (
     absent_mask,
@@ -29,6 +33,7 @@ from fedloge.geometry.realignment import (
     local_realign,
     local_realign_sum,
 )
+from fedloge.methods.feature_scale import MEASURED_ON, suited_gamma
 from fedloge.methods.head_tuning import tuned_head
 from fedloge.methods.method import (
     ClientData,
@@ -43,6 +48,7 @@ from fedloge.methods.post_hoc import post_hoc
 from fedloge.methods.single_head import PostHocOptions
 from fedloge.models.head import FixedHead, LinearHead, linear
 
+log = logging.getLogger(__name__)
 _JUDGED = 10
 """How many rounds `FedLoGe.remarks` looks at."""
 _HEADS = ("train/loss-global", "train/loss-local")
@@ -70,19 +76,23 @@ class FedLoGe(Method[FedLoGeNetwork]):
     primary_personal = "realigned"
 
     class Options(PostHocOptions):
-        """The fixed classifier W, and how personal models are made.
+        """The fixed classifier W, the heads' rate, and how personal models are read.
 
-        `prototypes`: W is SSE-C (``sparse-etf``), a plain simplex (``etf``), or a trained layer
-        (``none``). `sparsity`: share of zeros in every row of SSE-C. `gamma`: norm of every row of W.
-        `personal_realignment`: LA-FR as phi' = psi ||phi|| (``norm``), or its logits plus those of
-        phi (``sum``). `tune_epochs`: if above 0, also evaluate personal models whose local head was
-        first tuned on the client's examples, for this number of passes (the paper: 0; FedAvg's
-        personal models here: 5).
+        - `prototypes`: W is SSE-C (``sparse-etf``), a plain simplex (``etf``), or ``none``, a trained
+          layer in its place. `sparsity`: share of zeros in every row of SSE-C.
+        - `gamma`: norm of every row of W, a temperature. The paper has 0.1, for 512 features and 500
+          rounds; ``auto`` is what suits the network's features (`fedloge.methods.feature_scale`).
+        - `head_rate`: factor of the two heads' learning rate; 1 in the paper.
+        - `personal_realignment`: LA-FR as phi' = psi ||phi|| (``norm``), or its logits plus the local
+          head's own (``sum``).
+        - `tune_epochs`: also measure personal models whose local head was first tuned on the client's
+          examples, for so many passes. 0, as in the paper: none. FedAvg's are tuned so, for 5.
         """
 
         prototypes: Literal["sparse-etf", "etf", "none"] = "sparse-etf"
         sparsity: float = Field(0.6, ge=0, lt=1)
-        gamma: float = Field(0.1, gt=0)
+        gamma: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
+        head_rate: float = Field(1.0, gt=0)
         personal_realignment: Literal["norm", "sum"] = "norm"
         tune_epochs: int = Field(0, ge=0)
 
@@ -101,7 +111,7 @@ class FedLoGe(Method[FedLoGeNetwork]):
         if self.w == "fixed":
             o = self.options
             fixed = prototypes(
-                classes, dim, o.prototypes, sparsity=o.sparsity, gamma=o.gamma, seed=seed
+                classes, dim, o.prototypes, sparsity=o.sparsity, gamma=self.gamma, seed=seed
             )
             classifier: nn.Linear = FixedHead(fixed)
         else:
@@ -113,15 +123,38 @@ class FedLoGe(Method[FedLoGeNetwork]):
             local_head=linear(dim, classes, seed=seed, purpose="init/local-head"),
         )
 
+    @cached_property
+    def gamma(self) -> float:
+        """The norm of every row of W, as set or as it suits the network."""
+        given, shape = self.options.gamma, self.task.input_shape
+        if given != "auto":
+            return float(given)
+        if self.config.model not in MEASURED_ON:
+            log.warning(
+                "method-options.gamma = auto: the rule was measured on %s, not on model %r; try other "
+                "values beside it",
+                " and ".join(MEASURED_ON),
+                self.config.model,
+            )
+        noise = torch.randn(64, *shape, generator=torch.Generator().manual_seed(0))
+        try:
+            return suited_gamma(self.task.backbone, noise)
+        except (RuntimeError, IndexError) as exc:
+            raise ConfigError(
+                "method-options.gamma: 'auto' measures the network on Gaussian noise, which model "
+                f"{self.config.model!r} does not take ({str(exc).splitlines()[0]}); give a number"
+            ) from None
+
     def loss(
         self, net: FedLoGeNetwork, inputs: Tensor, labels: Tensor, client: ClientData
     ) -> Losses:
         """The three losses; each trains one part only, so one backward pass of their sum is enough."""
         h = net.backbone(inputs)
+        x, rate = h.detach(), self.options.head_rate
         return {
             self.w: cross_entropy(net.classifier(h), labels),  # trains theta, as W is fixed
-            "global": cross_entropy(net.global_head(h.detach()), labels),  # trains psi
-            "local": cross_entropy(net.local_head(h.detach()), labels),  # trains phi
+            "global": at_rate(rate, cross_entropy(net.global_head(x), labels)),  # trains psi
+            "local": at_rate(rate, cross_entropy(net.local_head(x), labels)),  # trains phi
         }
 
     @property
@@ -201,3 +234,8 @@ class FedLoGe(Method[FedLoGeNetwork]):
     def head_norms(self, net: FedLoGeNetwork) -> dict[str, Tensor]:
         """||psi_c||, which before realignment follows the class sizes."""
         return {"global-head": net.global_head.weight.detach().norm(dim=1)}
+
+
+def at_rate(rate: float, loss: Tensor) -> Tensor:
+    """The loss's value with `rate` times its gradient: its parameters learn at `rate` times the rate."""
+    return loss if rate == 1 else loss.detach() + rate * (loss - loss.detach())

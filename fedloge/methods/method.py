@@ -50,11 +50,13 @@ class Task:
     num_classes : C.
     backbone : makes the configured backbone, from inputs to ``out_features`` features; a new
         module with the same initial weights on every call.
+    input_shape : of one input; () where it is not known.
     """
 
     config: Config
     num_classes: int
     backbone: Callable[[], Backbone]
+    input_shape: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

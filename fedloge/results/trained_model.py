@@ -113,7 +113,7 @@ def unpack(packed: Packed) -> Model:
             config.model, shape, config.norm, config.model_options, seed=config.seed
         )
 
-    method = make_method(Task(config, classes, backbone))
+    method = make_method(Task(config, classes, backbone, tuple(manifest["input-shape"])))
     net = method.build()
     net.load_state_dict(
         {k.removeprefix("net."): v for k, v in tensors.items() if k.startswith("net.")}

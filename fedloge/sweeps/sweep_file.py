@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from fedloge.config import TABLES, Config, Scalar, from_flat, keys, load, parse_overrides
-from fedloge.config.keys import unknown_key
+from fedloge.config.keys import unknown_key, without_left_options
 from fedloge.config.tables import flattened
 from fedloge.digest import digest
 from fedloge.errors import ConfigError, unknown_name
@@ -130,7 +130,7 @@ def _runs(
     varied = [k for k in choices if len(choices[k]) > 1 or k in grid or k == "seed"]
     for chosen in itertools.product(*choices.values()):
         keyed = dict(zip(choices, chosen, strict=True))
-        flat = {**base, **keyed}
+        flat = {**without_left_options(base, keyed), **keyed}
         name = _run_name(label, flat, {key: keyed[key] for key in varied})
         flat |= {"name": name, "runs-dir": str(folder)}
         yield PlannedRun(name, label, from_flat(flat, f"{path}, {name}"))
