@@ -1,6 +1,7 @@
 """The configuration of a run: flat and frozen, with tables of options, and how it is read."""
 
-from fedloge.config.keys import OPERATIONAL, TABLES, Config, differences, keys
+from fedloge.config.comparing import differences
+from fedloge.config.keys import OPERATIONAL, TABLES, Config, keys
 from fedloge.config.on_node import OnNodeOptions
 from fedloge.config.reading import from_flat, load, parse_overrides
 from fedloge.config.tables import Scalar

@@ -10,27 +10,20 @@ defaults are declared where the options are read.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import pydantic
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from fedloge.config.on_node import OnNodeOptions
-from fedloge.config.tables import Scalar, check_table, flattened, table_text
+from fedloge.config.tables import Scalar, check_table, flattened, table_text, without_left_options
 from fedloge.digest import digest
 from fedloge.errors import ConfigError, unknown_name
 from fedloge.options import Table, checked_options, first_problem
 
 TABLES = ("method-options", "model-options", "partitioner-options")
 """The keys that are tables."""
-
-OWNERS = {
-    "method": "method-options",
-    "model": "model-options",
-    "partitioner": "partitioner-options",
-}
-"""Keys that name something with options, and the table of these: another name leaves them behind."""
 
 # Keys of earlier versions, and what has replaced them.
 MOVED = {
@@ -369,23 +362,6 @@ class Config(pydantic.BaseModel):
 
     def __hash__(self) -> int:
         return hash(json.dumps(self.nested(), sort_keys=True))
-
-
-def differences(configs: Sequence[Config]) -> dict[str, list[Any]]:
-    """The dotted keys in which configs differ, with the value in each config; None: it has no such option."""
-    flats = [config.flat() for config in configs]
-    found = {key: [flat.get(key) for flat in flats] for flat in flats for key in flat}
-    return {key: values for key, values in found.items() if any(v != values[0] for v in values[1:])}
-
-
-def without_left_options(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`values` without the options of a method, model or partitioner that `changes` puts another in place of."""
-    left = {
-        table
-        for owner, table in OWNERS.items()
-        if owner in changes and owner in values and changes[owner] != values[owner]
-    }
-    return {k: v for k, v in values.items() if k.partition(".")[0] not in left}
 
 
 def keys() -> list[str]:

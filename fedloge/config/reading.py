@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fedloge.config.keys import TABLES, Config, checked, keys, unknown_key, without_left_options
-from fedloge.config.tables import merged, table_of, toml_value
+from fedloge.config.keys import TABLES, Config, checked, keys, unknown_key
+from fedloge.config.tables import merged, table_of, toml_value, without_left_options
 from fedloge.errors import ConfigError
 
 

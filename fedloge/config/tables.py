@@ -12,6 +12,13 @@ from fedloge.errors import ConfigError
 
 Scalar = str | int | float | bool
 
+OWNERS = {
+    "method": "method-options",
+    "model": "model-options",
+    "partitioner": "partitioner-options",
+}
+"""Keys that name something with options, and the table of these: another name leaves them behind."""
+
 
 def flattened(table: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     """Dotted keys and values of a table and the tables in it."""
@@ -89,3 +96,13 @@ def toml_value(text: str) -> Any:
         return tomllib.loads(f"v = {text}")["v"]
     except tomllib.TOMLDecodeError:
         return text
+
+
+def without_left_options(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` without the options of a method, model or partitioner that `changes` puts another in place of."""
+    left = {
+        table
+        for owner, table in OWNERS.items()
+        if owner in changes and owner in values and changes[owner] != values[owner]
+    }
+    return {k: v for k, v in values.items() if k.partition(".")[0] not in left}

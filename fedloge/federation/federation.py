@@ -137,11 +137,16 @@ class Federation:
     def probes(self) -> list[Probe]:
         """What is measured over clients: the method's own probes, and those that the config names.
 
+        None where no global network exists (norm layers stay with the clients): its sums would leave
+        the clients for nothing.
+
         Raises `PluginError` for one that is unknown or no probe, or if two have one name.
         """
+        if not self.has_global_network:
+            return []
         task = ProbeTask(self.config, self.data.num_classes, self.method)
         probes = self.method.probes()
-        if self.config.validation_share and self.has_global_network:
+        if self.config.validation_share:
             probes.append(Validation(task))
         for spec in filter(None, (part.strip() for part in self.config.probes.split(","))):
             found = load_plugin(spec, "fedloge.probes", {}, "probe")

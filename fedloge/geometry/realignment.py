@@ -43,17 +43,6 @@ def local_realign_sum(
     return local_realign(psi, phi) + phi
 
 
-def global_realign_keep_bias(
-    psi: Float[Tensor, "classes features"], bias: Float[Tensor, " classes"], *, norm: float = 1.7
-) -> tuple[Float[Tensor, "classes features"], Float[Tensor, " classes"]]:
-    """GA-FR as in the authors' released code: rows at norm 1.7, the bias left as it was trained.
-
-    Beside an unscaled bias the norm matters: a larger one weighs the features more. Zero
-    rows stay zero.
-    """
-    return norm * global_realign(psi), bias
-
-
 def tau_norm(
     psi: Float[Tensor, "classes features"], tau: float
 ) -> Float[Tensor, "classes features"]:

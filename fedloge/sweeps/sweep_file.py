@@ -32,8 +32,8 @@ from pathlib import Path
 from typing import Any
 
 from fedloge.config import TABLES, Config, Scalar, from_flat, keys, load, parse_overrides
-from fedloge.config.keys import unknown_key, without_left_options
-from fedloge.config.tables import flattened
+from fedloge.config.keys import unknown_key
+from fedloge.config.tables import flattened, without_left_options
 from fedloge.digest import digest
 from fedloge.errors import ConfigError, unknown_name
 from fedloge.recipe_files import recipe_path

@@ -9,7 +9,6 @@ from torch import Tensor, inf, tensor
 from fedloge.geometry.realignment import (
     absent_mask,
     global_realign,
-    global_realign_keep_bias,
     local_realign,
     local_realign_sum,
     tau_norm,
@@ -43,13 +42,6 @@ def test_sum_by_hand() -> None:
     assert torch.allclose(
         local_realign_sum(PSI, PHI), tensor([[30.0, 50.0], [6.0, 28.0], [1.0, 0.0]])
     )
-
-
-def test_kept_bias_by_hand() -> None:
-    bias = tensor([1.0, -2.0, 0.5])
-    weight, kept = global_realign_keep_bias(PSI, bias)
-    assert torch.allclose(weight, tensor([[1.02, 1.36], [0.0, 1.7], [0.0, 0.0]]))
-    assert torch.equal(kept, bias)
 
 
 def test_tau_by_hand() -> None:
@@ -112,10 +104,9 @@ def test_one_scale_for_all_classes_changes_no_prediction(
     expected = (local_realign(psi, phi) @ h).argmax(dim=0)
     assert torch.equal((local_realign(psi, scale * phi) @ h).argmax(dim=0), expected)
     assert torch.equal((local_realign(scale * psi, phi) @ h).argmax(dim=0), expected)
-    assert torch.equal(
-        (global_realign_keep_bias(psi, psi[:, 0])[0] @ h).argmax(dim=0),
-        (global_realign(psi) @ h).argmax(dim=0),
-    )
+    # Up to rounding, which may turn a near tie over.
+    small, large = global_realign(psi) @ h, global_realign(scale * psi) @ h
+    torch.testing.assert_close(small, large, rtol=1e-4, atol=1e-5)
 
 
 @settings(max_examples=30, deadline=None)
