@@ -65,6 +65,18 @@ def test_alpha_takes_one_plain_step_per_round(federation: Callable[..., Any]) ->
     assert fed.method.local_update(fed.net, fed.client_data(0, 1, {})).metrics["alpha"] == 0.5
 
 
+def test_the_mixtures_loss_moves_the_own_model_only(federation: Callable[..., Any]) -> None:
+    fed = federation("apfl", "alpha = 0.5")
+    net, data = fed.net, fed.client_data(0, 1, {})
+    x, y = next(iter(data.plain_batches()))
+    mixture = fed.method.loss(net, x, y, data)["mixture"]
+    for module, moves in ((net.backbone, False), (net.head, False), (net.own_head, True)):
+        slopes = torch.autograd.grad(
+            mixture, list(module.parameters()), retain_graph=True, allow_unused=True
+        )
+        assert all((slope is not None) == moves for slope in slopes)
+
+
 @pytest.mark.parametrize(("own", "limit"), [(-30, 0.0), (3, 1.0)])
 def test_alpha_stays_a_share(federation: Callable[..., Any], own: float, limit: float) -> None:
     # One step of a size that would carry it past the end.

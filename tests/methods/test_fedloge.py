@@ -146,3 +146,11 @@ def test_heads_that_swing_on_long_features_are_said() -> None:
     assert "have risen, from 2.00" in said and "gamma" in said
     steady = rounds(fixed=fixed, **{"global": calm * 2, "local": calm * 2})
     assert FedLoGe.remarks(configs.Config(), 10, steady) == []
+
+
+def test_a_run_says_it_once(
+    run_once: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    run_once("fedloge", "gamma = 0.0001", rounds=12)
+    said = [text for text in caplog.messages if "the backbone hardly trains" in text]
+    assert len(said) == 1 and "after round 10" in said[0]
