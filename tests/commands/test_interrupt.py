@@ -25,6 +25,8 @@ def interrupted(tmp_path: Path, *args: str | Path) -> tuple[int, list[str]]:
         stderr=subprocess.PIPE,
         text=True,
         cwd=tmp_path,
+        # Tests that run in the background are deaf to SIGINT, and their children would be, too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     metrics = tmp_path / "runs/long/metrics.jsonl"
     before = metrics.stat().st_size if metrics.exists() else 0
@@ -66,6 +68,10 @@ def test_any_other_command_just_ends(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("fedloge.recipe_files.known_files", slow)
     monkeypatch.setattr(sys, "argv", ["fedloge", "recipes"])
-    with pytest.raises(SystemExit) as ended:
-        main()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert ended.value.code == 130
