@@ -36,8 +36,9 @@ A fifth part tunes options, every method's by the same number of trials::
 
 The trials run first, in the folder ``tune`` within the sweep's. For each method, and for each
 combination of what varies besides the seed, the trial that is best on validation examples is chosen;
-of equal ones the first. The test set has no say. The sweep's own runs have the chosen values, and
-hold out no more than the base says. ``tuned.json`` tells what was tried, the scores, and the choice.
+of equal ones the first; one that failed loses. The test set has no say. The sweep's own runs have
+the chosen values, and hold out no more than the base says. ``tuned.json`` tells what was tried, the
+scores, and the choice.
 """
 
 from __future__ import annotations
