@@ -15,8 +15,8 @@ import tomli_w
 
 from fedloge.config import Config
 from fedloge.errors import RunDirError
+from fedloge.sweeps.plan import PlannedRun, Sweep
 from fedloge.sweeps.standing import Standing, standing
-from fedloge.sweeps.sweep_file import PlannedRun, Sweep
 
 _GRACE_SECONDS = 10.0
 

@@ -21,8 +21,8 @@ from fedloge.results.grouping import SWEEP_FILE
 from fedloge.results.number_words import duration, percent, plural
 from fedloge.results.run import open_run
 from fedloge.sweeps.child_runs import ChildRun, Outcome, Starter, outcome, stop, usable_gpus
+from fedloge.sweeps.plan import PlannedRun, Sweep
 from fedloge.sweeps.standing import Standing, rounds_done, run_folder, standing
-from fedloge.sweeps.sweep_file import PlannedRun, Sweep
 
 Say = Callable[[str], None]
 _POLL_SECONDS = 0.2
@@ -40,7 +40,7 @@ def check_methods(sweep: Sweep) -> None:
     # For start-up time: methods need torch.
     from fedloge.methods import method_class, method_options
 
-    for run in sweep.runs:
+    for run in sweep.all_runs():
         method_options(method_class(run.config.method), run.config)
 
 
@@ -52,7 +52,7 @@ def usable_jobs(sweep: Sweep, wanted: int | None = None) -> int:
     ConfigError
         More runs are wanted than the cores allow, given the threads of each run.
     """
-    threads = max(run.config.threads for run in sweep.runs)
+    threads = max(run.config.threads for run in sweep.all_runs())
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     most = max(1, (cores or 1) // threads)
     if wanted is not None and wanted > most:

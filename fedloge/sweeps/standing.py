@@ -9,7 +9,7 @@ from typing import Literal
 from fedloge.config import OPERATIONAL, differences
 from fedloge.errors import RunDirError
 from fedloge.results.run import Run, open_run
-from fedloge.sweeps.sweep_file import PlannedRun
+from fedloge.sweeps.plan import PlannedRun
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ from typing import Any
 from fedloge.errors import RunError
 from fedloge.launch.runs_from_python import Run, open_run
 from fedloge.recipe_files import recipe_path
-from fedloge.sweeps.run_sweep import check_methods, failures, run_sweep, usable_jobs
+from fedloge.sweeps.run_sweep import check_methods, failures, usable_jobs
 from fedloge.sweeps.standing import run_folder
 from fedloge.sweeps.sweep_file import load_sweep
+from fedloge.sweeps.tuning import run_tuned_sweep
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +29,8 @@ def sweep(
 ) -> list[Run]:
     """Run methods x settings x seeds; a run that is done already is not run again.
 
-    Each run is a process of its own. Progress is logged at level INFO.
+    Each run is a process of its own. Progress is logged at level INFO. If the file tunes methods, the
+    trials come first, and ``tuned.json`` in the sweep's folder tells of them.
 
     Parameters
     ----------
@@ -53,11 +55,11 @@ def sweep(
     planned = load_sweep(recipe_path(file, "sweep"), set, str(runs_dir))
     check_methods(planned)
     at_once = usable_jobs(planned, jobs)
-    outcomes = run_sweep(planned, jobs=at_once, engine=engine, track=track, say=log.info)
+    outcomes, _ = run_tuned_sweep(planned, jobs=at_once, engine=engine, track=track, say=log.info)
     if failed := failures(outcomes):
         first = failed[0]
         raise RunError(
             f"{len(failed)} of {len(outcomes)} runs of sweep {planned.name!r} failed; the first: "
             f"{first.run.name}: {first.problem}; the same call again goes on with them"
         )
-    return [open_run(run_folder(run)) for run in planned.runs]
+    return [open_run(run_folder(outcome.run)) for outcome in outcomes]

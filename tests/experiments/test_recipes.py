@@ -84,8 +84,23 @@ def test_a_sweep_can_begin(path: Path, tmp_path: Path) -> None:
     sweep = load_sweep(path, [], str(tmp_path))
     check_methods(sweep)
     flats = [run.config.flat() for run in sweep.runs]
-    assert [k for k in flats[0] if must_be_equal(k) and len({flat[k] for flat in flats}) > 1] == []
+    # Tables are split by the grid's settings.
+    shared = [key for key in flats[0] if must_be_equal(key) and key not in sweep.by]
+    assert [key for key in shared if len({flat[key] for flat in flats}) > 1] == []
     assert f"fedloge sweep experiments/recipes/sweeps/{path.name}" in path.read_text()
+
+
+def test_the_tuned_comparison_gives_every_method_the_same_trials() -> None:
+    sweep = load_sweep(RECIPES / "sweeps/cifar10-lt-tuned.toml")
+    assert sweep.tuning is not None
+    assert {len(tuned.trials) for tuned in sweep.tuning.methods} == {3}
+    assert {run.config.seed for run in sweep.runs} == {0, 1, 2}
+    untuned = {run.config.method for run in sweep.runs if not run.tuned_as}
+    assert untuned == {"fedavg", "fedper", "fedrod"}  # without an option that decides
+    for run in sweep.all_runs():
+        config = run.config
+        assert (config.model, config.num_clients, config.clients_per_round) == ("resnet8", 40, 8)
+        assert config.local_epochs == 5
 
 
 def test_the_comparison_has_three_seeds_of_the_main_methods() -> None:

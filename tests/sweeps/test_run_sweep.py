@@ -16,6 +16,7 @@ from fedloge.errors import ConfigError, PluginError, RunDirError
 from fedloge.results.grouping import gather, group_runs
 from fedloge.results.recorded_run import list_runs
 from fedloge.results.run import open_run
+from fedloge.sweeps.plan import Sweep
 from fedloge.sweeps.run_sweep import (
     check_methods,
     failures,
@@ -24,7 +25,7 @@ from fedloge.sweeps.run_sweep import (
     usable_jobs,
 )
 from fedloge.sweeps.standing import standing
-from fedloge.sweeps.sweep_file import Sweep, load_sweep
+from fedloge.sweeps.sweep_file import load_sweep
 
 TINY = recipe(rounds=1, clients_per_round=2)
 
