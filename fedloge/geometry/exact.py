@@ -11,7 +11,7 @@ fixed tree.
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 from numpy import ndarray
 
 # A row and a column of at most 2**26 grid steps each have, by Cauchy and Schwarz, a
@@ -19,7 +19,7 @@ from numpy import ndarray
 _BITS = 26
 
 
-def tree_sum(x: Float64[ndarray, " n *rest"]) -> Float64[ndarray, "*rest"]:
+def tree_sum(x: Float[ndarray, " n *rest"]) -> Float[ndarray, "*rest"]:
     """Sum over the first axis: one half is added to the other until one row is left."""
     while len(x) > 1:
         half = len(x) // 2
