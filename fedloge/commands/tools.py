@@ -61,7 +61,7 @@ def partition(recipe: Recipe = None, set_: Set = None, json_: Json = False) -> N
 def prototypes(
     classes: Annotated[int, typer.Option(help="Number of classes C.")],
     dim: Annotated[int, typer.Option(help="Feature width d.")],
-    kind: Annotated[str, typer.Option(help="sparse-etf or etf")] = "sparse-etf",
+    kind: Annotated[str, typer.Option(help="sparse-etf, etf, basis or auto")] = "sparse-etf",
     sparsity: Annotated[float, typer.Option(help="Fraction of zeros in every row.")] = 0.6,
     gamma: Annotated[float, typer.Option(help="Norm of every row.")] = 0.1,
     seed: Annotated[int, typer.Option(min=0)] = 0,
@@ -80,6 +80,7 @@ def prototypes(
     seconds = time.perf_counter() - began
     if out is not None:
         made.to_file(out)
+    measured = made.certificate()
     figures = {
         "kind": made.kind,
         "classes": classes,
@@ -88,6 +89,9 @@ def prototypes(
         "gamma": gamma,
         "seed": seed,
         **made.quality(),
+        "abs_cos_max": measured.abs_cos_max,
+        "welch": measured.welch,
+        "digest": measured.digest,
         "seconds": seconds,
     }
     if json_:

@@ -17,10 +17,16 @@ from torch import Tensor
 from fedloge.digest import digest
 from fedloge.errors import GeometryError, unknown_name
 from fedloge.folders import cache_folder
+from fedloge.geometry.basis_vectors import basis_vectors
+from fedloge.geometry.certificate import Certificate, certificate, matrix_digest
 from fedloge.geometry.simplex import check_arguments, simplex_etf
 from fedloge.geometry.sparse import sparse_etf, zeros_per_class
 
-KINDS = ("etf", "sparse-etf")
+KINDS = ("etf", "sparse-etf", "basis")
+_AUTO = "auto"
+
+# Basis vectors are not asked for a largest cosine here; later steps gain little.
+_BASIS_STEPS = 300
 
 # Part of every cache key: raise it when the same arguments give other bits.
 _ALGORITHM = 1
@@ -33,8 +39,9 @@ class Prototypes:
     Parameters
     ----------
     matrix : rows w_c, float32.
-    kind : ``"sparse-etf"`` (SSE-C) or ``"etf"`` (a simplex without zeros).
-    sparsity : share of zeros asked for; 0 for ``"etf"``.
+    kind : ``"sparse-etf"`` (SSE-C), ``"etf"`` (a simplex without zeros), or ``"basis"``
+        (equiangular basis vectors, for any number of classes).
+    sparsity : share of zeros asked for; 0 but for ``"sparse-etf"``.
     gamma : norm of every row.
     seed : what the matrix was drawn from.
     reason : what was chosen and why, in one sentence.
@@ -59,7 +66,11 @@ class Prototypes:
 
     def digest(self) -> str:
         """Hash of the matrix, bit by bit: equal wherever the same classifier was built."""
-        return _digest(self.matrix)
+        return matrix_digest(self.matrix)
+
+    def certificate(self) -> Certificate:
+        """What the matrix is, measured, with the distance to the Welch bound."""
+        return certificate(self.matrix)
 
     def quality(self) -> dict[str, float | int | None]:
         """What the matrix is, measured.
@@ -126,8 +137,13 @@ def prototypes(
     GeometryError
         An argument is out of range, or no such classifier exists or was found.
     """
-    if kind not in KINDS:
-        raise GeometryError(unknown_name("kind of fixed classifier", kind, KINDS))
+    if kind not in (*KINDS, _AUTO):
+        raise GeometryError(unknown_name("kind of fixed classifier", kind, (*KINDS, _AUTO)))
+    if kind == _AUTO:
+        kind = "sparse-etf" if num_classes <= dim + 1 else "basis"
+    if kind == "basis":
+        matrix = _made(num_classes, dim, kind, 0.0, float(gamma), seed, cache_dir).clone()
+        return Prototypes(matrix, kind, 0.0, float(gamma), seed, _why_basis(num_classes, dim))
     check_arguments(num_classes, dim, gamma, seed)
     if kind == "etf":
         zeros, why = 0, "a plain simplex, as asked"
@@ -143,6 +159,20 @@ def prototypes(
     )
     # A copy, because the caller may change its matrix, and the next one gets the original.
     return Prototypes(made.clone(), kind, float(sparsity), float(gamma), seed, reason)
+
+
+def _why_basis(num_classes: int, dim: int) -> str:
+    if num_classes <= dim + 1:
+        return f"a simplex, the best that basis vectors can be: {num_classes} classes fit into {dim} dimensions"
+    if num_classes <= 2 * dim:
+        return (
+            f"an orthoplex, no pair closer than a right angle, as {num_classes} classes are too many "
+            f"for a simplex in {dim} dimensions and no more than {2 * dim}"
+        )
+    return (
+        f"equiangular basis vectors, as a simplex in {dim} dimensions has up to {dim + 1} classes and "
+        f"an orthoplex {2 * dim}, fewer than {num_classes}"
+    )
 
 
 @functools.lru_cache(maxsize=8)
@@ -163,7 +193,12 @@ def _made(
     path = folder and folder / "prototypes" / f"{kind}-{digest(arguments.encode())}.safetensors"
     if path is not None and (kept := _read(path, num_classes, dim)) is not None:
         return kept
-    if kind == "etf":
+    if kind == "basis":
+        signed = num_classes <= 2 * dim
+        matrix = basis_vectors(
+            num_classes, dim, signed=signed, gamma=gamma, seed=seed, max_steps=_BASIS_STEPS
+        )
+    elif kind == "etf":
         matrix = simplex_etf(num_classes, dim, gamma=gamma, seed=seed)
     else:
         matrix = sparse_etf(num_classes, dim, sparsity=sparsity, gamma=gamma, seed=seed)
@@ -176,11 +211,6 @@ def _made(
     return matrix
 
 
-def _digest(matrix: Float[Tensor, "classes features"]) -> str:
-    shape = "x".join(map(str, matrix.shape))
-    return digest(shape.encode(), matrix.detach().cpu().numpy().astype("<f4").tobytes())
-
-
 def _read(path: Path, num_classes: int, dim: int) -> Float[Tensor, "classes features"] | None:
     try:
         with safe_open(path, framework="pt") as file:
@@ -191,13 +221,15 @@ def _read(path: Path, num_classes: int, dim: int) -> Float[Tensor, "classes feat
     sound = (
         matrix.shape == (num_classes, dim)
         and matrix.dtype == torch.float32
-        and _digest(matrix) == expected
+        and matrix_digest(matrix) == expected
     )
     return matrix if sound else None
 
 
 def _write(path: Path, matrix: Float[Tensor, "classes features"]) -> None:
-    data = save({"prototypes": matrix.contiguous().cpu()}, metadata={"digest": _digest(matrix)})
+    data = save(
+        {"prototypes": matrix.contiguous().cpu()}, metadata={"digest": matrix_digest(matrix)}
+    )
     # Whole or not at all, also when several processes write the same file.
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
         part = Path(folder) / path.name

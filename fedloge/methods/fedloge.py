@@ -78,8 +78,9 @@ class FedLoGe(Method[FedLoGeNetwork]):
     class Options(PostHocOptions):
         """The fixed classifier W, the heads' rate, and how personal models are read.
 
-        - `prototypes`: W is SSE-C (``sparse-etf``), a plain simplex (``etf``), or ``none``, a trained
-          layer in its place. `sparsity`: share of zeros in every row of SSE-C.
+        - `prototypes`: W is SSE-C (``sparse-etf``), a plain simplex (``etf``), equiangular basis vectors
+          (``basis``), which also exist for more classes than features + 1, or ``none``, a trained layer
+          in its place. `sparsity`: share of zeros in every row of SSE-C.
         - `gamma`: norm of every row of W, a temperature. The paper has 0.1, for 512 features and 500
           rounds; ``auto`` is what suits the network's features (`fedloge.methods.feature_scale`).
         - `head_rate`: factor of the two heads' learning rate; 1 in the paper.
@@ -89,7 +90,7 @@ class FedLoGe(Method[FedLoGeNetwork]):
           examples, for so many passes. 0, as in the paper: none. FedAvg's are tuned so, for 5.
         """
 
-        prototypes: Literal["sparse-etf", "etf", "none"] = "sparse-etf"
+        prototypes: Literal["sparse-etf", "etf", "basis", "none"] = "sparse-etf"
         sparsity: float = Field(0.6, ge=0, lt=1)
         gamma: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
         head_rate: float = Field(1.0, gt=0)

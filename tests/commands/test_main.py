@@ -214,6 +214,9 @@ def test_prototypes_json_and_file(fedloge: Run, tmp_path: Path) -> None:
         "norm_min",
         "norm_max",
         "zeros_per_class",
+        "abs_cos_max",
+        "welch",
+        "digest",
         "seconds",
     }
     assert (said["kind"], said["classes"], said["dim"], said["seed"]) == ("sparse-etf", 10, 64, 5)

@@ -173,3 +173,30 @@ def test_to_file_writes_the_matrix_alone(tmp_path: Path) -> None:
 def test_wrong_arguments(tmp_path: Path, arguments: dict[str, object], text: str) -> None:
     with pytest.raises(GeometryError, match=text):
         prototypes(**{"num_classes": 10, "dim": 64, "cache_dir": tmp_path, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "largest", "text"),
+    [(8, -1 / 7, "a simplex"), (20, 0.0, "an orthoplex"), (40, 0.4, "equiangular basis vectors")],
+)
+def test_basis_vectors_hold_any_number_of_classes(
+    tmp_path: Path, num_classes: int, largest: float, text: str
+) -> None:
+    made = prototypes(num_classes, 12, "basis", gamma=0.5, seed=1, cache_dir=tmp_path)
+    assert made.matrix.shape == (num_classes, 12) and (made.kind, made.sparsity) == ("basis", 0)
+    assert text in made.reason
+    measured = made.certificate()
+    assert measured.cos_max <= largest + 1e-6
+    assert measured.norm_min == pytest.approx(0.5, rel=1e-6) == measured.norm_max
+    assert measured.digest == made.digest()
+    module._made.cache_clear()
+    assert torch.equal(
+        prototypes(num_classes, 12, "basis", gamma=0.5, seed=1, cache_dir=tmp_path).matrix,
+        made.matrix,
+    )
+
+
+def test_auto_takes_basis_vectors_where_no_simplex_exists(tmp_path: Path) -> None:
+    fits = prototypes(10, 64, "auto", cache_dir=tmp_path)
+    assert fits.digest() == prototypes(10, 64, cache_dir=tmp_path).digest()
+    assert prototypes(14, 12, "auto", cache_dir=tmp_path).kind == "basis"

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd import grad
 
 from fedloge import config as configs
+from fedloge.errors import GeometryError
 from fedloge.methods.fedloge import FedLoGe
 from fedloge.methods.head_tuning import tuned_head
 
@@ -40,6 +41,37 @@ def test_the_fixed_classifier_is_the_configured_one(federation: Callable[..., An
         torch.testing.assert_close(weight.norm(dim=1), torch.full((10,), 0.5))
         zeros[kind] = (weight == 0).float().mean().item()
     assert zeros["etf"] == 0 and zeros["sparse-etf"] == pytest.approx(0.6, abs=0.01)
+
+
+NARROW = """
+import math
+from torch import Tensor, nn
+from fedloge.models.backbone import Backbone
+
+class Narrow(Backbone):
+    out_features = 4
+
+    def __init__(self, input_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(input_shape), 4))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.layers(inputs)
+"""
+
+
+def test_basis_vectors_serve_more_classes_than_features(
+    run_once: Callable[..., Path], trained: Callable[[Path], dict[str, Tensor]], tmp_path: Path
+) -> None:
+    """Ten classes, four features: no simplex, and no orthoplex."""
+    path = tmp_path / "narrow.py"
+    path.write_text(NARROW)
+    model = f"{path}:Narrow"
+    folder = run_once("fedloge", "prototypes = basis, gamma = 2.0", model=model)
+    assert (folder / "metrics.jsonl").read_text().count("\n") == 2
+    assert trained(folder)["global_head.weight"].shape == (10, 4)
+    with pytest.raises(GeometryError, match="no simplex of 10 classes"):
+        run_once("fedloge", "prototypes = etf, gamma = 2.0", model=model)
 
 
 def test_without_prototypes_the_backbone_is_fedavgs_bit_for_bit(
