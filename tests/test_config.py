@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from fedloge import config as configs
 from fedloge.config import OPERATIONAL, TABLES, Config, from_flat
-from fedloge.config.keys import MOVED
-from fedloge.config.tables import table_of
+from fedloge.config.tables import MOVED, table_of
 from fedloge.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]

@@ -17,28 +17,21 @@ import pydantic
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from fedloge.config.on_node import OnNodeOptions
-from fedloge.config.tables import Scalar, check_table, flattened, table_text, without_left_options
+from fedloge.config.robust_rules import answers_needed, needs_answers
+from fedloge.config.tables import (
+    MOVED,
+    Scalar,
+    check_table,
+    flattened,
+    table_text,
+    without_left_options,
+)
 from fedloge.digest import digest
 from fedloge.errors import ConfigError, unknown_name
 from fedloge.options import Table, checked_options, first_problem
 
 TABLES = ("method-options", "model-options", "partitioner-options")
 """The keys that are tables."""
-
-# Keys of earlier versions, and what has replaced them.
-MOVED = {
-    "gamma": "method-options.gamma",
-    "sparsity": "method-options.sparsity",
-    "prototypes": "method-options.prototypes",
-    "personal-realignment": "method-options.personal-realignment",
-    "local-loss": "method-options.loss",
-    "local-loss-options": "method-options.loss-options",
-    "post-hoc": "method-options.post-hoc",
-    "dirichlet-alpha": "partitioner-options.alpha",
-    "classes": "partitioner-options.classes",
-    "share-class-counts": "partitioner-options.share-class-counts",
-    "cuda-graphs": "fast",
-}
 
 # Keys that say where, how fast or how long a run runs, but not what a round computes.
 # They stay out of the fingerprint, so that a run may be moved, extended or resumed on
@@ -163,7 +156,10 @@ class Config(pydantic.BaseModel):
         description="mean weighted by training examples, or a robust rule that counts every client alike",
     )
     byzantine_clients: int = Field(
-        0, ge=0, description="krum, trimmed-mean: how many misbehaving clients to withstand"
+        0,
+        ge=0,
+        description="misbehaving clients of a round to withstand: f; krum needs 2f + 3 clients or more, "
+        "trimmed-mean 2f + 1",
     )
     dp_clip: float = Field(
         0.0, ge=0, description="central privacy: L2 norm to which updates are clipped; 0: off"
@@ -251,10 +247,10 @@ class Config(pydantic.BaseModel):
                 f"clients-per-round is {self.clients_per_round} but num-clients is {self.num_clients}; "
                 "lower the one or raise the other"
             )
-        if 2 * self.byzantine_clients >= self.clients_per_round:
+        if self.clients_per_round < answers_needed(self.aggregation, self.byzantine_clients):
             raise ValueError(
                 f"byzantine-clients is {self.byzantine_clients} of {self.clients_per_round} clients-per-round; "
-                "a robust rule needs less than half"
+                f"{needs_answers(self.aggregation, self.byzantine_clients)}"
             )
         self._refuse_unread()
         if self.on_node:

@@ -19,6 +19,21 @@ OWNERS = {
 }
 """Keys that name something with options, and the table of these: another name leaves them behind."""
 
+# Keys of earlier versions, and what has replaced them.
+MOVED = {
+    "gamma": "method-options.gamma",
+    "sparsity": "method-options.sparsity",
+    "prototypes": "method-options.prototypes",
+    "personal-realignment": "method-options.personal-realignment",
+    "local-loss": "method-options.loss",
+    "local-loss-options": "method-options.loss-options",
+    "post-hoc": "method-options.post-hoc",
+    "dirichlet-alpha": "partitioner-options.alpha",
+    "classes": "partitioner-options.classes",
+    "share-class-counts": "partitioner-options.share-class-counts",
+    "cuda-graphs": "fast",
+}
+
 
 def flattened(table: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     """Dotted keys and values of a table and the tables in it."""

@@ -101,8 +101,9 @@ def field_of(record: ConfigRecord, key: str, kind: type[T]) -> T:
     """A record's value under `key`; `UpdateError` where it is missing or not of type `kind`."""
     value = record.get(key)
     # Only lists of whole numbers are sent.
-    numbers = not isinstance(value, list) or all(isinstance(n, int) for n in value)
-    if not isinstance(value, kind) or not numbers:
+    numbers = not isinstance(value, list) or all(type(n) is int for n in value)
+    # Python takes a boolean for a whole number.
+    if not isinstance(value, kind) or isinstance(value, bool) or not numbers:
         raise UpdateError(f"a record of the message lacks a valid {key!r}")
     return value
 

@@ -19,6 +19,7 @@ from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
 from fedloge.config import Config
+from fedloge.config.robust_rules import answers_needed, needs_answers
 from fedloge.errors import FedlogeError, RunError
 from fedloge.messages import (
     ARRAYS,
@@ -218,6 +219,14 @@ class RoundStrategy(Strategy):
         asked = good + len(self.outcome.failures)
         # Under privacy the noise is sized for a mean over all clients that were asked.
         needed = asked if self.config.dp_clip else math.ceil(self.config.min_fraction * asked)
+        why = f"min-fraction {self.config.min_fraction:g}"
+        rule, bad = self.config.aggregation, self.config.byzantine_clients
+        # Answers that failed may all be of honest clients, so the rule's own bound holds for what is left.
+        if rule != "mean" and answers_needed(rule, bad) > needed:
+            needed, why = (
+                answers_needed(rule, bad),
+                f"{needs_answers(rule, bad)}, byzantine-clients={bad}",
+            )
         if good < max(1, needed):
             first = [
                 f"client {client}: {reason}"
@@ -225,7 +234,7 @@ class RoundStrategy(Strategy):
             ]
             raise RunError(
                 f"round {round}: {good} of {asked} clients gave a usable answer, the quorum is {needed} "
-                f"(min-fraction {self.config.min_fraction:g}); {'; '.join(first)}"
+                f"({why}); {'; '.join(first)}"
             )
 
     def _mean_figures(self) -> dict[str, float]:

@@ -56,8 +56,9 @@ def test_the_trimmed_mean_drops_both_ends() -> None:
 
 
 def test_krum_picks_one_honest_update() -> None:
-    config = Config(aggregation="krum", byzantine_clients=1, clients_per_round=4)
-    assert combined(config, HONEST | LIAR) in HONEST.values()
+    config = Config(aggregation="krum", byzantine_clients=1, clients_per_round=5)
+    honest = HONEST | {4: [2.0, 3.0, 3.0]}
+    assert combined(config, honest | LIAR) in honest.values()
 
 
 @pytest.mark.parametrize("rule", ["mean", "median", "trimmed-mean", "krum"])
@@ -78,8 +79,22 @@ def test_a_client_may_not_send_a_partial_sum() -> None:
 
 
 def test_too_many_liars_are_refused() -> None:
-    with pytest.raises(ConfigError, match="less than half"):
-        Config().replace(aggregation="krum", byzantine_clients=4)
+    with pytest.raises(ConfigError, match="trimmed-mean needs 9 or more, less than half"):
+        Config().replace(aggregation="trimmed-mean", byzantine_clients=4)
+    assert Config().replace(aggregation="trimmed-mean", byzantine_clients=3)
+
+
+def test_krum_asks_for_enough_clients_that_two_equal_liars_do_not_win() -> None:
+    with pytest.raises(
+        ConfigError, match=r"2 of 5 clients-per-round; krum needs 7 or more \(2f \+ 3\)"
+    ):
+        Config(aggregation="krum", byzantine_clients=2, clients_per_round=7).replace(
+            clients_per_round=5
+        )
+    spread = {k: [float(k), float(k * k), 1.0] for k in range(5)}
+    liars = {5: [9.0, 9.0, 9.0], 6: [9.0, 9.0, 9.0]}
+    config = Config(aggregation="krum", byzantine_clients=2, clients_per_round=7)
+    assert combined(config, spread | liars) in spread.values()
 
 
 def test_a_robust_run_through_the_real_round(tmp_path: Path) -> None:
