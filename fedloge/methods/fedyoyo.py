@@ -31,6 +31,7 @@ from fedloge.learning.loop import sgd
 from fedloge.methods.fedavg import FedAvg, TuningOptions
 from fedloge.methods.method import Aggregate, ClientData, Losses, Part, Update
 from fedloge.methods.single_head import HeadNetwork, PostHocOptions
+from fedloge.methods.told_counts import tell, told
 from fedloge.rng import rng
 
 
@@ -89,13 +90,13 @@ class FedYoYo(FedAvg):
     def server_update(self, net: HeadNetwork, aggregate: Aggregate) -> Aggregate:
         """The running mean over rounds of the clients' counts; it starts with those of the first round."""
         name, new = "federation.counts", aggregate.sums["counts"]
-        old = aggregate.shared[name]
+        old = told(aggregate, name)
         mean = self.options.keep * old + (1 - self.options.keep) * new if old.any() else new
-        return aggregate.with_shared({name: mean})
+        return tell(aggregate, name, mean)
 
 
 class Federation(nn.Module):
-    """What the server tells of the federation: training examples of each class, 0 if unknown."""
+    """What the server tells of the federation: examples of each class (`told_counts`), 0 if unknown."""
 
     counts: Tensor
 

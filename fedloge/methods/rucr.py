@@ -41,6 +41,7 @@ from fedloge.methods.method import (
     plain_features,
 )
 from fedloge.methods.single_head import HeadNetwork
+from fedloge.methods.told_counts import tell, told
 from fedloge.rng import rng
 
 
@@ -157,13 +158,14 @@ class RUCR(FedAvg):
         pooled = {
             "unified.prototypes": aggregate.sums["means"] / counts.clamp(min=1)[:, None],
             "unified.directions": aggregate.sums["directions"] / counts.clamp(min=1)[:, None],
-            "unified.counts": counts,
         }
         shared = {
-            name: torch.where(seen.view(-1, *[1] * (new.ndim - 1)), new, aggregate.shared[name])
+            name: torch.where(seen[:, None], new, aggregate.shared[name])
             for name, new in pooled.items()
         }
-        return aggregate.with_shared(shared)
+        name = "unified.counts"
+        known = torch.where(seen, counts, told(aggregate, name))
+        return tell(aggregate.with_shared(shared), name, known)
 
     def global_predictors(self, net: HeadNetwork) -> dict[str, Predictor]:
         """The averaged head, and the average of the rectified ones."""
@@ -172,7 +174,7 @@ class RUCR(FedAvg):
 
 
 class Unified(nn.Module):
-    """What the server knows of each class: mean feature, mean of clients' directions, examples."""
+    """What the server knows of each class: mean feature, clients' mean direction, `told_counts`."""
 
     prototypes: Tensor
     directions: Tensor
