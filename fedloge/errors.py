@@ -68,6 +68,21 @@ def in_one_line(exc: Exception) -> str:
     return f"{type(exc).__name__}: {(str(exc).splitlines() or [''])[0]}"
 
 
+def printable_line(text: str, most: int = 300) -> str:
+    """Text of a stranger for a log, a file or a terminal: one line of printable characters.
+
+    Whatever else there is, such as a newline, an escape or a mark that turns the direction of
+    writing, becomes a blank.
+
+    >>> printable_line("no room\\nround 9: \\x1b[31mall well")
+    'no room round 9:  [31mall well'
+    >>> printable_line("a" * 9, most=4)
+    'aaa…'
+    """
+    text = "".join(c if c.isprintable() else " " for c in text[: most + 1])
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
 def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
     """Say that `name` is no known `what`, with the nearest one that is.
 

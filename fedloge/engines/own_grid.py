@@ -22,7 +22,7 @@ from fedloge import messages as wire
 from fedloge.client.client_app import app as client_app
 from fedloge.client.client_app import train_together
 from fedloge.config import Config, Scalar
-from fedloge.errors import in_one_line
+from fedloge.errors import in_one_line, printable_line
 from fedloge.observer import ClientAnswered, Observer, Observers
 
 log = logging.getLogger(__name__)
@@ -116,8 +116,10 @@ class OwnGrid(Grid):
         """Tell the observers that a client has answered. An error is logged, and cut to its first line."""
         if reply.has_error():
             reason = reply.error.reason or "no reason given"
-            log.error("client raised:\n%s", reason)
-            reply.error = Error(reply.error.code, reason.splitlines()[0])
+            # Indented, so that no line of it looks like a line of the log.
+            lines = [printable_line(line) for line in reason.splitlines() or [""]]
+            log.error("client raised:\n%s", "\n".join(f"  {line}" for line in lines))
+            reply.error = Error(reply.error.code, lines[0])
         kind = reply.metadata.message_type
         # Nodes are asked who they are before the run starts; that is not part of a round.
         if not kind.startswith("query"):

@@ -21,6 +21,7 @@ from fedloge.errors import FedlogeError
 from fedloge.federation import open_federation
 from fedloge.messages.averaging import WeightedSum
 from fedloge.run_files import RunFiles
+from fedloge.server.replies import read_figures
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,8 @@ class Worker:
                     plan = wire.Plan.from_content(message.content)
                     total = total or WeightedSum(template, plan.total_weight)
                     try:
+                        # What the server would refuse must not be in the sum.
+                        read_figures(reply.content, "train")
                         wire.sum_on_worker(reply.content, total, template, plan.weight)
                     except FedlogeError as exc:
                         reply = Message(wire.failure_content(str(exc)), reply_to=message)

@@ -163,7 +163,10 @@ def failure_content(reason: str) -> RecordDict:
 def failure_reason(content: RecordDict) -> str | None:
     """The reason in a refusal; None if the content is an answer."""
     record = record_of(content, FAILURE, ConfigRecord)
-    return None if record is None else str(record.get("reason", "no reason given"))
+    if record is None:
+        return None
+    reason = record.get("reason")
+    return reason if isinstance(reason, str) and reason else "no reason given"
 
 
 def metrics_of(content: RecordDict) -> dict[str, float | int]:

@@ -72,7 +72,7 @@ class _PrivateAveraging:
 
     def __init__(self, strategy: RoundStrategy) -> None:
         config = strategy.config
-        self._template = strategy.template
+        self._strategy, self._template = strategy, strategy.template
         self._wrapper = DifferentialPrivacyServerSideFixedClipping(
             strategy, config.dp_noise, config.dp_clip, config.clients_per_round
         )
@@ -87,6 +87,9 @@ class _PrivateAveraging:
         self, round: int, replies: Iterable[Message]
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
         """The mean of clipped updates with noise; `RunError` if any client that was asked failed."""
+        replies = list(replies)
+        # The wrapper reads them before the strategy does.
+        self._strategy.check(round, replies)
         arrays, metrics = self._wrapper.aggregate_train(round, replies)
         if arrays is None or metrics is None:
             raise RunError(

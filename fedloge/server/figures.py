@@ -82,13 +82,10 @@ def personal_figures(replies: Mapping[int, Mapping[str, float | int]]) -> dict[s
 def client_rows(
     round: int, replies: Mapping[int, Mapping[str, float | int]]
 ) -> list[dict[str, Any]]:
-    """One line per client for the record."""
-    return [
-        {
-            "round": round,
-            "client": client,
-            "num-train": row[NUM_EXAMPLES],
-            **{key: value for key, value in sorted(row.items()) if key != NUM_EXAMPLES},
-        }
-        for client, row in replies.items()
-    ]
+    """One line per client for the record; what a client says does not replace the record's own keys."""
+    rows = []
+    for client, row in replies.items():
+        own = {"round": round, "client": client, "num-train": row[NUM_EXAMPLES]}
+        said = {key: value for key, value in sorted(row.items()) if key != NUM_EXAMPLES}
+        rows.append({**own, **said, **own})
+    return rows

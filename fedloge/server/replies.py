@@ -1,24 +1,30 @@
-"""Checking a client's answer. If it is refused the client counts as failed, and the round goes on."""
+"""Checking a client's answer, before anything else reads it.
+
+An answer may hold anything that Flower can carry. What is refused here costs the client its
+turn, and the round goes on.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, Literal
 
-from flwr.app import ArrayRecord, Message
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from torch import Tensor
 
-from fedloge.errors import UpdateError
+from fedloge.errors import FedlogeError, UpdateError, in_one_line
 from fedloge.messages import (
     ARRAYS,
+    METRICS,
     NUM_EXAMPLES,
     PARTIAL,
+    STAMP,
     SUMS,
     Stamp,
     check_update,
     failure_reason,
-    metrics_of,
     num_bytes,
     received_tensors,
     record_of,
@@ -26,6 +32,35 @@ from fedloge.messages import (
 
 LARGEST_SUM = 2.0**40
 """Bound on the magnitude of values in the sums that are sent beside the model."""
+MOST_IMAGES = 2**29
+MOST_FIGURES = 64
+LONGEST_NAME = 64
+LARGEST_FIGURE = 1e6
+
+Kind = Literal["train", "evaluate"]
+_RECORDS: Mapping[Kind, set[str]] = {
+    "train": {STAMP, METRICS, ARRAYS, SUMS, PARTIAL, f"{PARTIAL}-sums", f"{PARTIAL}-weight"},
+    "evaluate": {STAMP, METRICS, SUMS},
+}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a client was asked, with which its answer must agree.
+
+    Attributes
+    ----------
+    stamp : of the message.
+    uplink : zeros with the names, shapes and dtypes of the sums it was asked for.
+    num_examples : the training examples that it registered with.
+    epochs : passes over them in training.
+    """
+
+    kind: Kind
+    stamp: Stamp
+    uplink: Mapping[str, Tensor]
+    num_examples: int
+    epochs: int
 
 
 @dataclass(frozen=True)
@@ -34,7 +69,7 @@ class Answer:
 
     Attributes
     ----------
-    figures : its metrics; all are finite.
+    figures : its metrics; all known, and in their ranges.
     sums : its part of what is summed over clients, with the names and shapes that were asked for.
     """
 
@@ -42,46 +77,131 @@ class Answer:
     sums: dict[str, Tensor]
 
 
-def read_reply(
-    reply: Message, stamp: Stamp, num_examples: int, uplink: Mapping[str, Tensor]
-) -> Answer:
+def read_reply(reply: Message, asked: Asked) -> Answer:
     """Read and check a client's answer.
-
-    Parameters
-    ----------
-    stamp : of the message that it should answer.
-    num_examples : the training examples that the client registered with.
-    uplink : zeros with the names, shapes and dtypes of the sums it was asked for.
 
     Raises
     ------
     UpdateError
-        It is an error or a refusal, belongs to another round, holds a number that is not
-        finite, or its sums are not what was asked for.
+        It is an error or a refusal, belongs to another round, holds a record or a figure that
+        is not known or a number out of its range, or its sums are not what was asked for.
     """
     if reply.has_error():
         raise UpdateError(f"error {reply.error.code}: {reply.error.reason}")
-    if reason := failure_reason(reply.content):
+    try:
+        return _answer(reply.content, asked)
+    except FedlogeError:
+        raise
+    except Exception as exc:  # whatever a foreign record raises when it is read
+        raise UpdateError(f"its answer cannot be read ({in_one_line(exc)})") from None
+
+
+def _answer(content: RecordDict, asked: Asked) -> Answer:
+    if reason := failure_reason(content):
         raise UpdateError(reason)
-    given = Stamp.from_content(reply.content)
+    check_records(content, _RECORDS[asked.kind] - (set() if asked.uplink else {SUMS}))
+    given, stamp = Stamp.from_content(content), asked.stamp
     if given != stamp:
         raise UpdateError(
             f"the answer belongs to round {given.round}, attempt {given.attempt} of run {given.run_id} "
             f"({given.fingerprint}), expected round {stamp.round}, attempt {stamp.attempt} of "
             f"{stamp.run_id} ({stamp.fingerprint})"
         )
-    figures = metrics_of(reply.content)
-    for name, value in figures.items():
-        if not math.isfinite(value):
-            raise UpdateError(f"its figure {name!r} is {value}, expected a finite number")
-    weight = figures.get(NUM_EXAMPLES)
-    if weight != num_examples or num_examples < 1:
+    figures = read_figures(content, asked.kind)
+    weight, registered = figures.get(NUM_EXAMPLES), asked.num_examples
+    if weight != registered or registered < 1:
         raise UpdateError(
-            f"weight {weight!r}, expected the {num_examples} images it registered with (at least 1)"
+            f"weight {shown(weight)}, expected the {registered} images it registered with (at least 1)"
         )
-    sums = received_tensors(reply.content, SUMS) if uplink else {}
-    check_update(sums, uplink, limit=LARGEST_SUM)
+    seen, expected = figures.get("images"), registered * asked.epochs
+    if asked.kind == "train" and seen != expected:
+        raise UpdateError(
+            f"its figure 'images' is {shown(seen)}, expected {expected}, "
+            f"{asked.epochs} times the {registered} it registered with"
+        )
+    if asked.kind == "evaluate" and figures.get("trained-rounds", 0) > stamp.round:
+        raise UpdateError(
+            f"it says it trained in {shown(figures['trained-rounds'])} rounds, after {stamp.round}"
+        )
+    sums = received_tensors(content, SUMS) if asked.uplink else {}
+    check_update(sums, asked.uplink, limit=LARGEST_SUM)
     return Answer(figures, sums)
+
+
+def check_records(content: RecordDict, known: set[str]) -> None:
+    """`UpdateError` if a message holds a record of another name."""
+    for name in content:
+        if name not in known:
+            raise UpdateError(f"it holds a record {name[:LONGEST_NAME]!r}, which is not known")
+
+
+def read_figures(content: RecordDict, kind: Kind) -> dict[str, float | int]:
+    """The figures of an answer to a message of one kind.
+
+    Raises
+    ------
+    UpdateError
+        There are none or too many, a name is not known, or a value is out of its range.
+    """
+    record = record_of(content, METRICS, MetricRecord)
+    if record is None:
+        raise UpdateError("the reply carries no metrics")
+    if len(record) > MOST_FIGURES:
+        raise UpdateError(f"it holds {len(record)} figures, expected {MOST_FIGURES} at most")
+    figures: dict[str, float | int] = {}
+    for name, value in record.items():
+        rule = _rule(kind, name)
+        if rule is None:
+            raise UpdateError(f"its figure {name[:LONGEST_NAME]!r} is not known")
+        # Compared, not converted: an integer may be too large for a float, and NaN compares false.
+        if type(value) not in (int, float) or not rule.holds(value):
+            raise UpdateError(f"its figure {name!r} is {shown(value)}, expected {rule.expected}")
+        figures[name] = value  # type: ignore[assignment]
+    return figures
+
+
+def shown(value: Any) -> str:
+    """A number of a message in a few characters, whatever it is."""
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    if isinstance(value, int) and abs(value) >= 2**63:
+        return "a whole number of more than 64 bits"
+    return repr(value)
+
+
+@dataclass(frozen=True)
+class _Rule:
+    holds: Callable[[Any], bool]
+    expected: str
+
+
+_WHOLE = _Rule(lambda n: type(n) is int and 0 <= n < 2**53, "a whole number of 0 or more")
+_IMAGES = _Rule(
+    lambda n: type(n) is int and 0 <= n < MOST_IMAGES, f"a whole number below {MOST_IMAGES}"
+)
+_SHARE = _Rule(lambda x: 0 <= x <= 1, "a share from 0 to 1")
+_MEAN = _Rule(
+    lambda x: -LARGEST_FIGURE < x < LARGEST_FIGURE,
+    f"a finite number of magnitude below {LARGEST_FIGURE:g}",
+)
+# Compared with what is expected of this client alone.
+_OWN = _Rule(lambda n: True, "")
+_SHARES = ("accuracy", "macro-f1", "many", "medium", "few", "validation")
+_FIGURES: Mapping[Kind, list[tuple[str, _Rule]]] = {
+    "train": [(NUM_EXAMPLES, _OWN), ("images", _WHOLE), (r"train/[!-~]+", _MEAN)],
+    "evaluate": [
+        (NUM_EXAMPLES, _OWN),
+        ("num-test", _IMAGES),
+        ("trained-rounds", _WHOLE),
+        (rf"personal/[!-.0-~]+/({'|'.join(_SHARES)})", _SHARE),
+    ],
+}
+
+
+def _rule(kind: Kind, name: str) -> _Rule | None:
+    if len(name) > LONGEST_NAME:
+        return None
+    return next((rule for form, rule in _FIGURES[kind] if re.fullmatch(form, name)), None)
 
 
 def bytes_of(reply: Message, model_bytes: int) -> int:

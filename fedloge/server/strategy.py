@@ -20,7 +20,7 @@ from torch import Tensor
 
 from fedloge.config import Config
 from fedloge.config.robust_rules import answers_needed, needs_answers
-from fedloge.errors import FedlogeError, RunError
+from fedloge.errors import FedlogeError, RunError, printable_line
 from fedloge.messages import (
     ARRAYS,
     NUM_EXAMPLES,
@@ -29,12 +29,14 @@ from fedloge.messages import (
     ExactSum,
     Plan,
     Stamp,
+    check_update,
     encode,
     num_bytes,
+    received_tensors,
 )
 from fedloge.rng import rng
 from fedloge.server.aggregation import combination
-from fedloge.server.replies import bytes_of, read_reply
+from fedloge.server.replies import Asked, Kind, bytes_of, read_reply
 from fedloge.server.roster import Member, Roster
 
 
@@ -180,9 +182,38 @@ class RoundStrategy(Strategy):
         # Under privacy all clients weigh alike: the noise is sized for an unweighted mean.
         return 1 if self.config.dp_clip else member.num_examples
 
+    def check(self, round: int, replies: Iterable[Message]) -> None:
+        """Check answers to train messages before others than this strategy read them.
+
+        `RunError`: one is no answer that `average` would take.
+        """
+        by_node = {member.node_id: client for client, member in self._asked.items()}
+        for reply in replies:
+            client = by_node.get(reply.metadata.src_node_id)
+            if client is None or reply.has_error():
+                continue
+            try:
+                read_reply(reply, self._asked_of("train", round, client))
+                check_update(received_tensors(reply.content, ARRAYS), self.template)
+            except FedlogeError as exc:
+                reason = printable_line(str(exc))
+                raise RunError(
+                    f"round {round}: client {client}: {reason}; under privacy all who are asked must "
+                    "answer: see to it, then resume"
+                ) from None
+
+    def _asked_of(self, kind: Kind, round: int, client: int) -> Asked:
+        return Asked(
+            kind,
+            self.stamp_of(round),
+            self.uplinks[kind],
+            self._asked[client].num_examples,
+            self.config.local_epochs,
+        )
+
     def _collect(
         self,
-        kind: str,
+        kind: Kind,
         round: int,
         replies: Iterable[Message],
         use: Callable[[int, Message], None],
@@ -190,18 +221,17 @@ class RoundStrategy(Strategy):
         """Give each accepted reply to `use`; one that is refused, here or there, is that client's failure."""
         by_node = {member.node_id: client for client, member in self._asked.items()}
         outcome, answered = self.outcome, set()
-        stamp, uplink = self.stamp_of(round), self.uplinks[kind]
-        sums = ExactSum(uplink)
+        sums = ExactSum(self.uplinks[kind])
         for reply in replies:
             client = by_node.get(reply.metadata.src_node_id)
             if client is None or client in answered:
                 continue  # Flower's own error for a node that has gone, or a second answer
             answered.add(client)
             try:
-                answer = read_reply(reply, stamp, self._asked[client].num_examples, uplink)
+                answer = read_reply(reply, self._asked_of(kind, round, client))
                 use(client, reply)
             except FedlogeError as exc:
-                outcome.failures[client] = str(exc)
+                outcome.failures[client] = printable_line(str(exc))
                 continue
             sums.add(answer.sums)
             outcome.replies[client] = answer.figures
