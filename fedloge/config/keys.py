@@ -49,6 +49,7 @@ OPERATIONAL = frozenset(
         "checkpoint-every",
         "round-timeout",
         "startup-timeout",
+        "whoami-timeout",
         "resume",
         "from-round",
         "ray-workers",
@@ -201,6 +202,9 @@ class Config(pydantic.BaseModel):
     )
     startup_timeout: float = Field(
         300.0, gt=0, description="seconds to wait for all clients to register"
+    )
+    whoami_timeout: float = Field(
+        30.0, gt=0, description="seconds a round may wait for a new node to say who it is"
     )
     checkpoint_every: int = Field(1, ge=1, description="rounds between checkpoints")
     name: str = Field(

@@ -47,6 +47,9 @@ class OwnGrid(Grid):
     observers : are told of the run; the ServerApp reads them from here.
     """
 
+    nodes_are_fixed = True
+    """No node comes or goes, so the server waits for none."""
+
     def __init__(self, config: Config, observers: Iterable[Observer] = ()) -> None:
         self.config = config
         self.observers = Observers(observers)

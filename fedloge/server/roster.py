@@ -2,7 +2,8 @@
 
 Flower's node ids are random, and nodes come and go. Partition ids are the clients'
 lasting names, so clients are drawn, summed and recorded by these. Each node is asked
-once for its own.
+once for its own. Questions are posted and answers collected when they have come, so that a node
+that never answers keeps nobody waiting.
 """
 
 from __future__ import annotations
@@ -11,14 +12,29 @@ import logging
 import time
 from dataclasses import dataclass
 
-from flwr.app import Message, RecordDict
+from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from fedloge.errors import FedlogeError, RunError
-from fedloge.messages import CLASS_COUNTS, METRICS, NUM_EXAMPLES, failure_reason, metrics_of
+from fedloge.config import Config
+from fedloge.errors import FedlogeError, RunError, in_one_line, printable_line
+from fedloge.federation import Federation
+from fedloge.messages import (
+    CLASS_COUNTS,
+    METRICS,
+    NUM_EXAMPLES,
+    failure_reason,
+    metrics_of,
+    record_of,
+)
+from fedloge.server.replies import MOST_IMAGES, check_records, shown
 
 log = logging.getLogger(__name__)
-_POLL_SECONDS = 1.0
+_POLL_SECONDS = 0.5
+_IDENTITY = "identity"
+_AGAIN_SECONDS = 5.0
+"""After an error, a node is asked again when this has passed."""
+_GRACE_SECONDS = 10.0
+"""So long may honest nodes still come before a node that cannot take part stops the start."""
 
 
 @dataclass(frozen=True)
@@ -32,22 +48,45 @@ class Member:
     """Training images of each class, where the client tells them."""
 
 
+@dataclass(frozen=True)
+class _Question:
+    node: int
+    asked: float
+
+
 class Roster:
     """The federation's members by partition id.
+
+    A partition belongs to the node that claimed it first, while that node lives.
 
     Parameters
     ----------
     grid : Flower's grid.
     num_clients : partitions that must be present when the run starts.
     fingerprint : hash of what the run computes; every client must have the same.
+    whoami_timeout : seconds that a round may wait for a node to say who it is, where a partition
+        is missing. A node that is slower counts once its answer has come.
+    patience : seconds after which a node that has not answered is asked again.
     """
 
-    def __init__(self, grid: Grid, num_clients: int, fingerprint: str) -> None:
+    def __init__(
+        self,
+        grid: Grid,
+        num_clients: int,
+        fingerprint: str,
+        *,
+        whoami_timeout: float = 30.0,
+        patience: float = 300.0,
+    ) -> None:
         self._grid = grid
         self._num_clients = num_clients
         self._fingerprint = fingerprint
+        self._whoami_timeout, self._patience = whoami_timeout, patience
         self._asked: dict[int, Member] = {}
         self._refusals: dict[int, str] = {}
+        self._rivals: dict[int, int] = {}
+        self._failed: dict[int, float] = {}
+        self._questions: dict[str, _Question] = {}
 
     def wait(self, timeout: float) -> None:
         """Wait until every partition is present.
@@ -59,69 +98,158 @@ class Roster:
             cannot take part.
         """
         deadline = time.monotonic() + timeout
+        fixed, hopeless_since = getattr(self._grid, "nodes_are_fixed", False), None
         while True:
-            self.refresh(max(1.0, deadline - time.monotonic()))
-            missing = sorted(set(range(self._num_clients)) - self.members().keys())
+            present = self._look()
+            missing = self.missing()
             if not missing:
                 return
-            if self._refusals:
+            now = time.monotonic()
+            # All who are there have answered, and there are enough: nobody is left to wait for.
+            hopeless = self._refusals and not self._questions and len(present) >= self._num_clients
+            hopeless_since = (hopeless_since or now) if hopeless else None
+            if hopeless_since and (fixed or now >= hopeless_since + _GRACE_SECONDS):
                 raise RunError(f"a client cannot take part: {next(iter(self._refusals.values()))}")
-            if time.monotonic() >= deadline:
-                shown = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
+            if now >= deadline:
+                named = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
+                refused = [f"; refused: {reason}" for reason in self._refusals.values()]
                 raise RunError(
                     f"{len(missing)} of {self._num_clients} clients did not register within {timeout:g} s "
-                    f"(partition ids {shown}); start them, or raise startup-timeout"
+                    f"(partition ids {named}); start them, or raise startup-timeout{''.join(refused[:3])}"
                 )
             time.sleep(_POLL_SECONDS)
 
-    def refresh(self, timeout: float) -> None:
-        """Ask the nodes that have not been asked yet; forget those that have gone."""
-        present = set(self._grid.get_node_ids())
-        self._asked = {node: member for node, member in self._asked.items() if node in present}
-        new = sorted(present - self._asked.keys() - self._refusals.keys())
-        if not new:
-            return
-        questions = [
-            Message(RecordDict(), dst_node_id=node, message_type="query.whoami") for node in new
-        ]
-        for reply in self._grid.send_and_receive(questions, timeout=timeout):
-            if reply.has_error():
-                log.warning("a node did not say who it is: %s", reply.error.reason)
-                continue
-            node = reply.metadata.src_node_id
-            try:
-                self._asked[node] = self._member(node, reply.content)
-            except FedlogeError as exc:
-                self._refusals[node] = str(exc)
+    def refresh(self) -> None:
+        """Ask the nodes that have not been asked yet; forget those that have gone.
+
+        Waits for new nodes only while a partition is missing, and for no node longer than `whoami_timeout`.
+        """
+        while True:
+            self._look()
+            now = time.monotonic()
+            new = any(now < q.asked + self._whoami_timeout for q in self._questions.values())
+            if not new or not self.missing():
+                return
+            time.sleep(_POLL_SECONDS)
 
     def members(self) -> dict[int, Member]:
-        """Members by partition id; if two nodes claim one partition, the one asked last counts."""
+        """Members by partition id."""
         return {member.partition_id: member for member in self._asked.values()}
+
+    def missing(self) -> list[int]:
+        """Partition ids that no node holds, ascending."""
+        return sorted(set(range(self._num_clients)) - self.members().keys())
+
+    def _look(self) -> set[int]:
+        """Forget who has gone, ask who is new, take the answers that have come; returns all nodes."""
+        present = set(self._grid.get_node_ids())
+        now = time.monotonic()
+        self._asked = {n: member for n, member in self._asked.items() if n in present}
+        self._refusals = {n: reason for n, reason in self._refusals.items() if n in present}
+        self._failed = {n: at for n, at in self._failed.items() if now < at + _AGAIN_SECONDS}
+        held = self.members()
+        self._rivals = {n: k for n, k in self._rivals.items() if n in present and k in held}
+        self._questions = {
+            message: q
+            for message, q in self._questions.items()
+            if q.node in present and now < q.asked + self._patience
+        }
+        waiting = {q.node for q in self._questions.values()}
+        answered = self._asked.keys() | self._refusals.keys() | self._rivals.keys()
+        self._ask(sorted(present - answered - self._failed.keys() - waiting))
+        self._take_answers()
+        return present
+
+    def _ask(self, nodes: list[int]) -> None:
+        if not nodes:
+            return
+        questions = [
+            Message(RecordDict(), dst_node_id=n, message_type="query.whoami", ttl=self._patience)
+            for n in nodes
+        ]
+        now = time.monotonic()
+        # Flower leaves out, or gives None for, what it could not post; those are asked next time.
+        for node, message in zip(nodes, self._grid.push_messages(questions), strict=False):
+            if message is not None:
+                self._questions[message] = _Question(node, now)
+
+    def _take_answers(self) -> None:
+        if not self._questions:
+            return
+        came = {
+            r.metadata.reply_to_message_id: r
+            for r in self._grid.pull_messages(list(self._questions))
+        }
+        # In the order of the questions, so that of two claims that came together one is first.
+        for message in [message for message in self._questions if message in came]:
+            node = self._questions.pop(message).node
+            self._take(node, came[message])
+
+    def _take(self, node: int, reply: Message) -> None:
+        if reply.has_error():
+            reason = printable_line(str(reply.error.reason))
+            log.warning("node %d did not say who it is: %s", node, reason)
+            self._failed[node] = time.monotonic()
+            return
+        try:
+            member = self._member(node, reply.content)
+        except FedlogeError as exc:
+            self._refuse(node, str(exc))
+        except Exception as exc:  # whatever a foreign record raises when it is read
+            self._refuse(node, f"its answer cannot be read ({in_one_line(exc)})")
+        else:
+            holder = self.members().get(member.partition_id)
+            if holder is None:
+                self._asked[node] = member
+                return
+            self._rivals[node] = member.partition_id
+            log.warning(
+                "node %d claims partition %d, which node %d holds; refused while that node is connected",
+                node,
+                member.partition_id,
+                holder.node_id,
+            )
+
+    def _refuse(self, node: int, reason: str) -> None:
+        self._refusals[node] = printable_line(reason)
+        log.warning("node %d cannot take part: %s", node, self._refusals[node])
 
     def _member(self, node: int, content: RecordDict) -> Member:
         if reason := failure_reason(content):
             raise RunError(reason)
-        metrics, identity = metrics_of(content), content.config_records.get("identity")
+        check_records(content, {METRICS, _IDENTITY})
+        metrics, identity = metrics_of(content), record_of(content, _IDENTITY, ConfigRecord)
         partition, images = metrics.get("partition-id"), metrics.get(NUM_EXAMPLES)
-        if not isinstance(partition, int) or not 0 <= partition < self._num_clients:
+        if type(partition) is not int or not 0 <= partition < self._num_clients:
             raise RunError(
-                f"node {node} says it holds partition {partition!r}, expected 0 to {self._num_clients - 1}; "
+                f"node {node} says it holds partition {shown(partition)}, expected 0 to {self._num_clients - 1}; "
                 "start it with this project's client app and the run's num-clients"
             )
         fingerprint = str(identity["fingerprint"]) if identity else "missing"
         if fingerprint != self._fingerprint:
             raise RunError(
-                f"partition {partition}: its fingerprint is {fingerprint}, this run's is "
+                f"partition {partition}: its fingerprint is {fingerprint[:64]}, this run's is "
                 f"{self._fingerprint}; give both sides the same config, data and versions"
             )
-        if not isinstance(images, int) or not 0 <= images < 2**29 // self._num_clients:
-            raise RunError(f"partition {partition}: it says it holds {images!r} images")
+        if type(images) is not int or not 0 <= images < MOST_IMAGES // self._num_clients:
+            raise RunError(f"partition {partition}: it says it holds {shown(images)} images")
         return Member(node, partition, images, _class_counts(content, partition, images))
 
 
 def _class_counts(content: RecordDict, partition: int, images: int) -> tuple[int, ...]:
     told = content.metric_records[METRICS].get(CLASS_COUNTS, [])
     counts = tuple(told) if isinstance(told, list) else (-1,)
-    if counts and (not all(isinstance(n, int) and n >= 0 for n in counts) or sum(counts) != images):
+    if counts and (not all(type(n) is int and n >= 0 for n in counts) or sum(counts) != images):
         raise RunError(f"partition {partition}: its class counts do not add up to {images} images")
     return tuple(int(n) for n in counts)
+
+
+def roster_of(grid: Grid, config: Config, federation: Federation) -> Roster:
+    """The roster of a run, with nobody asked yet."""
+    return Roster(
+        grid,
+        config.num_clients,
+        federation.fingerprint,
+        whoami_timeout=config.whoami_timeout,
+        patience=max(config.whoami_timeout, config.startup_timeout),
+    )

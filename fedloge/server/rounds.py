@@ -21,7 +21,7 @@ from fedloge.observer import Observers, RoundDone, RunEnded, RunStarted
 from fedloge.server.central_privacy import Epsilon, with_privacy
 from fedloge.server.checkpoint import Checkpoint, CheckpointStore
 from fedloge.server.figures import client_rows, global_figures, personal_figures
-from fedloge.server.roster import Roster
+from fedloge.server.roster import Roster, roster_of
 from fedloge.server.run_record import RunRecord
 from fedloge.server.strategy import RoundStrategy
 
@@ -63,7 +63,7 @@ def run_rounds(
         observers.on_end(RunEnded(record.folder, text, complete=True))
         return
     stamp = _begin_attempt(federation, checkpoints, record, start)
-    roster = roster or Roster(grid, config.num_clients, federation.fingerprint)
+    roster = roster or roster_of(grid, config, federation)
     roster.wait(config.startup_timeout)
     rounds = Rounds(grid, federation, roster, stamp, start)
     observers.on_start(
@@ -78,7 +78,7 @@ def run_rounds(
     )
     rows, said = record.rounds_so_far(), set[str]()
     for round in range(start.round + 1, config.rounds + 1):
-        roster.refresh(config.round_timeout)
+        roster.refresh()
         done = rounds.one_round(round, keep_round=min(checkpoints.kept_rounds()))
         record.append({**done.rows, "metrics": [done.row], "timing": [done.timing]})
         if round % config.checkpoint_every == 0 or round == config.rounds:

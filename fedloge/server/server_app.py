@@ -12,7 +12,7 @@ from fedloge.federation import Federation, open_federation
 from fedloge.federation.site import OnNodeFederation
 from fedloge.server import run_record as record
 from fedloge.server.log_lines import observed
-from fedloge.server.roster import Roster
+from fedloge.server.roster import Roster, roster_of
 from fedloge.server.rounds import run_rounds
 
 app = ServerApp()
@@ -34,7 +34,7 @@ def _introduced(grid: Grid, config: Config, federation: Federation) -> Roster | 
     """With ``partitioner=on-node``, ask the nodes for their image counts before the record is opened."""
     if not isinstance(federation, OnNodeFederation):
         return None
-    roster = Roster(grid, config.num_clients, federation.fingerprint)
+    roster = roster_of(grid, config, federation)
     roster.wait(config.startup_timeout)
     members = roster.members()
     counts = {k: member.class_counts for k, member in members.items()}
