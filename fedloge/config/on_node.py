@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from fedloge.options import Options
 
 
@@ -11,10 +13,13 @@ class OnNodeOptions(Options):
     `classes`: the class names, the same for all clients; a list, or text separated by commas.
     `share_class_counts`: whether clients tell the server how many examples of each class they
     hold, from which it knows the many, medium and few classes.
+    `max_weight_factor`: in the average no client weighs more than this many times the median
+    client, however many examples it says it holds.
     """
 
     classes: list[str] | str = ""
     share_class_counts: bool = False
+    max_weight_factor: float = Field(4.0, ge=1)
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -67,6 +68,8 @@ class Roster:
     whoami_timeout : seconds that a round may wait for a node to say who it is, where a partition
         is missing. A node that is slower counts once its answer has come.
     patience : seconds after which a node that has not answered is asked again.
+    known : training examples of each partition, where the server has split them itself; a node
+        that says otherwise is refused. None: each node's own word counts.
     """
 
     def __init__(
@@ -77,11 +80,13 @@ class Roster:
         *,
         whoami_timeout: float = 30.0,
         patience: float = 300.0,
+        known: Sequence[int] | None = None,
     ) -> None:
         self._grid = grid
         self._num_clients = num_clients
         self._fingerprint = fingerprint
         self._whoami_timeout, self._patience = whoami_timeout, patience
+        self._known = known
         self._asked: dict[int, Member] = {}
         self._refusals: dict[int, str] = {}
         self._rivals: dict[int, int] = {}
@@ -233,6 +238,11 @@ class Roster:
             )
         if type(images) is not int or not 0 <= images < MOST_IMAGES // self._num_clients:
             raise RunError(f"partition {partition}: it says it holds {shown(images)} images")
+        if self._known is not None and images != self._known[partition]:
+            raise RunError(
+                f"partition {partition}: it says it holds {images} images, the split gives it "
+                f"{self._known[partition]}; give both sides the same config, data and versions"
+            )
         return Member(node, partition, images, _class_counts(content, partition, images))
 
 
@@ -252,4 +262,5 @@ def roster_of(grid: Grid, config: Config, federation: Federation) -> Roster:
         federation.fingerprint,
         whoami_timeout=config.whoami_timeout,
         patience=max(config.whoami_timeout, config.startup_timeout),
+        known=None if config.on_node else [len(own) for own in federation.partition.train],
     )

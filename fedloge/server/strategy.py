@@ -38,6 +38,7 @@ from fedloge.rng import rng
 from fedloge.server.aggregation import combination
 from fedloge.server.replies import Asked, Kind, bytes_of, read_reply
 from fedloge.server.roster import Member, Roster
+from fedloge.server.weights import Weights
 
 
 @dataclass
@@ -84,6 +85,7 @@ class RoundStrategy(Strategy):
         self.partial_sums = partial_sums
         self.outcome = RoundOutcome()
         self._asked: dict[int, Member] = {}
+        self._weights = Weights(config, roster)
         self._model_bytes = 0
 
     def sample(self, round: int) -> list[int]:
@@ -117,7 +119,7 @@ class RoundStrategy(Strategy):
         RunError
             Fewer clients than the quorum answered with something usable.
         """
-        weights = {client: self._weight(member) for client, member in self._asked.items()}
+        weights = {client: self._weights.of(member) for client, member in self._asked.items()}
         combined = combination(
             self.config, self.template, max(1, sum(weights.values())), self.partial_sums
         )
@@ -160,14 +162,14 @@ class RoundStrategy(Strategy):
             bytes_down=self._model_bytes * len(self._asked),
         )
         stamp = self.stamp_of(round).to_record()
-        total = max(1, sum(self._weight(member) for member in self._asked.values()))
+        total = max(1, sum(self._weights.of(member) for member in self._asked.values()))
         return [
             Message(
                 RecordDict(
                     {
                         ARRAYS: arrays,
                         STAMP: stamp,
-                        PLAN: Plan(self._weight(member), total).to_record(),
+                        PLAN: Plan(self._weights.of(member), total).to_record(),
                     }
                 ),
                 dst_node_id=member.node_id,
@@ -177,10 +179,6 @@ class RoundStrategy(Strategy):
             )
             for member in self._asked.values()
         ]
-
-    def _weight(self, member: Member) -> int:
-        # Under privacy all clients weigh alike: the noise is sized for an unweighted mean.
-        return 1 if self.config.dp_clip else member.num_examples
 
     def check(self, round: int, replies: Iterable[Message]) -> None:
         """Check answers to train messages before others than this strategy read them.
