@@ -40,10 +40,15 @@ class _Warnings(logging.Handler):
         stderr().print(record.getMessage(), soft_wrap=True, markup=False)
 
 
-@contextlib.contextmanager
-def warnings_shown() -> Iterator[None]:
+def warnings_shown() -> contextlib.AbstractContextManager[None]:
     """Print the package's warnings to standard error while the block runs, one line each."""
-    logger, handler = logging.getLogger("fedloge"), _Warnings(logging.WARNING)
+    return warnings_to(_Warnings(logging.WARNING))
+
+
+@contextlib.contextmanager
+def warnings_to(handler: logging.Handler) -> Iterator[None]:
+    """Hand the package's warnings to `handler`, and to nobody above it, while the block runs."""
+    logger = logging.getLogger("fedloge")
     before = logger.propagate
     logger.addHandler(handler)
     logger.propagate = False

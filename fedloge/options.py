@@ -24,18 +24,21 @@ Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
+# Strict: without it `true` would pass for 1 and "3" for 3.
+STRICT_AND_FROZEN = ConfigDict(
+    frozen=True,
+    strict=True,
+    extra="forbid",
+    allow_inf_nan=False,
+    populate_by_name=True,
+    alias_generator=lambda name: name.replace("_", "-"),
+)
+
+
 class Options(pydantic.BaseModel):
     """Base of a set of options: frozen, typed, with defaults; its keys are kebab-case in a config."""
 
-    # Strict: without it `true` would pass for 1 and "3" for 3.
-    model_config = ConfigDict(
-        frozen=True,
-        strict=True,
-        extra="forbid",
-        allow_inf_nan=False,
-        populate_by_name=True,
-        alias_generator=lambda name: name.replace("_", "-"),
-    )
+    model_config = STRICT_AND_FROZEN
 
     @classmethod
     def names(cls) -> list[str]:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import pydantic
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from fedloge.config.on_node import OnNodeOptions
 from fedloge.config.robust_rules import answers_needed, needs_answers
@@ -28,7 +28,7 @@ from fedloge.config.tables import (
 )
 from fedloge.digest import digest
 from fedloge.errors import ConfigError, unknown_name
-from fedloge.options import Table, checked_options, first_problem
+from fedloge.options import STRICT_AND_FROZEN, Table, checked_options, first_problem
 
 TABLES = ("method-options", "model-options", "partitioner-options")
 """The keys that are tables."""
@@ -65,15 +65,7 @@ OPERATIONAL = frozenset(
 class Config(pydantic.BaseModel):
     """Everything that decides a run. Build it with `load` or `from_flat`, whose errors are readable."""
 
-    model_config = ConfigDict(
-        frozen=True,
-        # Strict: without it `true` would pass for 1 and "3" for 3.
-        strict=True,
-        extra="forbid",
-        allow_inf_nan=False,
-        populate_by_name=True,
-        alias_generator=lambda name: name.replace("_", "-"),
-    )
+    model_config = STRICT_AND_FROZEN
 
     # What is trained
     method: str = Field(

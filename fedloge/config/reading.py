@@ -44,7 +44,7 @@ def load(path: str | Path | None, overrides: Iterable[str] = ()) -> Config:
     ConfigError
         The file is missing or not valid TOML, or a key or value is wrong.
     """
-    values: dict[str, Any] = _read_toml(Path(path)) if path is not None else {}
+    values: dict[str, Any] = read_toml(Path(path)) if path is not None else {}
     given = parse_overrides(overrides)
     if path is not None:
         values = without_left_options(values, given)
@@ -82,12 +82,13 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
     return values
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path, what: str = "recipe") -> dict[str, Any]:
+    """The content of a TOML file; `ConfigError` in one line where there is none to read."""
     try:
         with path.open("rb") as f:
             return tomllib.load(f)
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such recipe; give the path of a TOML file") from None
+        raise ConfigError(f"{path}: no such {what}; give the path of a TOML file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         raise ConfigError(f"{path}: not valid TOML ({exc})") from None
     except OSError as exc:

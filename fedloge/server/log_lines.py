@@ -17,6 +17,7 @@ from typing import Literal, TextIO
 
 from flwr.serverapp import Grid
 
+from fedloge.console import warnings_to
 from fedloge.observer import (
     ClientAnswered,
     Event,
@@ -134,18 +135,8 @@ class _WarningLines(logging.Handler):
         self._lines.write(Warned(record.getMessage()))
 
 
-@contextlib.contextmanager
-def _warnings_in(lines: LogLines) -> Iterator[None]:
+def _warnings_in(lines: LogLines) -> contextlib.AbstractContextManager[None]:
     """Write fedloge's warnings among the lines, unless its logger has a handler already."""
-    logger = logging.getLogger("fedloge")
-    if logger.handlers:
-        yield
-        return
-    handler, before = _WarningLines(lines), logger.propagate
-    logger.addHandler(handler)
-    logger.propagate = False
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.propagate = before
+    if logging.getLogger("fedloge").handlers:
+        return contextlib.nullcontext()
+    return warnings_to(_WarningLines(lines))

@@ -45,12 +45,12 @@ from __future__ import annotations
 
 import itertools
 import re
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fedloge.config import Scalar, load, parse_overrides
+from fedloge.config.reading import read_toml
 from fedloge.config.tables import without_left_options
 from fedloge.errors import ConfigError, unknown_name
 from fedloge.recipe_files import recipe_path
@@ -93,7 +93,7 @@ def load_sweep(
         The file is missing or is not TOML, a part, key or value is wrong, or two runs would
         be the same.
     """
-    content = _read(path)
+    content = read_toml(path, "sweep")
     for part in content:
         if part not in _PARTS:
             raise ConfigError(f"{path}: {unknown_name('part', part, _PARTS)}")
@@ -194,18 +194,6 @@ def _overrides(
         if key in grid or key in tuned or any(key in method for method in methods):
             raise ConfigError(f"--set {key}: {path} varies it; change it there")
     return given
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as f:
-            return tomllib.load(f)
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such sweep; give the path of a TOML file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"{path}: not valid TOML ({exc})") from None
-    except OSError as exc:
-        raise ConfigError(f"{path}: cannot be read ({exc.strerror})") from None
 
 
 def _base(path: Path, given: Any) -> dict[str, Scalar]:
