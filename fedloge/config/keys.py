@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, Literal
 
 import pydantic
@@ -353,6 +354,11 @@ class Config(pydantic.BaseModel):
         return checked(without_left_options(self.nested(), values) | values, "config")
 
     def __hash__(self) -> int:
+        return self.hashed
+
+    @cached_property
+    def hashed(self) -> int:
+        """The hash, computed once: every message of a round looks its federation up by it."""
         return hash(json.dumps(self.nested(), sort_keys=True))
 
 
