@@ -71,7 +71,7 @@ def test_its_command_and_requirements_are_those_of_the_project(wheel: zipfile.Zi
     assert (
         set(said.get_all("Provides-Extra", []))
         == PROJECT["project"]["optional-dependencies"].keys()
-        == {"timm", "tensorboard", "privacy", "flwr-datasets", "notebooks"}
+        == {"tensorboard", "privacy", "flwr-datasets", "notebooks"}
     )
     assert said["License-Expression"] == "Apache-2.0"
 
