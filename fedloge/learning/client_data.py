@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-from jaxtyping import Int, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from fedloge.config import Config
@@ -87,3 +87,10 @@ class ClientData:
         for start in range(0, len(self.train), EVALUATION_BATCH):
             part = slice(start, start + EVALUATION_BATCH)
             yield self.preparation.prepare(self.train.inputs[part]), self.train.labels[part]
+
+    def plain_features(
+        self, features: Callable[[Tensor], Tensor]
+    ) -> tuple[Float[Tensor, "examples features"], Int[Tensor, " examples"]]:
+        """What ``features`` makes of `plain_batches`, and the labels; the caller sets the mode."""
+        parts = [(features(x), y) for x, y in self.plain_batches()]
+        return torch.cat([h for h, _ in parts]), torch.cat([y for _, y in parts])

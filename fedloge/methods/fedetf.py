@@ -125,8 +125,7 @@ class FedETF(Method[FedETFNetwork]):
         projection.load_state_dict(net.projection.state_dict())
         net.eval()
         with torch.no_grad():
-            parts = [(net.backbone(x), y) for x, y in client.plain_batches()]
-        h, labels = torch.cat([h for h, _ in parts]), torch.cat([y for _, y in parts])
+            h, labels = client.plain_features(net.backbone)
         weight, scale = nn.Parameter(net.fixed.weight.clone()), net.scale.value.detach()
         projection.requires_grad_(True)
         generator = rng(config.seed, "tune", client.round, client.client)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
@@ -209,5 +210,4 @@ def plain_features(
 ) -> tuple[Float[Tensor, "examples features"], Tensor]:
     """Features and labels of all training examples of a client, not augmented, in evaluation mode."""
     net.eval()
-    parts = [(method.features(net, x), y) for x, y in client.plain_batches()]
-    return torch.cat([h for h, _ in parts]), torch.cat([y for _, y in parts])
+    return client.plain_features(partial(method.features, net))

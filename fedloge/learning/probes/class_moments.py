@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -59,8 +60,7 @@ class ClassMoments(Probe):
     def collect(self, net: Network, client: ClientData) -> dict[str, Tensor]:
         """This client's moments."""
         net.eval()
-        parts = [(self.task.features(net, x), y) for x, y in client.plain_batches()]
-        features, labels = torch.cat([h for h, _ in parts]), torch.cat([y for _, y in parts])
+        features, labels = client.plain_features(partial(self.task.features, net))
         return class_moments(features, labels, self.task.num_classes, full=self.full)
 
     @abstractmethod
