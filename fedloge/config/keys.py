@@ -4,7 +4,8 @@ Keys are kebab-case in TOML and on the command line (``num-clients``), snake_cas
 in Python (``config.num_clients``). The defaults here are the quick start's. They
 equal those under ``[tool.flwr.app.config]`` in ``pyproject.toml``, as a test checks.
 The options of a method, a partitioner or a model are tables of their own, whose
-defaults are declared where the options are read.
+defaults are declared where the options are read. The keys themselves stand in the files
+beside this one, by what they are about.
 """
 
 from __future__ import annotations
@@ -12,13 +13,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import pydantic
-from pydantic import Field, field_validator, model_validator
+from pydantic import field_validator, model_validator
 
+from fedloge.config.data_keys import ClientKeys, DataKeys
+from fedloge.config.model_keys import ModelKeys
 from fedloge.config.on_node import OnNodeOptions
 from fedloge.config.robust_rules import answers_needed, needs_answers
+from fedloge.config.running_keys import RunningKeys
+from fedloge.config.server_keys import AggregationKeys, MeasurementKeys
 from fedloge.config.tables import (
     MOVED,
     Scalar,
@@ -27,9 +32,10 @@ from fedloge.config.tables import (
     table_text,
     without_left_options,
 )
+from fedloge.config.training_keys import TrainingKeys
 from fedloge.digest import digest
 from fedloge.errors import ConfigError, unknown_name
-from fedloge.options import STRICT_AND_FROZEN, Table, checked_options, first_problem
+from fedloge.options import Table, checked_options, first_problem
 
 TABLES = ("method-options", "model-options", "partitioner-options")
 """The keys that are tables."""
@@ -63,173 +69,11 @@ OPERATIONAL = frozenset(
 )
 
 
-class Config(pydantic.BaseModel):
+# The order of the fields is that of the bases from the last to the first.
+class Config(
+    RunningKeys, MeasurementKeys, AggregationKeys, TrainingKeys, ClientKeys, DataKeys, ModelKeys
+):
     """Everything that decides a run. Build it with `load` or `from_flat`, whose errors are readable."""
-
-    model_config = STRICT_AND_FROZEN
-
-    # What is trained
-    method: str = Field(
-        "fedloge", description="a method's name, a dotted name or path/to/file.py:Class"
-    )
-    method_options: Table = Field(
-        default_factory=dict, description="the method's own options, as a table"
-    )
-    model: str = Field(
-        "cnn",
-        description="backbone: cnn, resnet8, resnet18, resnet34, resnet50, or a torchvision model",
-    )
-    model_options: Table = Field(
-        default_factory=dict, description="the model's own options, as a table"
-    )
-    norm: Literal["batch", "group"] = Field(
-        "batch", description="normalisation layers of the backbone"
-    )
-    norm_sharing: Literal["all", "affine", "none"] = Field(
-        "all",
-        description="what of the norm layers is averaged: all; affine (running statistics stay with "
-        "each client); none (FedBN: the layers stay with each client)",
-    )
-
-    # Data
-    dataset: str = Field("digits", description="digits, cifar10, cifar100 or image-folder")
-    data_path: str = Field("", description="folder or archive of the data set")
-    cache_dir: str = Field(
-        "",
-        description="where downloads and decoded images are kept; empty: the user's cache folder",
-    )
-    image_size: int = Field(
-        0, ge=0, le=1024, description="image-folder: resize to squares of this side; 0: do not"
-    )
-    long_tail: Literal["exp", "step", "none"] = Field("exp", description="shape of the long tail")
-    imbalance_factor: float = Field(0.02, gt=0, le=1, description="smallest over largest class")
-    augment: Literal["auto", "crop-flip", "crop", "none"] = Field(
-        "auto", description="training augmentation; auto: what suits the data set"
-    )
-
-    # Clients
-    partitioner: str = Field(
-        "dirichlet", description="a partitioner's name, a dotted name or path/to/file.py:function"
-    )
-    partitioner_options: Table = Field(
-        default_factory=dict, description="the partitioner's own options, as a table"
-    )
-    num_clients: int = Field(20, ge=1, description="clients in the federation")
-    clients_per_round: int = Field(8, ge=1, description="clients drawn per round")
-
-    # Training
-    rounds: int = Field(30, ge=1)
-    local_epochs: int = Field(5, ge=1, description="passes over a client's examples per round")
-    batch_size: int = Field(8, ge=1)
-    lr: float = Field(0.03, gt=0, description="SGD learning rate")
-    momentum: float = Field(0.5, ge=0, lt=1)
-    weight_decay: float = Field(0.0, ge=0)
-    precision: Literal["float32", "tf32", "bf16"] = Field(
-        "float32",
-        description="of training: float32; tf32, products with 10 bits of mantissa, on GPUs only; bf16, "
-        "bfloat16 autocast of forward passes, on processors and GPUs that have it",
-    )
-    fast: bool = Field(
-        False,
-        description="faster training for GPUs, not yet tried on one: steps recorded as CUDA graphs, and "
-        "clients-at-once; a method that does not allow it is trained as usual, with a warning",
-    )
-    clients_at_once: int = Field(
-        1,
-        ge=1,
-        description="with fast: clients whose networks an engine stacks and trains together, since a small "
-        "network leaves a GPU idle; the same steps but for rounding; one by one if the method forbids it",
-    )
-    wire_dtype: Literal["float32", "float16"] = Field(
-        "float32", description="how shared tensors are sent, both ways; float16 halves the bytes"
-    )
-
-    # Aggregation
-    aggregation: Literal["mean", "median", "trimmed-mean", "krum"] = Field(
-        "mean",
-        description="mean weighted by training examples, or a robust rule that counts every client alike",
-    )
-    byzantine_clients: int = Field(
-        0,
-        ge=0,
-        description="misbehaving clients of a round to withstand: f; krum needs 2f + 3 clients or more, "
-        "trimmed-mean 2f + 1",
-    )
-    dp_clip: float = Field(
-        0.0, ge=0, description="central privacy: L2 norm to which updates are clipped; 0: off"
-    )
-    dp_noise: float = Field(1.0, ge=0, description="central privacy: noise multiplier")
-    dp_delta: float = Field(
-        1e-5, gt=0, lt=1, description="central privacy: delta of the reported epsilon"
-    )
-
-    # Measurement
-    evaluate_every: int = Field(
-        5, ge=1, description="rounds between evaluations; the last round is always one"
-    )
-    validation_share: float = Field(
-        0.0, ge=0, lt=1, description="share of a client's examples held out, to choose settings by"
-    )
-    probes: str = Field(
-        "",
-        description="further measurements over the clients, of which only sums are sent: names or "
-        "path/to/file.py:Class, separated by commas",
-    )
-    shot_groups: Literal["mass", "count"] = Field(
-        "mass",
-        description="many / medium / few: cut at 75 % and 95 % of all training examples (FedLoGe), or at "
-        ">100 and <20 training examples",
-    )
-
-    # How it runs
-    seed: int = Field(0, ge=0, lt=2**32)
-    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
-    threads: int = Field(
-        1, ge=1, description="torch threads per process; they change the last bits of a result"
-    )
-    min_fraction: float = Field(
-        0.5, gt=0, le=1, description="quorum: least share of a round's clients with a usable answer"
-    )
-    round_timeout: float = Field(
-        3600.0, gt=0, description="seconds a round may wait for its clients"
-    )
-    startup_timeout: float = Field(
-        300.0, gt=0, description="seconds to wait for all clients to register"
-    )
-    whoami_timeout: float = Field(
-        30.0, gt=0, description="seconds a round may wait for a new node to say who it is"
-    )
-    checkpoint_every: int = Field(1, ge=1, description="rounds between checkpoints")
-    name: str = Field(
-        "",
-        pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,99})?$",
-        description="name of the run; empty: chosen by fedloge",
-    )
-    runs_dir: str = Field("runs", description="folder that holds the runs")
-    ray_workers: int = Field(
-        0, ge=0, description="engine ray: worker processes; 0: as many as the cores allow"
-    )
-    ray_address: str = Field(
-        "", description="engine ray: an existing cluster's address; empty: this machine alone"
-    )
-    cpus_per_worker: float = Field(
-        0.0, ge=0, description="engine ray: cores reserved per worker; 0: as many as threads"
-    )
-    gpus_per_worker: float = Field(0.0, ge=0, description="engine ray: GPUs reserved per worker")
-    ray_state: Literal["auto", "shared", "carried"] = Field(
-        "auto",
-        description="engine ray: personal state on a path all nodes see, or carried by the driver; auto: tries it",
-    )
-    log_format: Literal["text", "json"] = Field(
-        "text",
-        description="what a run writes to Flower's log: text for people, or json for the superlink engine",
-    )
-    resume: bool = Field(
-        False, description="continue the run of this name from its newest checkpoint"
-    )
-    from_round: int = Field(
-        -1, ge=-1, description="with resume: the kept round to continue from; -1: the newest"
-    )
 
     @field_validator("method_options", "model_options", "partitioner_options")
     @classmethod

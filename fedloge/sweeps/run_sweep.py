@@ -66,7 +66,7 @@ def usable_jobs(sweep: Sweep, wanted: int | None = None) -> int:
 def run_sweep(
     sweep: Sweep, *, jobs: int, engine: str = "local", track: Sequence[str] = (), say: Say
 ) -> list[Outcome]:
-    """Run what is not done yet, `jobs` runs at a time; returns the outcomes in the sweep's order.
+    """Run what is not done yet, `jobs` runs at a time, seed by seed; the outcomes are in the sweep's order.
 
     Parameters
     ----------
@@ -92,11 +92,20 @@ def run_sweep(
     with _lock(sweep, work / "lock") as lock:
         _write_plan(sweep, work)
         starter = Starter(engine, track, work, lock, usable_gpus(sweep))
-        pending = [run for run in sweep.runs if run.name not in done]
+        pending = [run for run in _seed_by_seed(sweep.runs) if run.name not in done]
         for ended in _run_all(pending, standings, starter, jobs, say):
             done[ended.run.name] = ended
             say(f"[{len(done)}/{len(sweep.runs)}] {_ending(ended)}")
     return [done[run.name] for run in sweep.runs]
+
+
+def _seed_by_seed(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """The runs with the first seed, then those with the next one.
+
+    A sweep that is stopped half-way then holds a whole table of fewer seeds, not half a table.
+    """
+    seeds = list(dict.fromkeys(run.config.seed for run in runs))
+    return sorted(runs, key=lambda run: seeds.index(run.config.seed))
 
 
 def failures(outcomes: Sequence[Outcome]) -> list[Outcome]:

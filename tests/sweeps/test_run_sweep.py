@@ -234,6 +234,19 @@ def test_a_sweep_goes_on_where_it_stopped(tmp_path: Path) -> None:
         run_sweep(read(tmp_path, text, overrides=["lr=0.5"]), jobs=1, say=said.append)
 
 
+@pytest.mark.slow
+def test_a_sweep_runs_seed_by_seed(tmp_path: Path) -> None:
+    """So that one stopped half-way holds a whole table of fewer seeds."""
+    methods = '[[method]]\nmethod = "fedavg"\n[[method]]\nmethod = "fedper"\n'
+    sweep = read(tmp_path, f"[base]\n{TINY}\n[grid]\nseed = [1, 0]\n{methods}")
+    said: list[str] = []
+    outcomes = run_sweep(sweep, jobs=1, say=said.append)
+    assert [line.split(":")[0] for line in said if line.endswith(": started")] == [
+        *("fedavg-seed1", "fedper-seed1", "fedavg-seed0", "fedper-seed0")
+    ]
+    assert [outcome.run.name for outcome in outcomes] == names(sweep)
+
+
 def test_two_sweeps_of_one_folder_do_not_run_at_once(tmp_path: Path) -> None:
     sweep = read(tmp_path, f"[base]\n{TINY}")
     (sweep.folder / ".sweep").mkdir(parents=True)

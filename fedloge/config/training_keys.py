@@ -1,0 +1,42 @@
+"""The keys of a config that say how a client trains."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pydantic
+from pydantic import Field
+
+from fedloge.options import STRICT_AND_FROZEN
+
+
+class TrainingKeys(pydantic.BaseModel):
+    """How a client trains, and what it sends."""
+
+    model_config = STRICT_AND_FROZEN
+
+    rounds: int = Field(30, ge=1)
+    local_epochs: int = Field(5, ge=1, description="passes over a client's examples per round")
+    batch_size: int = Field(8, ge=1)
+    lr: float = Field(0.03, gt=0, description="SGD learning rate")
+    momentum: float = Field(0.5, ge=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0)
+    precision: Literal["float32", "tf32", "bf16"] = Field(
+        "float32",
+        description="of training: float32; tf32, products with 10 bits of mantissa, on GPUs only; bf16, "
+        "bfloat16 autocast of forward passes, on processors and GPUs that have it",
+    )
+    fast: bool = Field(
+        False,
+        description="faster training for GPUs, not yet tried on one: steps recorded as CUDA graphs, and "
+        "clients-at-once; a method that does not allow it is trained as usual, with a warning",
+    )
+    clients_at_once: int = Field(
+        1,
+        ge=1,
+        description="with fast: clients whose networks an engine stacks and trains together, since a small "
+        "network leaves a GPU idle; the same steps but for rounding; one by one if the method forbids it",
+    )
+    wire_dtype: Literal["float32", "float16"] = Field(
+        "float32", description="how shared tensors are sent, both ways; float16 halves the bytes"
+    )
