@@ -1,8 +1,10 @@
 """Data sets as tensors: where they come from, long tails, augmentation."""
 
+from fedloge.data.csv_tables import read_table
 from fedloge.data.examples import AsTheyAre, DataSet, Examples, Preparation
 from fedloge.data.image_preparation import Augmentation, ImagePreparation, augment, normalise
 from fedloge.data.longtail import long_tail_counts, long_tail_indices
+from fedloge.data.manifest import Manifest
 from fedloge.data.preparation import preparation_of
 from fedloge.data.sources import load_dataset
 
@@ -12,6 +14,7 @@ __all__ = [
     "DataSet",
     "Examples",
     "ImagePreparation",
+    "Manifest",
     "Preparation",
     "augment",
     "load_dataset",
@@ -19,4 +22,5 @@ __all__ = [
     "long_tail_indices",
     "normalise",
     "preparation_of",
+    "read_table",
 ]

@@ -12,6 +12,9 @@ from jaxtyping import Float, Int64, Shaped
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedloge.data.manifest import Manifest
+from fedloge.errors import DataError
+
 Labels = Int64[Tensor, " examples"] | Float[Tensor, "examples classes"]
 
 
@@ -98,8 +101,13 @@ class DataSet:
     train, test : the examples; all inputs have one shape and dtype.
     classes : class names; a label is a position in this tuple.
     preparation : how inputs become what a network takes.
-    train_origins, test_origins : where each example came from (a file's path within the data set,
-        a row of a table), in the order of the examples; empty if the source does not say.
+    train_manifest, test_manifest : what else is known of each example (where it came from, at which
+        site), in the order of the examples; None if the source does not say.
+
+    Raises
+    ------
+    DataError
+        A manifest has another number of rows than there are examples.
     """
 
     name: str
@@ -107,8 +115,29 @@ class DataSet:
     test: Examples
     classes: tuple[str, ...]
     preparation: Preparation
-    train_origins: Sequence[str] = field(default=(), repr=False)
-    test_origins: Sequence[str] = field(default=(), repr=False)
+    train_manifest: Manifest | None = field(default=None, repr=False)
+    test_manifest: Manifest | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        for split, examples, manifest in (
+            ("train", self.train, self.train_manifest),
+            ("test", self.test, self.test_manifest),
+        ):
+            if manifest is not None and len(manifest) != len(examples):
+                raise DataError(
+                    f"data set {self.name!r}: the manifest of {split} has {len(manifest)} rows for "
+                    f"{len(examples)} examples; expected one for each"
+                )
+
+    @property
+    def train_origins(self) -> Sequence[str]:
+        """Where each training example came from: the manifest's paths; empty if it has none."""
+        return _paths(self.train_manifest)
+
+    @property
+    def test_origins(self) -> Sequence[str]:
+        """Where each test example came from: the manifest's paths; empty if it has none."""
+        return _paths(self.test_manifest)
 
     @property
     def num_classes(self) -> int:
@@ -124,3 +153,7 @@ class DataSet:
         """A prepared batch of `count` all-zero inputs, to find out the shapes in a network."""
         raw = torch.zeros(count, *self.input_shape, dtype=self.train.inputs.dtype)
         return self.preparation.prepare(raw)
+
+
+def _paths(manifest: Manifest | None) -> Sequence[str]:
+    return manifest.column("path") if manifest is not None and "path" in manifest else ()

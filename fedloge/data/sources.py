@@ -20,6 +20,7 @@ from fedloge.data.cache import Decoded
 from fedloge.data.examples import DataSet, Examples
 from fedloge.data.folder import load_image_folder
 from fedloge.data.image_preparation import Augmentation, ImagePreparation, channel_statistics
+from fedloge.data.manifest import Manifest
 from fedloge.errors import ConfigError, DataError, PluginError
 from fedloge.folders import cache_folder
 from fedloge.plugins import load_plugin
@@ -81,8 +82,8 @@ def _digits(config: Config) -> DataSet:
         test=Examples(torch.from_numpy(pixels[test]), torch.from_numpy(labels[test])),
         classes=tuple(str(c) for c in range(10)),
         preparation=ImagePreparation(mean, std, "crop"),
-        train_origins=[f"digits/{row}" for row in train],
-        test_origins=[f"digits/{row}" for row in test],
+        train_manifest=Manifest({"path": [f"digits/{row}" for row in train]}),
+        test_manifest=Manifest({"path": [f"digits/{row}" for row in test]}),
     )
 
 
@@ -137,8 +138,8 @@ def _cifar(
         test=_cifar_examples(test),
         classes=tuple(train.classes),
         preparation=ImagePreparation(mean, std, "crop-flip"),
-        train_origins=[f"train/{row}" for row in range(len(train.targets))],
-        test_origins=[f"test/{row}" for row in range(len(test.targets))],
+        train_manifest=Manifest({"path": [f"train/{row}" for row in range(len(train.targets))]}),
+        test_manifest=Manifest({"path": [f"test/{row}" for row in range(len(test.targets))]}),
     )
 
 
@@ -195,8 +196,8 @@ def _decoded_set(
         test=_decoded_examples(decoded, "test"),
         classes=decoded.classes,
         preparation=ImagePreparation(mean, std, augmentation),
-        train_origins=decoded.files["train"],
-        test_origins=decoded.files["test"],
+        train_manifest=_decoded_manifest(decoded, "train"),
+        test_manifest=_decoded_manifest(decoded, "test"),
     )
 
 
@@ -204,6 +205,16 @@ def _decoded_examples(decoded: Decoded, split: str) -> Examples:
     counts = torch.tensor(decoded.counts[split])
     labels = torch.arange(len(decoded.classes)).repeat_interleave(counts)
     return Examples(torch.from_numpy(decoded.pixels[split]), labels)
+
+
+def _decoded_manifest(decoded: Decoded, split: str) -> Manifest:
+    labels = [
+        name
+        for name, count in zip(decoded.classes, decoded.counts[split], strict=True)
+        for _ in range(count)
+    ]
+    paths = decoded.files[split]
+    return Manifest({"path": paths, "label": labels, "split": [split] * len(paths)})
 
 
 def load_own_images(config: Config, folder: Path) -> DataSet:
