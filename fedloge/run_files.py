@@ -10,6 +10,7 @@ report, the export) take the paths from here, so that both mean the same files::
       timing.jsonl           one line per round: seconds and bytes
       clients.jsonl          one line per client and evaluated round
       classes.jsonl          one line per evaluated round: a list over the classes for each figure
+      calibration.jsonl      one line per model and evaluated round: sums over bins of confidence
       failures.jsonl         one line per client that failed in a round
       attempts.jsonl         one line per start of the run
       split.safetensors      examples of each class on each client
@@ -28,7 +29,7 @@ from pathlib import Path
 FORMAT = 2
 """Format number of a run's directory; readers refuse any other."""
 
-ROUND_FILES = ("metrics", "timing", "clients", "classes", "failures")
+ROUND_FILES = ("metrics", "timing", "clients", "classes", "calibration", "failures")
 """The JSON-lines files that grow with every round, in the order in which they are written."""
 
 CHECKPOINT_MANIFEST = "manifest.json"
@@ -73,6 +74,11 @@ class RunFiles:
     def classes(self) -> Path:
         """One line per evaluated round, with a list over the classes for each figure."""
         return self.of_rounds("classes")
+
+    @property
+    def calibration(self) -> Path:
+        """One line per model and evaluated round, with sums over bins of confidence."""
+        return self.of_rounds("calibration")
 
     @property
     def failures(self) -> Path:

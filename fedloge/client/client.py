@@ -11,9 +11,11 @@ from torch import Tensor
 
 from fedloge.client.personal_state import PersonalState, PersonalStore
 from fedloge.errors import FedlogeError, RunError, UpdateError
-from fedloge.federation.evaluation import client_figures, predictor_accuracy, predictor_confusion
+from fedloge.federation.evaluation import client_figures, predictor_accuracy, predictor_guesses
 from fedloge.federation.federation import Federation
 from fedloge.learning.fast.stacked import StackedClients
+from fedloge.learning.guesses import Guesses
+from fedloge.learning.probes import Probe
 from fedloge.messages import NUM_EXAMPLES, Stamp
 from fedloge.methods.method import Part, Update
 from fedloge.rng import torch_seeded
@@ -132,7 +134,7 @@ class Client:
         sums = {
             f"{probe.name}/{name}": tensor
             for probe in fed.probes
-            for name, tensor in probe.collect(net, data).items()
+            for name, tensor in (probe.collect(net, data) | probe.personal_template()).items()
         }
         held_out = len(data.validation) if data.validation is not None else 0
         if not len(indices) and not held_out:
@@ -141,12 +143,22 @@ class Client:
             predictors = fed.method.personal_predictors(net, data)
         for name, predictor in predictors.items():
             if len(indices):
-                found = predictor_confusion(fed.method, net, predictor, fed.bank, version, indices)
+                found = predictor_guesses(fed.method, net, predictor, fed.bank, version, indices)
                 figures |= client_figures(name, found, fed.personal_groups)
+                if name == fed.method.primary_personal:
+                    sums |= _of_the_own_model(fed.probes, found)
             if held_out:
                 right = predictor_accuracy(fed.method, net, predictor, data)
                 figures[f"personal/{name}/validation"] = right
         return figures, sums
+
+
+def _of_the_own_model(probes: Sequence[Probe], guesses: Guesses) -> dict[str, Tensor]:
+    return {
+        f"{probe.name}/{name}": tensor
+        for probe in probes
+        for name, tensor in probe.collect_personal(guesses.logits, guesses.labels).items()
+    }
 
 
 def train_together(

@@ -11,25 +11,20 @@ from torch import Tensor
 
 from fedloge.federation.feature_bank import FeatureBank
 from fedloge.learning.client_data import ClientData
-from fedloge.learning.metrics import (
-    ShotGroups,
-    accuracy,
-    confusion_matrix,
-    group_accuracy,
-    macro_f1,
-)
+from fedloge.learning.guesses import Guesses
+from fedloge.learning.metrics import ShotGroups, accuracy, group_accuracy
 from fedloge.methods.method import Method, Network, Predictor
 
 
-def predictor_confusion(
+def predictor_guesses(
     method: Method,
     net: Network,
     predictor: Predictor,
     bank: FeatureBank,
     version: str | None,
     indices: Int[Tensor, " n"],
-) -> Int[Tensor, "classes classes"]:
-    """Confusion matrix (rows: true classes) of one predictor on the bank's examples at `indices`.
+) -> Guesses:
+    """What one predictor says of the bank's examples at `indices`.
 
     `version` names the shared backbone's tensors, for features that are kept. None: the backbone is
     this client's own, so its features are computed anew.
@@ -39,9 +34,7 @@ def predictor_confusion(
         features = bank.features(version, extract, indices)
     else:
         features = bank.fresh(extract, indices)
-    return confusion_matrix(
-        predictor.head.predict(features), bank.examples.classes[indices], method.task.num_classes
-    )
+    return Guesses(predictor.head.logits(features), bank.examples.classes[indices])
 
 
 def predictor_accuracy(
@@ -53,20 +46,18 @@ def predictor_accuracy(
         return math.nan
     bank = FeatureBank(held, client.preparation.prepare)
     everything = torch.arange(len(held), device=held.device)
-    return accuracy(predictor_confusion(method, net, predictor, bank, None, everything))
+    return accuracy(predictor_guesses(method, net, predictor, bank, None, everything).confusion)
 
 
-def client_figures(
-    name: str, confusion: Int[Tensor, "classes classes"], groups: ShotGroups | None
-) -> dict[str, float]:
+def client_figures(name: str, guesses: Guesses, groups: ShotGroups | None) -> dict[str, float]:
     """What one client reports of one personal model, in [0, 1].
 
-    ``personal/NAME/accuracy``, ``.../macro-f1`` and, where `groups` are known, ``many``, ``medium``
-    and ``few``; a group without a test example is left out.
+    ``personal/NAME/accuracy``, the figures of `Guesses.quality` and, where `groups` are known,
+    ``many``, ``medium`` and ``few``; a group without a test example is left out.
     """
     figures = {
-        "accuracy": accuracy(confusion),
-        "macro-f1": macro_f1(confusion),
-        **(group_accuracy(confusion, groups) if groups else {}),
+        "accuracy": accuracy(guesses.confusion),
+        **guesses.quality(),
+        **(group_accuracy(guesses.confusion, groups) if groups else {}),
     }
     return {f"personal/{name}/{key}": value for key, value in figures.items()}

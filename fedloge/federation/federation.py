@@ -28,7 +28,7 @@ from fedloge.learning.client_data import ClientData
 from fedloge.learning.fast.graphs import StepRecorder, cuda_graph
 from fedloge.learning.fast.stacked import StackedClients
 from fedloge.learning.metrics import ShotGroups, shot_groups
-from fedloge.learning.probes import Probe, ProbeTask, Validation
+from fedloge.learning.probes import PROBES, Probe, ProbeTask, Validation
 from fedloge.methods import make_method
 from fedloge.methods.method import Method, Task
 from fedloge.models import Backbone, FixedHead, Network, Part, build_backbone, parts_of_tensors
@@ -137,24 +137,25 @@ class Federation:
     def probes(self) -> list[Probe]:
         """What is measured over clients: the method's own probes, and those that the config names.
 
-        None where no global network exists (norm layers stay with the clients): its sums would leave
-        the clients for nothing.
+        Where no global network exists (norm layers stay with the clients), only those of the clients'
+        own models: other sums would leave the clients for nothing.
 
         Raises `PluginError` for one that is unknown or no probe, or if two have one name.
         """
-        if not self.has_global_network:
-            return []
-        task = ProbeTask(self.config, self.data.num_classes, self.method)
-        probes = self.method.probes()
-        if self.config.validation_share:
+        whole = self.has_global_network
+        task = ProbeTask(self.config, self.data.num_classes, self.method, whole)
+        probes = self.method.probes() if whole else []
+        if self.config.validation_share and whole:
             probes.append(Validation(task))
         for spec in filter(None, (part.strip() for part in self.config.probes.split(","))):
-            found = load_plugin(spec, "fedloge.probes", {}, "probe")
+            found = load_plugin(spec, "fedloge.probes", PROBES, "probe")
             if not (isinstance(found, type) and issubclass(found, Probe)):
                 raise PluginError(
                     f"probe {spec!r}: expected a subclass of fedloge.learning.probes.Probe, got {found!r}"
                 )
-            probes.append(found(task))
+            probe = found(task)
+            if whole or probe.personal_template():
+                probes.append(probe)
         names = [probe.name for probe in probes]
         if twice := {name for name in names if names.count(name) > 1}:
             raise PluginError(f"probes: {min(twice)!r} is the name of two; rename one")

@@ -93,6 +93,11 @@ def per_class_accuracy(confusion: Int[Tensor, "classes classes"]) -> Float[Tenso
     return confusion.diagonal().double() / confusion.sum(dim=1)
 
 
+def macro_recall(confusion: Int[Tensor, "classes classes"]) -> float:
+    """Mean sensitivity over the classes that have examples (balanced accuracy); NaN without any."""
+    return float(per_class_accuracy(confusion).nanmean())
+
+
 def macro_f1(confusion: Int[Tensor, "classes classes"]) -> float:
     """Mean F1 over the classes that occur among the labels or the predictions.
 

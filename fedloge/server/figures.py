@@ -3,66 +3,92 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fedloge.federation.evaluation import predictor_confusion
+from fedloge.federation.evaluation import predictor_guesses
 from fedloge.federation.federation import Federation
+from fedloge.learning.calibration import Reliability
 from fedloge.learning.metrics import across_clients, per_class_accuracy, summary
 from fedloge.messages import NUM_EXAMPLES, Stamp
 from fedloge.methods.method import Part
 
 
-def global_figures(
-    federation: Federation, stamp: Stamp, shared: Mapping[str, Tensor], sums: Mapping[str, Tensor]
-) -> tuple[dict[str, float], dict[str, Any]]:
-    """Measure each global model on the balanced test set, and let the probes finish.
+@dataclass
+class Measured:
+    """What is found of the models in one evaluation.
 
-    Returns figures of the round (accuracies in [0, 1]), and lists with one number per class.
+    Attributes
+    ----------
+    figures : for the round's line of metrics.
+    by_class : lists with one number per class, None where there is none.
+    reliability : bins of confidence, by the name of what they are of.
+    """
+
+    figures: dict[str, float] = field(default_factory=dict)
+    by_class: dict[str, Any] = field(default_factory=dict)
+    reliability: dict[str, Reliability] = field(default_factory=dict)
+
+    def add_classes(self, name: str, values: Iterable[float]) -> None:
+        """Add a list over the classes."""
+        self.by_class[name] = [None if math.isnan(value) else value for value in values]
+
+
+def measured(
+    federation: Federation, stamp: Stamp, shared: Mapping[str, Tensor], sums: Mapping[str, Tensor]
+) -> Measured:
+    """Let the probes finish, and measure each global model on the server's test set.
+
+    Figures are accuracies and the like, in [0, 1]: ``global/NAME/all``, ``many``, ``medium`` and ``few``,
+    and those of `Guesses.quality`.
 
     Parameters
     ----------
     sums : what the probes asked for, summed over clients; each named ``PROBE/NAME``.
     """
-    fed = federation
-    # If norm layers stay with the clients, there is no global network to measure or to probe.
-    if not fed.has_global_network:
-        return {}, {}
+    fed, found = federation, Measured()
     net = fed.load(shared, fed.initial[Part.PERSONAL]).eval()
-    predictors = fed.method.global_predictors(net)
-    figures: dict[str, float] = {}
-    by_class: dict[str, Any] = {}
+    # If norm layers stay with the clients, there is no global network to measure.
+    whole = fed.has_global_network
+    predictors = fed.method.global_predictors(net) if whole else {}
     for probe in fed.probes:
         prefix = f"{probe.name}/"
         own = {k.removeprefix(prefix): v for k, v in sums.items() if k.startswith(prefix)}
         findings = probe.finish(net, own)
         predictors |= findings.predictors
-        figures |= {f"probe/{prefix}{key}": value for key, value in findings.figures.items()}
-        by_class |= {
-            f"probe/{prefix}{key}": [None if math.isnan(v) else v for v in values]
-            for key, values in findings.by_class.items()
-        }
+        found.figures |= {f"probe/{prefix}{key}": value for key, value in findings.figures.items()}
+        for key, values in findings.by_class.items():
+            found.add_classes(f"probe/{prefix}{key}", values)
+        found.reliability |= {f"probe/{prefix}{k}": v for k, v in findings.reliability.items()}
     # If the images lie with the clients, the server may have none to measure on.
-    if not len(fed.test):
-        return figures, by_class
+    if not (whole and len(fed.test)):
+        return found
     everything = torch.arange(len(fed.test), device=fed.device)
     version = stamp.version if fed.backbone_is_shared else None
     for name, predictor in predictors.items():
-        confusion = predictor_confusion(
-            fed.method, net, predictor, fed.bank, version, everything
-        ).cpu()
-        figures |= {
-            f"global/{name}/{key}": value for key, value in summary(confusion, fed.groups).items()
-        }
-        by_class[f"global/{name}/accuracy"] = [
-            None if math.isnan(value) else value for value in per_class_accuracy(confusion).tolist()
-        ]
+        guesses = predictor_guesses(fed.method, net, predictor, fed.bank, version, everything)
+        own_figures = summary(guesses.confusion, fed.groups) | guesses.quality()
+        found.figures |= {f"global/{name}/{key}": value for key, value in own_figures.items()}
+        shares = per_class_accuracy(guesses.confusion)
+        found.add_classes(f"global/{name}/accuracy", shares.tolist())
+        if guesses.reliability is not None:
+            found.reliability[f"global/{name}"] = guesses.reliability
     for name, norms in fed.method.head_norms(net).items():
-        by_class[f"norms/{name}"] = norms.tolist()
-    return figures, by_class
+        found.by_class[f"norms/{name}"] = norms.tolist()
+    return found
+
+
+def reliability_lines(round: int, reliability: Mapping[str, Reliability]) -> list[dict[str, Any]]:
+    """One line per model for the record of calibration: a list over the bins for each sum."""
+    names = ("examples", "confidence", "right")
+    return [
+        {"round": round, "model": model, **dict(zip(names, each.sums.tolist(), strict=True))}
+        for model, each in reliability.items()
+    ]
 
 
 def personal_figures(replies: Mapping[int, Mapping[str, float | int]]) -> dict[str, float]:

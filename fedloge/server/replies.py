@@ -186,7 +186,7 @@ _MEAN = _Rule(
 )
 # Compared with what is expected of this client alone.
 _OWN = _Rule(lambda n: True, "")
-_SHARES = ("accuracy", "macro-f1", "many", "medium", "few", "validation")
+_SHARES = ("accuracy", "recall", "macro-f1", "auroc", "ece", "many", "medium", "few", "validation")
 _FIGURES: Mapping[Kind, list[tuple[str, _Rule]]] = {
     "train": [(NUM_EXAMPLES, _OWN), ("images", _WHOLE), (r"train/[!-~]+", _MEAN)],
     "evaluate": [

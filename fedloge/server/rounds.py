@@ -20,7 +20,7 @@ from fedloge.methods.method import Aggregate, Part
 from fedloge.observer import Observers, RoundDone, RunEnded, RunStarted
 from fedloge.server.central_privacy import Epsilon, with_privacy
 from fedloge.server.checkpoint import Checkpoint, CheckpointStore
-from fedloge.server.figures import client_rows, global_figures, personal_figures
+from fedloge.server.figures import client_rows, measured, personal_figures, reliability_lines
 from fedloge.server.roster import Roster, roster_of
 from fedloge.server.run_record import RunRecord
 from fedloge.server.strategy import RoundStrategy
@@ -125,7 +125,7 @@ class Rounds:
             "evaluate": {
                 f"{probe.name}/{name}": zeros
                 for probe in federation.probes
-                for name, zeros in probe.template(net).items()
+                for name, zeros in (probe.template(net) | probe.personal_template()).items()
             },
         }
         self._strategy = RoundStrategy(
@@ -208,13 +208,14 @@ class Rounds:
         replies = self._grid.send_and_receive(messages, timeout=self.config.round_timeout)
         strategy.aggregate_evaluate(round, replies)
         outcome = strategy.outcome
-        figures, by_class = global_figures(fed, strategy.stamp_of(round), self.shared, outcome.sums)
-        done.row |= figures | personal_figures(outcome.replies)
+        found = measured(fed, strategy.stamp_of(round), self.shared, outcome.sums)
+        done.row |= found.figures | personal_figures(outcome.replies)
         done.row["evaluated-clients"] = len(outcome.replies)
         done.add(
             {
                 "clients": client_rows(round, outcome.replies),
-                "classes": [{"round": round, **by_class}] if by_class else [],
+                "classes": [{"round": round, **found.by_class}] if found.by_class else [],
+                "calibration": reliability_lines(round, found.reliability),
                 "failures": _failures(round, outcome.failures),
             }
         )

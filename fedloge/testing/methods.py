@@ -260,6 +260,10 @@ def _probes_send_what_they_announce(fed: Federation) -> None:
     for probe in fed.probes:
         sums = probe.collect(fed.net, _data(fed, 0))
         _check_like(sums, probe.template(fed.net), f"what probe {probe.name!r} collects")
+        logits = torch.zeros(1, fed.data.num_classes)
+        own = probe.collect_personal(logits, fed.test.classes[:1])
+        what = f"what probe {probe.name!r} collects of a personal model"
+        _check_like(own, probe.personal_template(), what)
 
 
 def _refuses_unknown_options(fed: Federation) -> None:
@@ -308,7 +312,8 @@ def _aggregate(fed: Federation) -> Aggregate:
 
 def _probe_sums(fed: Federation, probe: Any) -> dict[str, Tensor]:
     parts = [probe.collect(fed.net, _data(fed, client)) for client in range(2)]
-    return {name: parts[0][name] + parts[1][name] for name in parts[0]}
+    summed: dict[str, Tensor] = {name: parts[0][name] + parts[1][name] for name in parts[0]}
+    return summed | dict(probe.personal_template())
 
 
 def _replaced(data: ClientData, **changes: Any) -> ClientData:

@@ -134,7 +134,7 @@ def write_simplex(files: RunFiles, draw: np.random.Generator, classes: int, dim:
 
 def write_rounds(files: RunFiles, config: Config, done: int, figures: _Figures) -> None:
     """The lines of the first `done` rounds."""
-    metrics, timing, clients, classes = [], [], [], []
+    metrics, timing, clients, classes, calibration = [], [], [], [], []
     for r in range(1, done + 1):
         line: dict[str, Any] = {"round": r, "clients": config.clients_per_round, "failed": 0}
         line |= {"images": 1000, "train/loss": 2.5 / r**0.4, "train/loss-fixed": 1.5 / r**0.3}
@@ -145,6 +145,7 @@ def write_rounds(files: RunFiles, config: Config, done: int, figures: _Figures) 
             seconds["evaluate-seconds"] = 0.4
             classes.append({"round": r, **figures.of_classes()})
             clients += [{"round": r, **one} for one in figures.of_clients()]
+            calibration += [{"round": r, **one} for one in figures.of_calibration()]
         metrics.append(line)
         timing.append(seconds)
     for path, lines in (
@@ -152,6 +153,7 @@ def write_rounds(files: RunFiles, config: Config, done: int, figures: _Figures) 
         (files.timing, timing),
         (files.clients, clients),
         (files.classes, classes),
+        (files.calibration, calibration),
     ):
         write_lines(path, lines)
 
@@ -181,12 +183,13 @@ class _Figures:
         for name, each in self.per_class.items():
             line[f"global/{name}/all"] = float(each.mean())
             line |= self._by_group(f"global/{name}", each)
+            line |= self._quality(f"global/{name}", float(each.mean()))
         for name in self.predictors["personal"]:
             each = self._personal(name)
             of = f"personal/{name}"
             line |= {f"{of}/mean": float(each.mean()), f"{of}/std": float(each.std())}
             line[f"{of}/worst-decile"] = float(np.sort(each)[: max(1, len(each) // 10)].mean())
-            line[f"{of}/macro-f1"] = float(each.mean() * 0.8)
+            line |= self._quality(of, float(each.mean()))
             line |= self._by_group(of, self._classes(name) + 0.1)
         return {**line, "evaluated-clients": len(self.split)}
 
@@ -194,6 +197,13 @@ class _Figures:
         each = {f"global/{n}/accuracy": a.tolist() for n, a in self.per_class.items()}
         norms = 0.4 + 0.25 * np.log1p(self.counts) + self.draw.normal(0, 0.05, len(self.counts))
         return {**each, "norms/global-head": norms.tolist()}
+
+    def of_calibration(self) -> list[dict[str, Any]]:
+        """Overconfident, with nothing in the lower bins."""
+        examples = [0.0] * 4 + [10.0 * (bin + 1) for bin in range(4, 15)]
+        said = [n * (bin + 0.5) / 15 for bin, n in enumerate(examples)]
+        sums = {"examples": examples, "confidence": said, "right": [0.8 * total for total in said]}
+        return [{"model": f"global/{name}", **sums} for name in self.predictors["global"]]
 
     def of_clients(self) -> list[dict[str, float]]:
         each = {name: self._personal(name) for name in self.predictors["personal"]}
@@ -206,6 +216,11 @@ class _Figures:
                 line[f"personal/{name}/macro-f1"] = float(values[client] * 0.8)
             lines.append(line)
         return lines
+
+    @staticmethod
+    def _quality(prefix: str, mean: float) -> dict[str, float]:
+        shares = {"recall": 0.9 * mean, "macro-f1": 0.8 * mean, "auroc": (1 + mean) / 2, "ece": 0.1}
+        return {f"{prefix}/{name}": value for name, value in shares.items()}
 
     def _classes(self, name: str) -> np.ndarray:
         tail = np.log1p(self.counts) / np.log1p(self.counts.max())

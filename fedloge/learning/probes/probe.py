@@ -13,9 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from fedloge.config import Config
+from fedloge.learning.calibration import Reliability
 from fedloge.learning.client_data import ClientData
 from fedloge.models.head import Predictor
 from fedloge.models.network import Network
@@ -42,11 +44,14 @@ class ProbeTask:
     config, num_classes : the run's.
     method : the method whose models are measured. Call it with the network in evaluation mode and
         without gradients.
+    global_network : whether there is a global network. There is none where norm layers stay with the
+        clients; then a probe is used only if it has a `Probe.personal_template`.
     """
 
     config: Config
     num_classes: int
     method: Measurable
+    global_network: bool = True
 
     def features(self, net: Network, inputs: Tensor) -> Tensor:
         """The method's shared features of prepared inputs, (examples, d)."""
@@ -67,11 +72,13 @@ class Findings:
     figures : numbers for the round's record, as ``probe/<probe>/<name>``.
     by_class : lists of one number per class, by name, for the record of classes.
     predictors : further global models by name, which are then evaluated like the method's own.
+    reliability : bins of confidence by the name of what they are of, for the record of calibration.
     """
 
     figures: dict[str, float] = field(default_factory=dict)
     by_class: dict[str, list[float]] = field(default_factory=dict)
     predictors: dict[str, Predictor] = field(default_factory=dict)
+    reliability: dict[str, Reliability] = field(default_factory=dict)
 
 
 class Probe(ABC):
@@ -90,6 +97,20 @@ class Probe(ABC):
     @abstractmethod
     def collect(self, net: Network, client: ClientData) -> dict[str, Tensor]:
         """One client's part of the sums, under the round's shared tensors."""
+
+    def personal_template(self) -> dict[str, Tensor]:
+        """Zeros like what a client sends of its own model; {}: nothing. Names differ from `template`'s."""
+        return {}
+
+    def collect_personal(
+        self, logits: Float[Tensor, "examples classes"], labels: Int[Tensor, " examples"]
+    ) -> dict[str, Tensor]:
+        """One client's part of the sums, of its own model on its own test examples.
+
+        It is the personal model by which the method is judged. A client without test examples, and
+        every client of a method without personal models, sends the zeros of `personal_template`.
+        """
+        return {}
 
     @abstractmethod
     def finish(self, net: Network, sums: dict[str, Tensor]) -> Findings:
