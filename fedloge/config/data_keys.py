@@ -24,6 +24,18 @@ class DataKeys(pydantic.BaseModel):
     image_size: int = Field(
         0, ge=0, le=1024, description="image-folder: resize to squares of this side; 0: do not"
     )
+    resize: Literal["squash", "crop", "pad"] = Field(
+        "squash",
+        description="with image-size: squash to a square, crop the middle square, or pad with black",
+    )
+    interpolation: Literal["bilinear", "bicubic"] = Field(
+        "bilinear", description="with image-size: how images are resampled"
+    )
+    window: str = Field(
+        "",
+        description='of images wider than a byte: "LOW HIGH" become 0 and 255, others are refused; "LOW HIGH '
+        "clip\" cuts them off; dicom: each DICOM file's own",
+    )
     long_tail: Literal["exp", "step", "none"] = Field("exp", description="shape of the long tail")
     imbalance_factor: float = Field(0.02, gt=0, le=1, description="smallest over largest class")
     augment: Literal["auto", "crop-flip", "crop", "none"] = Field(

@@ -113,6 +113,8 @@ class Config(
             ),
             "dp_noise": (not self.dp_clip, "set dp-clip"),
             "dp_delta": (not self.dp_clip, "set dp-clip"),
+            "resize": (not self.image_size, "set image-size"),
+            "interpolation": (not self.image_size, "set image-size"),
             "clients_at_once": (not self.fast, "set fast=true"),
         }
         for name, (nobody_reads, remedy) in unread.items():

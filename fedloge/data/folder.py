@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bz2
-import contextlib
 import gzip
 import io
 import json
@@ -20,7 +19,6 @@ from typing import IO, Any
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
 from fedloge.data.cache import (
     SPLITS,
@@ -32,6 +30,7 @@ from fedloge.data.cache import (
     write_manifest,
 )
 from fedloge.data.image_preparation import channel_statistics
+from fedloge.data.images.decoding import BadImageError, Decoding, decode
 from fedloge.digest import digest
 from fedloge.errors import DataError, unknown_name
 
@@ -43,7 +42,7 @@ _LAYOUT = "expected train/<class>/<image> and test/<class>/<image>"
 
 
 def load_image_folder(
-    path: Path, image_size: int, cache: Path, classes: Sequence[str] | None = None
+    path: Path, how: Decoding, cache: Path, classes: Sequence[str] | None = None
 ) -> Decoded:
     """Decode an image folder or archive, or open what was decoded before.
 
@@ -52,12 +51,11 @@ def load_image_folder(
     path : a folder or a tar archive (plain, gz, bz2, xz). It holds ``train`` and ``test``, or one
         folder that holds them. Classes are the folder names in alphabetical order. The images
         of a class are ordered by file name. Hidden files are ignored.
-    image_size : side in pixels of the squares to which images are resized (bilinear); 0: they
-        have one size already.
+    how : how image files are decoded; without a size they have one size already.
     cache : where the decoded images are kept, by the content of `path`. If it cannot be
         written they stay in memory, with a warning.
     classes : all class names, if `path` is one site's part of a data set. It may then lack some
-        classes, or a whole split. Needs `image_size`.
+        classes, or a whole split. Needs a size in `how`.
 
     Raises
     ------
@@ -67,7 +65,7 @@ def load_image_folder(
     """
     try:
         source = _open(path, partial=classes is not None)
-        described = [str(path.resolve()), image_size, source.identity()]
+        described = [str(path.resolve()), how.described(), source.identity()]
         identity = json.dumps(described if classes is None else [*described, sorted(classes)])
     except OSError as exc:
         raise DataError(f"{exc.filename or path}: cannot be read ({exc.strerror})") from None
@@ -77,7 +75,7 @@ def load_image_folder(
         return stored
     try:
         with staged(entry) as folder:
-            _decode_to_folder(source, image_size, folder, classes)
+            _decode_to_folder(source, how, folder, classes)
         stored = open_entry(entry)
     except OSError as exc:
         log.warning(
@@ -86,7 +84,7 @@ def load_image_folder(
             exc.strerror or exc,
             path,
         )
-    return stored if stored is not None else _decode_to_memory(source, image_size, classes)
+    return stored if stored is not None else _decode_to_memory(source, how, classes)
 
 
 @dataclass(frozen=True)
@@ -244,11 +242,11 @@ def _ends_well(path: Path, offset: int) -> bool:
 
 
 def _decode_to_folder(
-    source: _Folder | _Archive, image_size: int, folder: Path, known: Sequence[str] | None
+    source: _Folder | _Archive, how: Decoding, folder: Path, known: Sequence[str] | None
 ) -> None:
     with ExitStack() as stack:
         sinks = {s: stack.enter_context(pixel_file(folder, s).open("wb")) for s in SPLITS}
-        names, shape = _decode_all(source, image_size, sinks, known)
+        names, shape = _decode_all(source, how, sinks, known)
     orders, pixels = _orders(names), {}
     for split in SPLITS:
         file = pixel_file(folder, split)
@@ -262,10 +260,10 @@ def _decode_to_folder(
 
 
 def _decode_to_memory(
-    source: _Folder | _Archive, image_size: int, known: Sequence[str] | None
+    source: _Folder | _Archive, how: Decoding, known: Sequence[str] | None
 ) -> Decoded:
     sinks = {split: io.BytesIO() for split in SPLITS}
-    names, shape = _decode_all(source, image_size, sinks, known)
+    names, shape = _decode_all(source, how, sinks, known)
     orders, pixels = _orders(names), {}
     for split in SPLITS:
         images = np.frombuffer(sinks[split].getbuffer(), dtype=np.uint8).reshape(-1, *shape)
@@ -278,7 +276,7 @@ Names = Mapping[str, list[tuple[str, str]]]
 
 def _decode_all(
     source: _Folder | _Archive,
-    image_size: int,
+    how: Decoding,
     sinks: Mapping[str, IO[bytes]],
     known: Sequence[str] | None,
 ) -> tuple[Names, Shape]:
@@ -290,7 +288,7 @@ def _decode_all(
         classes[file.split].add(file.label)
         if not file.name:
             continue
-        image = _decode(file, image_size, source.path)
+        image = _decode(file, how, source.path)
         shape: Shape = image.shape
         if first is None:
             first = file, shape
@@ -304,33 +302,18 @@ def _decode_all(
     _check_images(source.path, names)
     if known is not None:
         _check_known(source.path, classes, known)
-        return names, (3, image_size, image_size)
+        return names, (3, how.image_size, how.image_size)
     _check_classes(source.path, names, classes)
     if first is None:
         raise DataError(f"{source.path}: no images in it; {_LAYOUT}")
     return names, first[1]
 
 
-def _decode(file: _File, image_size: int, path: Path) -> UInt8[np.ndarray, "3 height width"]:
+def _decode(file: _File, how: Decoding, path: Path) -> UInt8[np.ndarray, "3 height width"]:
     try:
-        rgb = _opened(file).convert("RGB")
-    # For a damaged file decoders raise nearly anything: OSError, SyntaxError, struct.error, ...
-    except Exception as exc:
-        reason = "not an image" if isinstance(exc, Image.UnidentifiedImageError) else exc
-        raise DataError(f"{path}: {file} cannot be decoded ({reason}); mend or remove it") from None
-    if image_size:
-        rgb = rgb.resize((image_size, image_size), Image.Resampling.BILINEAR)
-    return np.asarray(rgb).transpose(2, 0, 1)
-
-
-def _opened(file: _File) -> Image.Image:
-    # Asking every decoder in turn takes longer than decoding a small image, so the one that the
-    # suffix names comes first.
-    named = Image.registered_extensions().get(PurePosixPath(file.name).suffix.lower())
-    if named:
-        with contextlib.suppress(Image.UnidentifiedImageError):
-            return Image.open(io.BytesIO(file.data), formats=[named])
-    return Image.open(io.BytesIO(file.data))
+        return decode(file.data, file.name, how)
+    except BadImageError as exc:
+        raise DataError(f"{path}: {file} cannot be decoded ({exc}); mend or remove it") from None
 
 
 def _check_images(path: Path, names: Names) -> None:

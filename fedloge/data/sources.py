@@ -20,6 +20,8 @@ from fedloge.data.cache import Decoded
 from fedloge.data.examples import DataSet, Examples
 from fedloge.data.folder import load_image_folder
 from fedloge.data.image_preparation import Augmentation, ImagePreparation, channel_statistics
+from fedloge.data.images.decoding import Decoding
+from fedloge.data.images.window import parse_window
 from fedloge.data.manifest import Manifest
 from fedloge.errors import ConfigError, DataError, PluginError
 from fedloge.folders import cache_folder
@@ -27,6 +29,9 @@ from fedloge.plugins import load_plugin
 
 if TYPE_CHECKING:
     from torchvision.datasets import CIFAR10
+
+# Keys that only image folders read.
+_FOLDER_KEYS = ("image-size", "resize", "interpolation", "window")
 
 # scikit-learn and torchvision take seconds to import, so only the sources that need them do.
 
@@ -66,7 +71,7 @@ def load_dataset(config: Config) -> DataSet:
 
 def _digits(config: Config) -> DataSet:
     """scikit-learn's 8x8 digits (Alpaydin and Kaynak, 1998); test: the last 50 of each class."""
-    _refuse_image_size(config)
+    _refuse_folder_keys(config)
     table = _digits_table()
     labels = table[:, -1].astype(np.int64)
     pixels = np.rint(table[:, :-1] * (255 / 16)).astype(np.uint8).reshape(-1, 1, 8, 8)
@@ -129,7 +134,7 @@ def _cifar(
         return dataclasses.replace(
             _image_folder(config), name=config.dataset, preparation=preparation
         )
-    _refuse_image_size(config)
+    _refuse_folder_keys(config)
     folder = folder or cache_folder(config.cache_dir) / "cifar"
     train, test = _cifar_split(source, folder, True), _cifar_split(source, folder, False)
     return DataSet(
@@ -143,12 +148,22 @@ def _cifar(
     )
 
 
-def _refuse_image_size(config: Config) -> None:
-    if config.image_size:
-        raise ConfigError(
-            f"image-size: dataset {config.dataset!r} is taken at its own size, got {config.image_size}; "
-            "leave it out"
-        )
+def _refuse_folder_keys(config: Config) -> None:
+    values = config.flat()
+    for key in _FOLDER_KEYS:
+        if values[key] != type(config).model_fields[key.replace("-", "_")].default:
+            raise ConfigError(
+                f"{key}: dataset {config.dataset!r} is taken at its own size, got {values[key]!r}; leave it out"
+            )
+
+
+def decoding_of(config: Config) -> Decoding:
+    """How the config wants image files decoded; `ConfigError` for a window of another form."""
+    try:
+        parse_window(config.window)
+    except ValueError as exc:
+        raise ConfigError(f"window: {exc}") from None
+    return Decoding(config.image_size, config.resize, config.interpolation, config.window)
 
 
 def _cifar_split(source: type[CIFAR10], folder: Path, train: bool) -> CIFAR10:
@@ -178,7 +193,7 @@ def _image_folder(config: Config) -> DataSet:
             "train/<class>/<image> and test/<class>/<image>"
         )
     decoded = load_image_folder(
-        Path(config.data_path).expanduser(), config.image_size, cache_folder(config.cache_dir)
+        Path(config.data_path).expanduser(), decoding_of(config), cache_folder(config.cache_dir)
     )
     return _decoded_set("image-folder", decoded, decoded.mean, decoded.std, "crop-flip")
 
@@ -230,7 +245,7 @@ def load_own_images(config: Config, folder: Path) -> DataSet:
         The folder has neither split, a class that is not in the list, or an unreadable image.
     """
     decoded = load_image_folder(
-        folder.expanduser(), config.image_size, cache_folder(config.cache_dir), config.class_names
+        folder.expanduser(), decoding_of(config), cache_folder(config.cache_dir), config.class_names
     )
     augmentation: Augmentation = "crop-flip" if config.augment == "auto" else config.augment
     middle = (0.5,) * 3

@@ -103,9 +103,10 @@ CLIENT = """
 import sys
 from pathlib import Path
 from fedloge.data.folder import load_image_folder
+from fedloge.data.images.decoding import Decoding
 print("ready", flush=True)
 sys.stdin.readline()
-decoded = load_image_folder(Path(sys.argv[1]), 0, Path(sys.argv[2]))
+decoded = load_image_folder(Path(sys.argv[1]), Decoding(), Path(sys.argv[2]))
 print(decoded.pixels["train"][:, 0, 0, 0].tolist(), flush=True)
 """
 
