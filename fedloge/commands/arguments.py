@@ -50,4 +50,20 @@ Where = Annotated[
 AllowUnequal = Annotated[
     bool, typer.Option("--allow-unequal", help="Allow runs with unequal data or budget.")
 ]
+PersonalOf = Annotated[
+    int | None, typer.Option("--client", help="The personal model of this client.", min=0)
+]
+Predictor = Annotated[
+    str,
+    typer.Option("--predictor", help="Which model, as the metrics name it; default: the primary."),
+]
+StateDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--state-dir", help="At a site of a deployment: the folder of its personal states."
+    ),
+]
+DataPath = Annotated[
+    str, typer.Option("--data-path", help="At a site with images of its own: their folder.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]

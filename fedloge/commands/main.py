@@ -9,7 +9,7 @@ import click
 import typer
 from typer.core import TyperGroup
 
-from fedloge.commands import reading_runs, running, tools
+from fedloge.commands import reading_runs, running, tools, using_models
 from fedloge.console import fail, warnings_shown
 from fedloge.errors import FedlogeError
 
@@ -21,7 +21,10 @@ _COMMANDS = {
         reading_runs.report,
         reading_runs.table,
         reading_runs.plot,
-        reading_runs.export,
+    ),
+    "Use what was trained": (
+        using_models.export,
+        using_models.predict,
     ),
     "Look around and prepare": (
         tools.recipes,

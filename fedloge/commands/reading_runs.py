@@ -19,7 +19,6 @@ from fedloge.commands.arguments import (
     Where,
 )
 from fedloge.console import print_json, stdout
-from fedloge.errors import InputError
 
 
 def show(run: RunFolder, json_: Json = False) -> None:
@@ -139,40 +138,3 @@ def plot(
         where=where or [],
         allow_unequal=allow_unequal,
     )
-
-
-def export(
-    run: RunFolder,
-    out: Annotated[Path, typer.Option(help="Folder to write; must not exist.")],
-    global_: Annotated[bool, typer.Option("--global", help="The global model.")] = False,
-    client: Annotated[
-        int | None, typer.Option(help="The personal model of this client.", min=0)
-    ] = None,
-    predictor: Annotated[
-        str, typer.Option(help="Which model, as the metrics name it; default: the primary.")
-    ] = "",
-    state_dir: Annotated[
-        Path | None,
-        typer.Option(help="At a site of a deployment: the folder of its personal states."),
-    ] = None,
-    data_path: Annotated[
-        str, typer.Option(help="At a site with images of its own: their folder.")
-    ] = "",
-    json_: Json = False,
-) -> None:
-    """Write a trained model's weights and manifest, which load without this run."""
-    from fedloge.results.export import export_client, export_global
-    from fedloge.results.run import open_run
-
-    if global_ == (client is not None):
-        raise InputError("export: give either --global or --client K")
-    opened = open_run(run)
-    manifest = (
-        export_global(opened, out, predictor)
-        if client is None
-        else export_client(opened, client, out, predictor, state_dir, data_path)
-    )
-    if json_:
-        print_json(manifest)
-    else:
-        stdout().print(f"{manifest['model']} of {opened.path.name} in {out}", soft_wrap=True)

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from fedloge.client.personal_state import PersonalStore
-from fedloge.errors import InputError, unknown_name
+from fedloge.data.sources import decoding_of
+from fedloge.errors import InputError, RunDirError, unknown_name
 from fedloge.federation import Federation, open_federation, open_site
 from fedloge.messages import Stamp
 from fedloge.methods.method import Part, Predictor
@@ -44,6 +45,33 @@ def client_model(
 ) -> Model:
     """Client `client`'s personal model; parameters and errors as in `export_client`."""
     return trained_model.unpack(_packed_client(run, client, predictor, state_dir, data_path))
+
+
+def model_of(
+    path: Path,
+    client: int | None = None,
+    predictor: str = "",
+    state_dir: Path | None = None,
+    data_path: str = "",
+) -> Model:
+    """The exported model in a folder, or the model of a run: the global one, or a client's.
+
+    Parameters and errors are those of `client_model`; an export is one model, of which nothing can be chosen.
+    """
+    if (path / trained_model.MANIFEST).is_file():
+        if client is not None or predictor or state_dir or data_path:
+            raise InputError(
+                f"{path} is one exported model; leave out --client, --predictor, --state-dir and "
+                "--data-path, or give the run"
+            )
+        return trained_model.load(path)
+    try:
+        run = RecordedRun.open(path)
+    except RunDirError as exc:
+        raise InputError(f"{path} holds neither an exported model nor a run: {exc}") from None
+    if client is None:
+        return global_model(run, predictor)
+    return client_model(run, client, predictor, state_dir, data_path)
 
 
 def export_global(run: RecordedRun, out: Path, predictor: str = "") -> dict[str, Any]:
@@ -132,6 +160,17 @@ def _packed_client(
     return _pack(run, federation, checkpoint, _pick(found, name, "personal"), origin)
 
 
+def described(federation: Federation) -> dict[str, Any]:
+    """What an exported model has to know of the data set: its classes, and what raw inputs are."""
+    return {
+        "classes": list(federation.data.classes),
+        "input-shape": list(federation.data.input_shape),
+        "input-dtype": str(federation.data.train.inputs.dtype).removeprefix("torch."),
+        "decoding": decoding_of(federation.config).described(),
+        "preparation": federation.data.preparation.described(),
+    }
+
+
 def _opened(run: RecordedRun) -> tuple[Federation, Checkpoint]:
     store = CheckpointStore(run.files.checkpoints, run.info["run-id"], run.info["fingerprint"])
     return open_federation(run.config), store.load()
@@ -152,14 +191,11 @@ def _pack(
     predictor: Predictor,
     origin: dict[str, Any],
 ) -> Packed:
-    data = {
-        "classes": list(federation.data.classes),
-        "input-shape": list(federation.data.input_shape),
-        "preparation": federation.data.preparation.described(),
-    }
     origin |= {
         "run-id": run.info["run-id"],
         "fingerprint": run.info["fingerprint"],
         "round": checkpoint.round,
     }
-    return trained_model.pack(federation.config, data, federation.net, predictor, origin)
+    return trained_model.pack(
+        federation.config, described(federation), federation.net, predictor, origin
+    )

@@ -1,14 +1,16 @@
 """A trained model by itself: weights as safetensors, a manifest, and `load`.
 
 >>> model = load("exported/")                       # doctest: +SKIP
+>>> model.predict("photo.jpg")[0].label             # doctest: +SKIP
 >>> logits = model(images)                          # doctest: +SKIP
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,12 +23,16 @@ from torch import Tensor, nn
 from fedloge import config as configs
 from fedloge.config import Config
 from fedloge.data import preparation_of
+from fedloge.data.images.decoding import Decoding
+from fedloge.data.sources import decoding_of
 from fedloge.digest import digest
 from fedloge.errors import DataError, InputError, RunError
+from fedloge.learning.client_data import EVALUATION_BATCH
 from fedloge.methods import make_method
 from fedloge.methods.method import Method, Network, Predictor, Task
 from fedloge.models import Backbone, build_backbone
 from fedloge.models.head import LinearHead
+from fedloge.results.prediction import Input, Prediction, Taker, each_input
 
 FORMAT = 2
 WEIGHTS, MANIFEST = "weights.safetensors", "manifest.json"
@@ -46,6 +52,7 @@ class Model(nn.Module):
     ----------
     classes : names of the classes, in the order of the logits.
     manifest : which model it is, of which run and round, and the run's configuration.
+    takes : shape and type of raw inputs, and how photos become such.
     """
 
     def __init__(
@@ -57,13 +64,79 @@ class Model(nn.Module):
         self.classes: list[str] = manifest["classes"]
         self._method, self._predictor = method, predictor
         self._preparation = preparation_of(manifest["preparation"])
+        self.takes = _taker(manifest)
         self.requires_grad_(False).eval()
 
     def forward(self, inputs: Shaped[Tensor, "batch ..."]) -> Float[Tensor, "batch classes"]:
-        """Logits of raw inputs of the shape and dtype that the model was trained on, such as uint8 images."""
+        """Logits of raw inputs of the shape and dtype that the model was trained on, such as uint8 images.
+
+        `InputError`: they are of another shape or dtype.
+        """
+        self.takes.check(inputs)
         x = self._preparation.prepare(inputs)
         features = getattr(self._method, self._predictor.extractor)(self.net, x)
         return self._predictor.head.logits(features)
+
+    @property
+    def predicted_classes(self) -> list[str]:
+        """The classes that it may predict; a personal model may know those of its client alone."""
+        mask = self._predictor.head.mask
+        allowed = [True] * len(self.classes) if mask is None else (mask > -torch.inf).tolist()
+        return [name for name, may in zip(self.classes, allowed, strict=True) if may]
+
+    @torch.no_grad()
+    def predict(
+        self, inputs: Input | Iterable[Input], *, top: int = 5, resize: str = ""
+    ) -> list[Prediction]:
+        """Class names and probabilities of photos or arrays, prepared as in training.
+
+        An input that is damaged or does not fit gets a `Prediction` with a `problem`; the others are
+        predicted.
+
+        Parameters
+        ----------
+        inputs : paths of photos or of folders of them, PIL images, arrays, or one of these. An array is a
+            picture (height, width[, 3]) of bytes, or a raw input of the training's own shape and type;
+            one of four dimensions is a batch.
+        top : at most so many classes of each, 1 or more.
+        resize : ``squash``, ``crop`` or ``pad``: how photos of any size are resized for a model whose
+            training did not resize.
+
+        Raises
+        ------
+        InputError
+            `inputs`, `top` or `resize` is nothing of that kind, or a folder holds no images.
+        """
+        if top < 1:
+            raise InputError(f"top: expected 1 or more, got {top}")
+        takes, found = self.takes.with_resize(resize), list[Prediction]()
+        given_one_by_one = each_input(inputs)
+        while batch := list(itertools.islice(given_one_by_one, EVALUATION_BATCH)):
+            raw: list[Tensor | str] = []
+            for source, given in batch:
+                try:
+                    raw.append(takes.taken(given))
+                except DataError as exc:
+                    raw.append(f"{source}: {exc}")
+            fitting = [one for one in raw if isinstance(one, Tensor)]
+            rows = iter(self(torch.stack(fitting)).cpu()) if fitting else iter(())
+            for (source, _), one in zip(batch, raw, strict=True):
+                found.append(
+                    Prediction(source, problem=one)
+                    if isinstance(one, str)
+                    else Prediction.of(source, next(rows), self.classes, top)
+                )
+        return found
+
+
+def _taker(manifest: Mapping[str, Any]) -> Taker:
+    # Exports of earlier versions say neither; then the configuration and the preparation do.
+    said = manifest.get("decoding")
+    config = configs.from_flat(manifest["config"], MANIFEST)
+    how = decoding_of(config) if said is None else Decoding(**said)
+    of_images = manifest["preparation"].get("kind") == "image"
+    dtype = manifest.get("input-dtype", "uint8" if of_images else "")
+    return Taker(tuple(manifest["input-shape"]), getattr(torch, dtype) if dtype else None, how)
 
 
 def pack(
@@ -77,7 +150,7 @@ def pack(
 
     Parameters
     ----------
-    data : ``classes``, ``input-shape`` and ``preparation`` of the data set.
+    data : ``classes``, ``input-shape``, ``input-dtype``, ``decoding`` and ``preparation`` of the data set.
     origin : which model it is and from which run, for the manifest.
     """
     head = {
