@@ -101,10 +101,10 @@ def newest_checkpoint(folder: Path) -> dict[str, Tensor]:
 
 
 def heads(folder: Path) -> dict[str, dict[str, Tensor]]:
-    """Each client's newest personal state."""
+    """Each client's newest personal state; nothing where no client has trained."""
     return {
         client.name: load_file(max(client.glob("round-*.safetensors")))
-        for client in sorted((folder / "heads").iterdir())
+        for client in sorted((folder / "heads").glob("*"))
     }
 
 

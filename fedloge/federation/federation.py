@@ -11,6 +11,7 @@ import logging
 from collections.abc import Mapping
 from functools import cached_property
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -28,6 +29,7 @@ from fedloge.learning.client_data import ClientData
 from fedloge.learning.fast.graphs import StepRecorder, cuda_graph
 from fedloge.learning.fast.stacked import StackedClients
 from fedloge.learning.metrics import ShotGroups, shot_groups
+from fedloge.learning.pooled_data import PooledData
 from fedloge.learning.probes import PROBES, Probe, ProbeTask, Validation
 from fedloge.methods import make_method
 from fedloge.methods.method import Method, Task
@@ -170,10 +172,11 @@ class Federation:
     def has_global_network(self) -> bool:
         """Whether the shared tensors make a whole network.
 
-        They do not where some tensors of a shared part, such as norm layers, stay with the clients.
+        They do not where some tensors of a shared part, such as norm layers, stay with the clients, or
+        where nothing is shared.
         """
         shared = {child for child, part in self.method.parts.items() if part is Part.SHARED}
-        return all(
+        return bool(shared) and all(
             part is not Part.PERSONAL
             for name, part in self.parts.items()
             if name.partition(".")[0] in shared
@@ -281,6 +284,30 @@ class Federation:
             validation=self.train.take(held[client]) if held else None,
             rounds_trained=rounds_trained,
             recorder=self.recorder,
+        )
+
+    def pooled_data(
+        self, round: int, received: Mapping[str, Tensor], first_step: int, steps: int
+    ) -> PooledData:
+        """All clients' training examples, for a method that is trained at one place (`Method.pooled`).
+
+        Parameters
+        ----------
+        received : the shared tensors as the round begins.
+        first_step, steps : see `PooledData`.
+        """
+        indices = torch.from_numpy(np.concatenate(self.partition.train)).to(self.device)
+        return PooledData(
+            client=-1,
+            round=round,
+            config=self.config,
+            train=self.train.take(indices),
+            counts=self.train_counts.to(self.device),
+            preparation=self.data.preparation,
+            received=received,
+            recorder=self.recorder,
+            first_step=first_step,
+            steps=steps,
         )
 
     @cached_property

@@ -56,6 +56,11 @@ class ClientData:
     rounds_trained: int = 0
     recorder: Recorder | None = field(default=None, repr=False)
 
+    @property
+    def who(self) -> str:
+        """How messages to the user call it."""
+        return f"client {self.client}"
+
     def batches(
         self, epochs: int, purpose: str = "train", batch_size: int | None = None
     ) -> Batches:

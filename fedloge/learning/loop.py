@@ -91,7 +91,7 @@ def sgd(
     """
     if not len(client.train) or epochs < 1:
         raise UpdateError(
-            f"client {client.client}: nothing to train on, {len(client.train)} examples for {epochs} epochs"
+            f"{client.who}: nothing to train on, {len(client.train)} examples for {epochs} epochs"
         )
     step, train = step_of(net, parameters, loss, client, purpose=purpose, uniform=uniform)
     net.train()
@@ -128,7 +128,7 @@ def mean_losses(
     mean_loss = sum(means)
     if not math.isfinite(mean_loss):
         raise UpdateError(
-            f"client {client.client}, round {client.round}: the loss is {mean_loss}; training diverged "
+            f"{client.who}, round {client.round}: the loss is {mean_loss}; training diverged "
             f"(lr {client.config.lr}, momentum {client.config.momentum}); lower lr"
         )
     result = {"loss": mean_loss}

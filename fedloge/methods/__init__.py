@@ -6,6 +6,7 @@ from fedloge.config import Config
 from fedloge.errors import PluginError
 from fedloge.methods.apfl import APFL
 from fedloge.methods.ccvr import CCVR
+from fedloge.methods.centralised import Centralised
 from fedloge.methods.creff import CReFF
 from fedloge.methods.ditto import Ditto
 from fedloge.methods.fedavg import FedAvg
@@ -20,6 +21,7 @@ from fedloge.methods.fedprox import FedProx
 from fedloge.methods.fedrep import FedRep
 from fedloge.methods.fedrod import FedROD
 from fedloge.methods.fedyoyo import FedYoYo
+from fedloge.methods.local_only import LocalOnly
 from fedloge.methods.method import Method, Task
 from fedloge.methods.rucr import RUCR
 from fedloge.options import Options, checked_options
@@ -30,6 +32,7 @@ METHODS: dict[str, type[Method]] = {
     for m in (
         APFL,
         CCVR,
+        Centralised,
         CReFF,
         Ditto,
         FedAvg,
@@ -44,6 +47,7 @@ METHODS: dict[str, type[Method]] = {
         FedRep,
         FedROD,
         FedYoYo,
+        LocalOnly,
         RUCR,
     )
 }

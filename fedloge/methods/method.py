@@ -115,6 +115,8 @@ class Method(ABC, Generic[N]):
     """The global predictor by which the method is compared; None: it has no global model."""
     primary_personal: ClassVar[str | None] = None
     """The personal predictor by which the method is compared; None: it has no personal models."""
+    pooled: ClassVar[bool] = False
+    """Whether the server trains on all clients' examples at one place, which only a simulation can."""
     Options: ClassVar[type[MethodOptions]] = MethodOptions
     """The method's own options, ``[method-options]`` in a config; any other key is refused."""
 

@@ -10,6 +10,7 @@ from fedloge.data.sources import decoding_of
 from fedloge.errors import InputError, RunDirError, unknown_name
 from fedloge.federation import Federation, open_federation, open_site
 from fedloge.messages import Stamp
+from fedloge.methods import method_class
 from fedloge.methods.method import Part, Predictor
 from fedloge.results import trained_model
 from fedloge.results.recorded_run import RecordedRun
@@ -133,7 +134,8 @@ def _packed_client(
             f"export: client {client} asked for, the run has 0 to {run.config.num_clients - 1}"
         )
     heads = run.files.heads if state_dir is None else state_dir / run.info["run-id"]
-    if not heads.is_dir():
+    # A method that is trained at one place leaves no state with any client.
+    if not heads.is_dir() and not method_class(run.config.method).pooled:
         raise InputError(
             f"export: {heads} is not there; in a deployment the personal models are at their sites: "
             "copy the run's folder to the site and name its state folder with --state-dir"

@@ -21,9 +21,10 @@ from fedloge.observer import Observers, RoundDone, RunEnded, RunStarted
 from fedloge.server.central_privacy import Epsilon, with_privacy
 from fedloge.server.checkpoint import Checkpoint, CheckpointStore
 from fedloge.server.figures import client_rows, measured, personal_figures, reliability_lines
+from fedloge.server.pooled_training import PooledTraining
 from fedloge.server.roster import Roster, roster_of
 from fedloge.server.run_record import RunRecord
-from fedloge.server.strategy import RoundStrategy
+from fedloge.server.strategy import RoundOutcome, RoundStrategy
 
 log = logging.getLogger(__name__)
 
@@ -137,6 +138,8 @@ class Rounds:
             partial_sums=getattr(grid, "partial_sums", False),
         )
         self._averaging = with_privacy(self._strategy, federation)
+        sample = self._strategy.sample
+        self._pooled = PooledTraining(federation, sample) if federation.method.pooled else None
         spends = self.config.dp_clip and self.config.dp_noise
         self._epsilon = Epsilon(self.config) if spends else None
         # Encoded once: the messages of an evaluation and of the next round carry the same record.
@@ -152,10 +155,8 @@ class Rounds:
         strategy = self._strategy
         strategy.stamp = dataclasses.replace(strategy.stamp, keep_round=keep_round)
         began = time.perf_counter()
-        messages = self._averaging.configure_train(round, self._arrays, ConfigRecord(), self._grid)
-        replies = self._grid.send_and_receive(messages, timeout=self.config.round_timeout)
-        averaged, figures = self._averaging.average(round, replies)
-        done = self._trained(round, figures, seconds=time.perf_counter() - began)
+        averaged, figures, images = self._train(round)
+        done = self._trained(round, figures, images, seconds=time.perf_counter() - began)
         self._take(self._after_server_step(round, averaged))
         if round % self.config.evaluate_every == 0 or round == self.config.rounds:
             self._evaluate(round, done)
@@ -168,9 +169,21 @@ class Rounds:
         done.timing["seconds"] = time.perf_counter() - began
         return done
 
-    def _trained(self, round: int, figures: dict[str, float], *, seconds: float) -> RoundRecord:
+    def _train(self, round: int) -> tuple[dict[str, Tensor], dict[str, float], int]:
+        """The averaged tensors, the clients' mean figures, and how many images they passed through."""
+        if self._pooled is not None:
+            self._strategy.outcome = RoundOutcome()  # nobody was asked
+            return self._pooled.train(round, self.shared)
+        messages = self._averaging.configure_train(round, self._arrays, ConfigRecord(), self._grid)
+        replies = self._grid.send_and_receive(messages, timeout=self.config.round_timeout)
+        averaged, figures = self._averaging.average(round, replies)
+        asked = self._strategy.outcome.replies
+        return averaged, figures, sum(int(reply.get("images", 0)) for reply in asked.values())
+
+    def _trained(
+        self, round: int, figures: dict[str, float], images: int, *, seconds: float
+    ) -> RoundRecord:
         outcome = self._strategy.outcome
-        images = sum(int(reply.get("images", 0)) for reply in outcome.replies.values())
         row: dict[str, Any] = {
             "round": round,
             "clients": len(outcome.replies),

@@ -134,8 +134,11 @@ def _parts_cover_the_network(fed: Federation) -> None:
             f"parts has {sorted(parts)}, the network has {sorted(children)}; say of each child "
             "whether it is shared, personal or fixed"
         )
-    if not any(part is Part.SHARED for part in parts.values()):
-        raise _Broken("nothing is shared, so there is nothing to average")
+    shares = any(part is Part.SHARED for part in parts.values())
+    if not shares and (fed.method.primary_global or not fed.method.primary_personal):
+        raise _Broken(
+            "nothing is shared, so nothing is averaged; such a method has personal models and no global one"
+        )
     for name, tensor in fed.net.state_dict().items():
         if not tensor.is_floating_point():
             raise _Broken(

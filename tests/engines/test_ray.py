@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
+from harness import differences
 from safetensors.torch import load_file
 
 from fedloge import messages as wire
@@ -22,6 +23,9 @@ from fedloge.engines.ray_cluster import worker_options
 from fedloge.errors import ConfigError
 
 GOLDEN = Path(__file__).parents[1] / "golden/cifar10-lt-if0.02-alpha0.5-partition.json"
+
+BOUNDS = ("local-only", "centralised")
+"""Methods in which nothing is averaged."""
 
 FAULTY = '''
 import os, signal
@@ -110,6 +114,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, faulty: Path) -> Runs:
         config(folder, "one", ray_workers=1),
         config(folder, "two-nodes", ray_workers=2, ray_state="carried"),
         config(folder, "at-once", fast=True, clients_at_once=2, ray_workers=1, ray_state="carried"),
+        *(config(folder, bound, method=bound, ray_workers=1) for bound in BOUNDS),
         config(folder, "killed", method=f"{faulty}:Dies", **everybody),
         config(folder, "failures", method=f"{faulty}:Fails", rounds=1, **everybody),
     ]
@@ -130,6 +135,12 @@ def on_one_machine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("local")
     local.run(config(folder, "local"))
     return folder / "local"
+
+
+@pytest.mark.parametrize("bound", BOUNDS)
+def test_the_bounds_of_a_table_give_the_same_bits(runs: Runs, tmp_path: Path, bound: str) -> None:
+    local.run(config(tmp_path, bound, method=bound))
+    assert not differences(runs[bound], tmp_path / bound, ("metrics.jsonl", "clients.jsonl"))
 
 
 def assert_same_run(a: Path, b: Path) -> None:

@@ -31,7 +31,7 @@ RECORDS = ("metrics.jsonl", "clients.jsonl", "classes.jsonl")
 def heads(folder: Path) -> dict[str, dict[str, Tensor]]:
     return {
         client.name: load_file(max(client.glob("round-*.safetensors")))
-        for client in (folder / "heads").iterdir()
+        for client in (folder / "heads").glob("*")
     }
 
 

@@ -321,4 +321,13 @@ def test_a_uniform_step_is_declared_by_each_class_for_itself() -> None:
     assert not uniform(Inherits) and not uniform(OwnLoss)
     assert uniform(Declares) and not uniform(OfDeclares)
     says = {name for name, cls in METHODS.items() if uniform(cls)}
-    assert says == {"fedloge", "fedavg", "fedper", "fedbn", "fedbabu", "ccvr"}
+    assert says == {
+        "fedloge",
+        "fedavg",
+        "fedper",
+        "fedbn",
+        "fedbabu",
+        "ccvr",
+        "local-only",
+        "centralised",
+    }
