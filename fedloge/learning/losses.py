@@ -45,9 +45,11 @@ def balanced_softmax(
 ) -> Float[Tensor, ""]:
     """Cross-entropy of a softmax weighted by counts, n_c exp(z_c) / sum_j n_j exp(z_j).
 
-    Ren et al. 2020, "Balanced Meta-Softmax for Long-Tailed Visual Recognition", eq. 3.
+    Ren et al. 2020, "Balanced Meta-Softmax for Long-Tailed Visual Recognition", eq. 3. It is
+    `logit_adjusted` at tau = 1: log n_c and log(n_c / N) differ by a number that is the same for
+    all classes. So both are computed alike, and give the same bits.
     """
-    return cross_entropy(logits + counts.log(), labels)
+    return logit_adjusted(logits, labels, counts, 1.0)
 
 
 def logit_adjusted(

@@ -205,6 +205,10 @@ class Method(ABC, Generic[N]):
         """Row norms of heads, by name, to be plotted against class sizes; {}: none."""
         return {}
 
+    def class_figures(self, net: N) -> dict[str, Float[Tensor, " classes"]]:
+        """What else the shared tensors say of each class, by name, for the record; {}: nothing."""
+        return {}
+
 
 @torch.no_grad()
 def plain_features(

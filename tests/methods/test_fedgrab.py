@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
 
+import fedloge
 from fedloge.methods.fedgrab import Balancer, FedGraB, norm_prior, tail_classes, weight_of
 from fedloge.methods.method import Aggregate
 
@@ -50,11 +52,12 @@ def test_negatives_are_weighted_only_on_request() -> None:
         assert weight == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("withhold", [True, False])
 def test_accounts_are_the_gradients_that_the_logits_get(
-    task: Callable[..., Any], client: Callable[..., Any]
+    task: Callable[..., Any], client: Callable[..., Any], withhold: bool
 ) -> None:
     made = task(num_classes=3, dim=4)
-    method = FedGraB(made, FedGraB.Options(balance="all"))
+    method = FedGraB(made, FedGraB.Options(balance="all", withhold=withhold))
     net = method.build()
     net.balancer.negative[2] = 3.0
     before = {name: t.clone() for name, t in net.balancer.named_buffers()}
@@ -71,6 +74,36 @@ def test_accounts_are_the_gradients_that_the_logits_get(
     torch.testing.assert_close(grown["negative"], (gradient.abs() * (1 - targets)).sum(dim=0))
 
 
+def test_a_class_gets_no_gradient_until_one_of_its_images_was_seen(
+    task: Callable[..., Any], client: Callable[..., Any]
+) -> None:
+    made = task(num_classes=3, dim=4)
+    method = FedGraB(made, FedGraB.Options())
+    net = method.build()
+
+    def row_gradients(labels: list[int]) -> list[bool]:
+        data = client(made, torch.randint(0, 9, (2, 4)), torch.tensor(labels))
+        images, _ = next(data.plain_batches())
+        net.zero_grad()
+        method.loss(net, images, torch.tensor(labels), data)["bce"].backward()
+        return (net.head.weight.grad != 0).any(dim=1).tolist()
+
+    assert row_gradients([1, 1]) == [False, True, False]
+    # Class 2 comes in; class 1 was seen before, so that these images are its negatives.
+    assert row_gradients([2, 2]) == [False, True, True]
+    assert row_gradients([1, 2]) == [False, True, True]
+    assert row_gradients([0, 0]) == [True, True, True]
+
+
+@pytest.mark.slow
+def test_the_analyzer_finds_the_rarest_classes_of_the_digits(tmp_path: Path) -> None:
+    """Without withholding it marks the third most frequent class instead."""
+    run = fedloge.run(
+        method="fedgrab", rounds=20, evaluate_every=20, runs_dir=str(tmp_path), name="grab"
+    )
+    assert run.last_class_line["method/balanced"] == [0] * 8 + [1, 1]
+
+
 def test_before_the_first_analysis_it_is_plain_binary_cross_entropy(
     task: Callable[..., Any], client: Callable[..., Any]
 ) -> None:
@@ -78,7 +111,7 @@ def test_before_the_first_analysis_it_is_plain_binary_cross_entropy(
     method = FedGraB(made, FedGraB.Options())
     net = method.build()
     net.balancer.negative.fill_(50.0)
-    labels = torch.tensor([0, 1, 1])
+    labels = torch.tensor([0, 1, 2])
     data = client(made, torch.randint(0, 9, (3, 4)), labels)
     images, _ = next(data.plain_batches())
     got = method.loss(net, images, labels, data)["bce"]

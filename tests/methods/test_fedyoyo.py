@@ -2,13 +2,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.nn.functional import kl_div
 
-from fedloge.methods.fedyoyo import FedYoYo, distillation, logit_adjustment, strong_view
+from fedloge.methods.fedyoyo import (
+    FedYoYo,
+    blended,
+    distillation,
+    logit_adjustment,
+    strong_view,
+)
 from fedloge.methods.method import Aggregate
 from fedloge.rng import rng
 
@@ -16,13 +24,32 @@ from fedloge.rng import rng
 def test_logit_adjustment_by_hand() -> None:
     # Federation 3 : 1, client 0 : 1, blended half and half: 0.375 and 0.625, squared.
     federation, client = torch.tensor([30.0, 10.0]), torch.tensor([0, 4])
-    got = logit_adjustment(federation, client, local_share=0.5, tau=2.0)
+    prior = blended(federation, client, 0.5)
+    torch.testing.assert_close(prior, torch.tensor([0.375, 0.625]))
     expected = torch.tensor([2 * math.log(0.375), 2 * math.log(0.625)])
-    torch.testing.assert_close(got, expected)
+    torch.testing.assert_close(logit_adjustment(prior, 2.0), expected)
     # Not known yet: the client's own shares; what it lacks stays finite.
-    alone = logit_adjustment(torch.zeros(2), client, local_share=0.5, tau=1.0)
+    alone = logit_adjustment(blended(torch.zeros(2), client, 0.5), 1.0)
     torch.testing.assert_close(alone, torch.tensor([math.log(1e-9), 0.0]))
-    assert not logit_adjustment(federation, client, 0.5, tau=0.0).abs().max() > 1e-6
+    assert not logit_adjustment(prior, 0.0).abs().max() > 1e-6
+
+
+def test_blended_again_at_every_batch_the_prior_becomes_the_clients() -> None:
+    prior, client = torch.tensor([30.0, 10.0]), torch.tensor([0, 4])
+    distances = []
+    for _ in range(50):
+        prior = blended(prior, client, 0.1)
+        distances.append(prior[0].item())
+    # Each time nine tenths of the distance to (0, 1) are left.
+    assert distances == pytest.approx([0.75 * 0.9 ** (n + 1) for n in range(50)], rel=1e-4)
+
+
+def test_reblending_changes_the_run(
+    run_once: Callable[..., Path], trained: Callable[[Path], dict[str, Tensor]]
+) -> None:
+    once = trained(run_once("fedyoyo"))
+    again = trained(run_once("fedyoyo", "reblend = true", name="reblended"))
+    assert not torch.equal(once["head.weight"], again["head.weight"])
 
 
 def test_distillation_is_kl_where_the_teacher_is_right() -> None:

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedloge.methods.fedyoyo import logit_adjustment
+from fedloge.methods.fedyoyo import blended
 from fedloge.methods.method import Aggregate
 from fedloge.methods.told_counts import tell, told
 
@@ -26,7 +26,7 @@ def test_counts_of_any_size_fit_a_shared_tensor_and_come_back(counts: list[int])
     assert torch.equal(told(after, NAME), given_counts)
     own = torch.tensor([1, 2, 3])
     if given_counts.any():
-        shares = [logit_adjustment(c, own, 0.1, 1.5) for c in (given_counts, after.shared[NAME])]
+        shares = [blended(c, own, 0.1) for c in (given_counts, after.shared[NAME])]
         assert torch.equal(*shares)
 
 
