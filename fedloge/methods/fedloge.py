@@ -8,6 +8,11 @@ After training both are realigned by their norms (GLA-FR, 3.4).
 
 ``prototypes = none`` is the ablation without SSE-C: a linear layer takes the place of W, is
 trained by the same loss, and is averaged. The backbone is then FedAvg's.
+
+Not in the paper: with ``fixed-adjustment`` and ``global-adjustment`` the losses of W and psi are
+logit-adjusted by the client's class shares (Menon et al. 2021; at 1 they are balanced softmax).
+W and psi are then fair to rare classes as they are. A personal model may also add the local
+head's logits to those of W, as FedROD adds them to its generic head (``with-fixed``).
 """
 
 from __future__ import annotations
@@ -20,7 +25,7 @@ from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -33,6 +38,7 @@ from fedloge.geometry.realignment import (
     local_realign,
     local_realign_sum,
 )
+from fedloge.learning.losses import logit_adjusted
 from fedloge.methods.feature_scale import MEASURED_ON, suited_gamma
 from fedloge.methods.head_tuning import tuned_head
 from fedloge.methods.method import (
@@ -84,6 +90,10 @@ class FedLoGe(Method[FedLoGeNetwork]):
         - `gamma`: norm of every row of W, a temperature. The paper has 0.1, for 512 features and 500
           rounds; ``auto`` is what suits the network's features (`fedloge.methods.feature_scale`).
         - `head_rate`: factor of the two heads' learning rate; 1 in the paper.
+        - `fixed_adjustment`, `global_adjustment`: tau of the logit adjustment in the losses of W and of
+          psi; 0, the paper's, is plain cross-entropy.
+        - `global_model`, `personal_model`: the model that each side is judged by in tables; all are
+          measured.
         - `personal_realignment`: LA-FR as phi' = psi ||phi|| (``norm``), or its logits plus the local
           head's own (``sum``).
         - `tune_epochs`: also measure personal models whose local head was first tuned on the client's
@@ -94,8 +104,21 @@ class FedLoGe(Method[FedLoGeNetwork]):
         sparsity: float = Field(0.6, ge=0, lt=1)
         gamma: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
         head_rate: float = Field(1.0, gt=0)
+        fixed_adjustment: float = Field(0.0, ge=0)
+        global_adjustment: float = Field(0.0, ge=0)
+        global_model: Literal["realigned", "raw", "fixed"] = "realigned"
+        personal_model: Literal["realigned", "raw", "with-fixed", "tuned"] = "realigned"
         personal_realignment: Literal["norm", "sum"] = "norm"
         tune_epochs: int = Field(0, ge=0)
+
+        @model_validator(mode="after")
+        def _has_its_model(self) -> FedLoGe.Options:
+            if self.personal_model == "tuned" and not self.tune_epochs:
+                raise ValueError(
+                    "personal-model: 'tuned' is the local head after tune-epochs more passes, which are 0; "
+                    "set tune-epochs=5, say"
+                )
+            return self
 
     options: Options
 
@@ -104,6 +127,9 @@ class FedLoGe(Method[FedLoGeNetwork]):
         self.w = "trained" if options.prototypes == "none" else "fixed"
         if self.w == "trained":
             self.parts = {**self.parts, "classifier": Part.SHARED}  # type: ignore[misc]
+        # W is no fixed classifier in the ablation.
+        self.primary_global = options.global_model.replace("fixed", self.w)  # type: ignore[misc]
+        self.primary_personal = options.personal_model.replace("fixed", self.w)  # type: ignore[misc]
 
     def build(self) -> FedLoGeNetwork:
         """theta, psi and phi are initialised as usual; W is built from the prototypes."""
@@ -152,16 +178,18 @@ class FedLoGe(Method[FedLoGeNetwork]):
         """The three losses; each trains one part only, so one backward pass of their sum is enough."""
         h = net.backbone(inputs)
         x, rate = h.detach(), self.options.head_rate
+        fixed, shared = self.options.fixed_adjustment, self.options.global_adjustment
+        n = client.counts
         return {
-            self.w: cross_entropy(net.classifier(h), labels),  # trains theta, as W is fixed
-            "global": at_rate(rate, cross_entropy(net.global_head(x), labels)),  # trains psi
+            self.w: adjusted(net.classifier(h), labels, n, fixed),  # trains theta, as W is fixed
+            "global": at_rate(rate, adjusted(net.global_head(x), labels, n, shared)),  # trains psi
             "local": at_rate(rate, cross_entropy(net.local_head(x), labels)),  # trains phi
         }
 
     @property
     def uniform_step(self) -> bool:
-        """True: the three losses depend on the batch alone."""
-        return True
+        """True where the three losses depend on the batch alone, and not on the client's counts."""
+        return not (self.options.fixed_adjustment or self.options.global_adjustment)
 
     def global_predictors(self, net: FedLoGeNetwork) -> dict[str, Predictor]:
         """W, psi, and GA-FR's psi'_c = psi_c / ||psi_c||."""
@@ -174,7 +202,7 @@ class FedLoGe(Method[FedLoGeNetwork]):
         }
 
     def personal_predictors(self, net: FedLoGeNetwork, client: ClientData) -> dict[str, Predictor]:
-        """phi_k, and LA-FR's phi'_{k,c} = psi_c ||phi_{k,c}|| with absent classes masked.
+        """phi_k, LA-FR's phi'_{k,c} = psi_c ||phi_{k,c}||, and W + phi_k, absent classes masked but in phi_k.
 
         A client that has never trained has no phi of its own. The rows of a fresh phi have equal
         norms, so by LA-FR it predicts with psi at psi's own norms, because its own classes are as
@@ -191,11 +219,20 @@ class FedLoGe(Method[FedLoGeNetwork]):
             if new
             else self._personal(psi, net.local_head, mask)
         )
+        predictors[f"with-{self.w}"] = self._with_classifier(net, mask, new)
         if epochs := self.options.tune_epochs:
             own = net.global_head if new else net.local_head
             tuned = self._personal(psi, tuned_head(self, net, own, client, epochs=epochs), mask)
             predictors |= {"tuned": tuned["raw"], "tuned-realigned": tuned["realigned"]}
         return predictors
+
+    def _with_classifier(self, net: FedLoGeNetwork, mask: Tensor, new: bool) -> Predictor:
+        """W h + phi h; W h alone for a client without a phi of its own."""
+        shared, own = LinearHead.of(net.classifier), LinearHead.of(net.local_head)
+        if new:
+            return Predictor(LinearHead(shared.weight, shared.offset(), mask))
+        weight, bias = shared.weight + own.weight, shared.offset() + own.offset()
+        return Predictor(LinearHead(weight, bias, mask))
 
     def _personal(self, psi: Tensor, own: nn.Linear, mask: Tensor) -> dict[str, Predictor]:
         phi = own.weight.detach()
@@ -235,6 +272,11 @@ class FedLoGe(Method[FedLoGeNetwork]):
     def head_norms(self, net: FedLoGeNetwork) -> dict[str, Tensor]:
         """||psi_c||, which before realignment follows the class sizes."""
         return {"global-head": net.global_head.weight.detach().norm(dim=1)}
+
+
+def adjusted(logits: Tensor, labels: Tensor, counts: Tensor, tau: float) -> Tensor:
+    """`logit_adjusted`, and at tau = 0 plain cross-entropy to the bit."""
+    return logit_adjusted(logits, labels, counts, tau) if tau else cross_entropy(logits, labels)
 
 
 def at_rate(rate: float, loss: Tensor) -> Tensor:

@@ -113,6 +113,51 @@ def test_a_client_that_never_trained_predicts_with_the_global_head(
     assert torch.equal(models["realigned"].head.mask == 0, data.counts > 0)
 
 
+def test_the_classifier_and_the_local_head_add_up(federation: Callable[..., Any]) -> None:
+    fed = federation("fedloge", num_clients=20)
+    client = next(k for k in range(20) if (fed.partition.train_counts[k] == 0).any())
+    h = torch.randn(5, 128, generator=torch.Generator().manual_seed(0))
+    for trained in (0, 1):
+        data = fed.client_data(client, 1, {}, rounds_trained=trained)
+        head = fed.method.personal_predictors(fed.net, data)["with-fixed"].head
+        logits = fed.net.classifier(h).detach()
+        if trained:
+            logits = logits + fed.net.local_head(h).detach()
+        logits[:, data.counts == 0] = -torch.inf
+        torch.testing.assert_close(head.logits(h), logits)
+
+
+def test_adjusted_losses_by_hand(federation: Callable[..., Any]) -> None:
+    options = "fixed-adjustment = 1.0, global-adjustment = 0.5"
+    fed, plain = federation("fedloge", options), federation("fedloge")
+    data = fed.client_data(0, 1, {})
+    x, y = next(iter(data.plain_batches()))
+    found, before = (f.method.loss(f.net, x, y, data) for f in (fed, plain))
+    h, n = fed.net.backbone(x), data.counts.float()
+    for name, head, tau in (
+        ("fixed", fed.net.classifier, 1.0),
+        ("global", fed.net.global_head, 0.5),
+    ):
+        # Balanced softmax by its definition: classes weighted by their counts to the power of tau.
+        weighted = head(h).exp() * n**tau
+        mine = -(weighted.gather(1, y[:, None])[:, 0] / weighted.sum(dim=1)).log().mean()
+        torch.testing.assert_close(found[name], mine)
+        assert found[name] != before[name]
+    assert found["local"] == before["local"]
+    assert not fed.method.uniform_step and plain.method.uniform_step
+
+
+def test_the_model_it_is_judged_by_is_chosen(
+    federation: Callable[..., Any], refuses: Callable[[str, str], None]
+) -> None:
+    chosen = "global-model = fixed, personal-model = with-fixed"
+    method = federation("fedloge", chosen).method
+    assert (method.primary_global, method.primary_personal) == ("fixed", "with-fixed")
+    ablation = federation("fedloge", f"prototypes = none, {chosen}").method
+    assert (ablation.primary_global, ablation.primary_personal) == ("trained", "with-trained")
+    refuses("fedloge", "personal-model = tuned")
+
+
 def test_the_three_losses_are_fixed_and_tau_norm_is_there_to_compare(
     federation: Callable[..., Any], has_no_option: Callable[[str, str], None]
 ) -> None:
@@ -140,7 +185,7 @@ def test_tuned_personal_models_are_measured_besides_when_asked(
     data = fed.client_data(0, 1, {}, rounds_trained=1)
     before = fed.net.local_head.weight.detach().clone()
     models = fed.method.personal_predictors(fed.net, data)
-    assert models.keys() == {"raw", "realigned", "tuned", "tuned-realigned"}
+    assert models.keys() == {"raw", "realigned", "with-fixed", "tuned", "tuned-realigned"}
     tuned = tuned_head(fed.method, fed.net, fed.net.local_head, data, epochs=2)
     assert torch.equal(models["tuned"].head.weight, tuned.weight)
     assert not torch.equal(tuned.weight, before)
