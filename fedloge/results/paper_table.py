@@ -6,6 +6,7 @@ against one reference row.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,6 +29,8 @@ FIGURES: tuple[Figure, ...] = (
     *(("global", name) for name in COLUMNS["global"]),
     *(("personal", name) for name in ("mean", "worst-decile", "std")),
 )
+NOISE = 2.0
+"""Within how many standard errors of their difference two rows are not told apart."""
 _LOWER_IS_BETTER = {("personal", "std")}
 
 
@@ -79,19 +82,40 @@ class PaperTable:
     notes: list[str]
 
     def best(self) -> dict[Figure, set[str]]:
-        """The labels of the best rows of each column, at the precision shown; none if all rows are equal."""
+        """The labels of the rows that lead each column: the best, and all that seeds do not tell from it.
+
+        A row is not told from the best if it is within `NOISE` standard errors of their difference,
+        at the spread over seeds pooled over all rows. Where no row has two seeds the spread is not
+        known, and no row leads; nor does any if that would be all of them.
+        """
         leaders: dict[Figure, set[str]] = {}
         for figure in FIGURES:
-            shown = {
-                row.label: round(100 * row.cells[figure].mean, 1)
-                for row in self.rows
-                if figure in row.cells
+            cells = {row.label: row.cells[figure] for row in self.rows if figure in row.cells}
+            spread = _pooled_spread(list(cells.values()))
+            if len(cells) < 2 or spread is None:
+                continue
+            better = min if figure in _LOWER_IS_BETTER else max
+            top = better(cells.values(), key=lambda cell: cell.mean)
+            leading = {
+                label
+                for label, cell in cells.items()
+                # At the precision shown, equal figures are equal.
+                if abs(cell.mean - top.mean) < max(0.0005, NOISE * _error(spread, cell, top))
             }
-            if len(shown) > 1:
-                top = (min if figure in _LOWER_IS_BETTER else max)(shown.values())
-                leading = {label for label, value in shown.items() if value == top}
-                leaders[figure] = leading if len(leading) < len(shown) else set()
+            leaders[figure] = leading if len(leading) < len(cells) else set()
         return leaders
+
+
+def _pooled_spread(cells: Sequence[Cell]) -> float | None:
+    """Standard deviation over seeds, pooled over the rows that have two seeds or more; None without any."""
+    known = [(len(cell.values) - 1, cell.std) for cell in cells if cell.std is not None]
+    freedom = sum(n for n, _ in known)
+    return math.sqrt(sum(n * std**2 for n, std in known) / freedom) if freedom else None
+
+
+def _error(spread: float, one: Cell, other: Cell) -> float:
+    """Standard error of the difference of two means over seeds."""
+    return spread * math.sqrt(1 / len(one.values) + 1 / len(other.values))
 
 
 def paper_table(
@@ -156,7 +180,14 @@ def describe(table: PaperTable) -> list[str]:
     if seeds != {1}:
         said.append("± is the sample standard deviation over seeds.")
     elif table.rows:
-        said.append("One seed each, so the deviation over seeds is not known.")
+        said.append(
+            "One seed each, so the deviation over seeds is not known, and no row is marked as the best."
+        )
+    if any(table.best().values()):
+        said.append(
+            f"Marked are the best of each column and all within {NOISE:g} standard errors of the "
+            "difference from it, at the spread over seeds pooled over the rows."
+        )
     if len(seeds) > 1:
         said.append("Rows have unequal numbers of seeds; tests use those that both rows have.")
     for side in JUDGED:

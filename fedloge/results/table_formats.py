@@ -49,7 +49,7 @@ def text(tables: Sequence[PaperTable]) -> str:
                     name.removeprefix(f"{side} ").removesuffix(f" ({side})") for name in heading
                 ]
                 blocks.append(f"{TITLES[side]}\n{_aligned([short, *lines])}")
-        said = " ".join([*describe(table), "* best of the column."])
+        said = " ".join(describe(table))
         parts.append("\n\n".join([*blocks, textwrap.fill(said, 79)]))
     return "\n\n".join(parts) + "\n"
 

@@ -104,23 +104,48 @@ def test_last_round_and_mean_of_the_last_ten(figures: Figures) -> None:
 
 def test_the_best_is_bold_and_a_small_spread_is_good(figures: Figures) -> None:
     runs = [
-        figures("fedavg", 0, [0.501], [[0.2, 0.9]]),
-        figures("fedloge", 0, [0.5014], [[0.5, 0.5]]),
-        figures("fedprox", 0, [0.4], [[0.6, 0.3]]),
+        figures(method, seed, [accuracy + 0.01 * seed], [[personal - 0.1, personal + 0.1 * seed]])
+        for seed in (0, 1)
+        for method, accuracy, personal in (
+            ("fedavg", 0.501, 0.2),
+            ("fedloge", 0.5014, 0.5),
+            ("fedprox", 0.4, 0.3),
+        )
     ]
     best = table(runs).best()
-    # Equal at the precision shown: both lead.
+    # Over seeds each deviates by .0071, so the difference of two means of two has an error of .0071.
     assert best["global", "all"] == {"FedAvg", "FedLoGe"}
-    assert best["personal", "mean"] == {"FedAvg"}
-    assert best["personal", "std"] == {"FedLoGe"}
-    assert "**50.1**" in markdown([table(runs)]) and r"\textbf{50.1}" in latex([table(runs)])
-    assert "50.1*" in text([table(runs)])
+    assert best["personal", "mean"] == {"FedLoGe"}
+    assert "**50.6 ± 0.7**" in markdown([table(runs)])
+    assert r"\textbf{50.6" in latex([table(runs)]) and "50.6 ± 0.7*" in text([table(runs)])
+    assert "Marked are the best of each column" in " ".join(describe(table(runs)))
+
+
+@pytest.mark.parametrize(
+    ("gap", "leading"), [(0.016, {"FedAvg", "FedLoGe"}), (0.017, {"FedLoGe"})]
+)
+def test_within_two_standard_errors_is_no_finding(
+    figures: Figures, gap: float, leading: set[str]
+) -> None:
+    runs = [
+        figures(method, seed, [0.5 + more + 0.01 * (seed - 1)])
+        for seed in range(3)
+        for method, more in (("fedavg", 0.0), ("fedloge", gap), ("fedprox", -0.2))
+    ]
+    # Each has a deviation of .01 over three seeds: the error is .01 sqrt(2/3) = .0082.
+    assert table(runs).best()["global", "all"] == leading
 
 
 def test_none_leads_where_all_are_alike_or_alone(figures: Figures) -> None:
-    alike = [figures("fedavg", 0, [0.5]), figures("fedloge", 0, [0.5])]
+    alike = [figures(name, seed, [0.5]) for name in ("fedavg", "fedloge") for seed in (0, 1)]
     assert table(alike).best()["global", "all"] == set()
-    assert table(alike[:1]).best() == {}
+    assert table(alike[:2]).best() == {}
+
+
+def test_none_leads_with_one_seed(figures: Figures) -> None:
+    single = [figures("fedavg", 0, [0.5]), figures("fedloge", 0, [0.7])]
+    assert table(single).best() == {}
+    assert "no row is marked as the best" in " ".join(describe(table(single)))
 
 
 def test_a_figure_that_a_method_lacks_is_a_dash(figures: Figures) -> None:
@@ -128,7 +153,7 @@ def test_a_figure_that_a_method_lacks_is_a_dash(figures: Figures) -> None:
     rows = [line.split("|") for line in markdown([table(runs)]).splitlines()]
     fedper = next(row for row in rows if len(row) > 1 and row[1].strip() == "FedPer")
     assert [cell.strip() for cell in fedper[3:6]] == ["–", "–", "–"]
-    assert "**60.0**" in "|".join(fedper)
+    assert " 60.0 " in "|".join(fedper)
 
 
 # Tests of significance, by hand
