@@ -122,6 +122,12 @@ def plot(
         list[str] | None,
         typer.Option("--row", help="Only this method or label, in this order; repeatable."),
     ] = None,
+    beside: Annotated[
+        Path | None,
+        typer.Option(
+            help="Published curves to dash beside: CSV with label, round, global, personal."
+        ),
+    ] = None,
     where: Where = None,
     allow_unequal: AllowUnequal = False,
 ) -> None:
@@ -135,6 +141,7 @@ def plot(
         kind=kind,
         side=side,
         rows=rows or [],
+        beside=beside,
         where=where or [],
         allow_unequal=allow_unequal,
     )

@@ -69,12 +69,14 @@ def plot(
     kind: str,
     side: str,
     rows: Sequence[str],
+    beside: Path | None,
     where: Sequence[str],
     allow_unequal: bool,
 ) -> None:
     """Draw a figure and write it to `out`."""
     # matplotlib takes a second to import, which a table need not wait for.
     from fedloge.results import plots
+    from fedloge.results.curves_beside import read_curves
 
     _among("--kind", kind, plots.KINDS)
     _among("--side", side, [*plots.SIDES, "both"])
@@ -82,10 +84,14 @@ def plot(
         raise InputError(
             f"--out {out}: expected a file ending in {', '.join(plots.SUFFIXES)}, got {out.suffix!r}"
         )
+    if beside is not None and kind != "curves":
+        raise InputError(f"--beside: published curves go with --kind curves, got {kind!r}")
+    published = read_curves(beside) if beside is not None else None
     opened, by = gather(runs, sweep, where)
     section = _only(group_runs(opened, by, allow_unequal=allow_unequal))
     shown = [find_row(section.rows, name) for name in rows] or section.rows
-    said = plots.draw(kind, shown, plots.SIDES if side == "both" else (side,), out)
+    sides = plots.SIDES if side == "both" else (side,)
+    said = plots.draw(kind, shown, sides, out, published)
     stdout().print(f"{out}: {said}", soft_wrap=True, markup=False)
 
 

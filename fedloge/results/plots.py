@@ -23,6 +23,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from numpy.typing import NDArray
 
 from fedloge.errors import InputError
+from fedloge.results.curves_beside import Curves, draw_beside
 from fedloge.results.grouping import Row
 from fedloge.results.recorded_run import RecordedRun
 from fedloge.results.run_figures import client_accuracies
@@ -71,7 +72,13 @@ _LEGEND_LINE = 0.16
 _MANY_CLASSES, _BINS = 30, 10
 
 
-def draw(kind: str, rows: Sequence[Row], sides: Sequence[str], out: Path) -> str:
+def draw(
+    kind: str,
+    rows: Sequence[Row],
+    sides: Sequence[str],
+    out: Path,
+    beside: Curves | None = None,
+) -> str:
     """Draw a figure into the file `out`; returns a sentence on how to read it.
 
     Parameters
@@ -79,6 +86,7 @@ def draw(kind: str, rows: Sequence[Row], sides: Sequence[str], out: Path) -> str
     kind : one of `KINDS`.
     rows : what is drawn, in this order.
     sides : ``global``, ``personal`` or both, one panel for each.
+    beside : published curves, dashed beside those of the rows of the same label.
 
     Raises
     ------
@@ -88,6 +96,10 @@ def draw(kind: str, rows: Sequence[Row], sides: Sequence[str], out: Path) -> str
     """
     with matplotlib.rc_context(_STYLE):
         figure, said = KINDS[kind](rows, sides)
+        if beside is not None:
+            titled = {panel.get_title(): panel for panel in figure.axes}
+            panels = {side: titled[title] for side, title in _TITLES.items() if title in titled}
+            said = f"{said} {draw_beside(beside, panels)}"
         # Without a date, so that the same figures give the same file.
         stamp = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}.get(out.suffix, {})
         try:

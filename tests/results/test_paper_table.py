@@ -121,9 +121,7 @@ def test_the_best_is_bold_and_a_small_spread_is_good(figures: Figures) -> None:
     assert "Marked are the best of each column" in " ".join(describe(table(runs)))
 
 
-@pytest.mark.parametrize(
-    ("gap", "leading"), [(0.016, {"FedAvg", "FedLoGe"}), (0.017, {"FedLoGe"})]
-)
+@pytest.mark.parametrize(("gap", "leading"), [(0.016, {"FedAvg", "FedLoGe"}), (0.017, {"FedLoGe"})])
 def test_within_two_standard_errors_is_no_finding(
     figures: Figures, gap: float, leading: set[str]
 ) -> None:

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 
 from fedloge.commands.main import main
 from fedloge.errors import InputError
+from fedloge.results.curves_beside import draw_beside, read_curves
 from fedloge.results.grouping import Row, group_runs
 from fedloge.results.plots import KINDS, SIDES, draw
 from fedloge.results.run import open_run
@@ -180,3 +182,60 @@ def test_the_command(make_run: MakeRun, tmp_path: Path, monkeypatch, capsys) -> 
         assert command(*wrong, "--out", str(out)) == 2
         assert capsys.readouterr().err.startswith("fedloge: ")
     assert command("--kind", "curves", "--out", "a.gif") == 2
+
+
+def published(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "published.csv"
+    path.write_text(text)
+    return path
+
+
+def test_published_curves_are_dashed_in_the_colour_of_their_row(
+    two: list[Row], tmp_path: Path
+) -> None:
+    path = published(
+        tmp_path,
+        "label,round,global,personal\nFedAvg,10,0.5,\nFedAvg,5,0.25,0.75\nDitto,5,0.1,0.2\n",
+    )
+    figure, _ = KINDS["curves"](two, SIDES)
+    own = {side: len(figure.axes[n].get_lines()) for n, side in enumerate(SIDES)}
+    said = draw_beside(read_curves(path), dict(zip(SIDES, figure.axes, strict=True)))
+    assert said == (
+        "Dashed lines are the published curves of FedAvg. Not drawn, as no run is beside them: Ditto."
+    )
+    for n, points in enumerate(([(5, 25), (10, 50)], [(5, 75)])):
+        *before, dashed = figure.axes[n].get_lines()
+        assert len(before) == own[SIDES[n]]
+        assert [tuple(point) for point in dashed.get_xydata()] == points
+        assert dashed.get_color() == lines(figure, n)["FedAvg"].get_color()
+    draw("curves", two, SIDES, tmp_path / "both.svg", read_curves(path))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("label,round,global\n", "expected the columns .* add personal"),
+        ("label,round,global,personal\nFedAvg,x,0.1,0.1\n", "line 2: expected a round, got 'x'"),
+        ("label,round,global,personal\nFedAvg,1,50,0.1\n", r"in \[0, 1\], got '50'"),
+        ("label,round,global,personal\nMine,1,0.5,0.1\n", "curves of Mine, none of which is a row"),
+    ],
+)
+def test_wrong_published_curves_are_one_line(
+    two: list[Row], tmp_path: Path, text: str, said: str
+) -> None:
+    with pytest.raises(InputError, match=said) as caught:
+        draw("curves", two, SIDES, tmp_path / "x.svg", read_curves(published(tmp_path, text)))
+    assert "\n" not in str(caught.value)
+
+
+def test_the_authors_curves_can_be_read_and_cross_where_they_say() -> None:
+    """FedLoGe's log is behind FedAvg's up to round 50 and level with it after round 200 (imbalance 1/50)."""
+    folder = Path(__file__).parents[2] / "experiments/recipes/expected"
+    curves = read_curves(folder / "cifar10-lt-curves.csv")
+    gaps = {
+        round: share - curves["FedAvg"]["global"][round]
+        for round, share in curves["FedLoGe"]["global"].items()
+        if round in curves["FedAvg"]["global"]
+    }
+    assert mean(gap for round, gap in gaps.items() if 20 <= round <= 50) < -0.04
+    assert mean(gap for round, gap in gaps.items() if round >= 200) > 0
