@@ -19,7 +19,7 @@ import yaml
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 # Whatever lies there and is no part of the project: caches.
-KEPT = {".py", ".toml", ".json", ".md", ".js", ".css", ".html", ".jinja", ".j2", ".typed"}
+KEPT = {".py", ".toml", ".json", ".md", ".js", ".css", ".html", ".jinja", ".j2", ".typed", ".csv"}
 
 
 @pytest.fixture(scope="module")

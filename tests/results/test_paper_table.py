@@ -113,12 +113,10 @@ def test_the_best_is_bold_and_a_small_spread_is_good(figures: Figures) -> None:
         )
     ]
     best = table(runs).best()
-    # Over seeds each deviates by .0071, so the difference of two means of two has an error of .0071.
     assert best["global", "all"] == {"FedAvg", "FedLoGe"}
     assert best["personal", "mean"] == {"FedLoGe"}
     assert "**50.6 ± 0.7**" in markdown([table(runs)])
     assert r"\textbf{50.6" in latex([table(runs)]) and "50.6 ± 0.7*" in text([table(runs)])
-    assert "Marked are the best of each column" in " ".join(describe(table(runs)))
 
 
 @pytest.mark.parametrize(("gap", "leading"), [(0.016, {"FedAvg", "FedLoGe"}), (0.017, {"FedLoGe"})])
@@ -138,12 +136,7 @@ def test_none_leads_where_all_are_alike_or_alone(figures: Figures) -> None:
     alike = [figures(name, seed, [0.5]) for name in ("fedavg", "fedloge") for seed in (0, 1)]
     assert table(alike).best()["global", "all"] == set()
     assert table(alike[:2]).best() == {}
-
-
-def test_none_leads_with_one_seed(figures: Figures) -> None:
-    single = [figures("fedavg", 0, [0.5]), figures("fedloge", 0, [0.7])]
-    assert table(single).best() == {}
-    assert "no row is marked as the best" in " ".join(describe(table(single)))
+    assert table([alike[0], figures("fedprox", 0, [0.7])]).best() == {}
 
 
 def test_a_figure_that_a_method_lacks_is_a_dash(figures: Figures) -> None:
