@@ -79,8 +79,8 @@ def measured(
             found.reliability[f"global/{name}"] = guesses.reliability
     for name, norms in fed.method.head_norms(net).items():
         found.by_class[f"norms/{name}"] = norms.tolist()
-    for name, own in fed.method.class_figures(net).items():
-        found.by_class[f"method/{name}"] = own.tolist()
+    for name, each in fed.method.class_figures(net).items():
+        found.by_class[f"method/{name}"] = each.tolist()
     return found
 
 
