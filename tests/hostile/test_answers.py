@@ -65,9 +65,9 @@ TRAIN: dict[str, tuple[Callable[[RecordDict], None], str]] = {
         lambda c: c[wire.METRICS].update({"train/\x1b[2J": 1.0}),
         "not known",
     ),
-    "65 figures": (
-        lambda c: c[wire.METRICS].update({f"train/{k}": 1.0 for k in range(65)}),
-        "figures, expected 64 at most",
+    "257 figures": (
+        lambda c: c[wire.METRICS].update({f"train/{k}": 1.0 for k in range(257)}),
+        "figures, expected 256 at most",
     ),
     "another record": (_set("surprise", ConfigRecord({"x": 1})), "'surprise', which is not known"),
     "sums that nobody asked for": (_set(wire.SUMS, ArrayRecord()), "'sums', which is not known"),
