@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,8 @@ from fedloge.console import print_json, stderr, stdout
 from fedloge.errors import InputError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from fedloge.results.prediction import Prediction
 
 
@@ -95,6 +98,74 @@ def predict(
         )
     if any(one.problem for one in found):
         raise typer.Exit(2)
+
+
+def personalize(
+    model: Annotated[
+        Path, typer.Argument(metavar="RUN|EXPORT", help="A run, or its exported global model.")
+    ],
+    data: Annotated[
+        Path,
+        typer.Option(help="The new client's photos: CLASS/*, or train/CLASS/* and test/CLASS/*."),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of its model; default: one named after run and data, here."),
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="How often its local step is done.", min=1)] = 1,
+    test_share: Annotated[
+        float,
+        typer.Option(help="Without test photos: this share is held out to measure on; 0: none."),
+    ] = 0.2,
+    json_: Json = False,
+) -> None:
+    """Give a client that never took part its own model; the shared model stays as it is."""
+    from fedloge.results.personalize import base_of
+    from fedloge.results.personalize import personalize as give
+
+    place = out or _free(f"{model.resolve().name}-{data.resolve().name}")
+    if place.exists():
+        raise InputError(f"{place} exists already; give a new folder with --out")
+    made = give(base_of(model), data, rounds=rounds, test_share=test_share)
+    made.write(place)
+    if json_:
+        counts = {"train-images": made.train, "test-images": made.test, "held-out": made.held_out}
+        print_json({"folder": str(place), "classes": made.classes, **counts, **made.figures})
+        return
+    of = "held out from them" if made.held_out else "of its own"
+    stdout().print(
+        f"Trained on {made.train} images of {len(made.classes)} of {len(made.model.classes)} classes, "
+        f"measured on {made.test} test images {of}."
+    )
+    if made.figures:
+        stdout().print(_stages(made.figures))
+    stdout().print(f"its model: {place}", soft_wrap=True)
+
+
+def _stages(figures: Mapping[str, Mapping[str, float]]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    names = {
+        "shared": "global model",
+        "untrained": "own model, before training",
+        "personalized": "own model",
+    }
+    columns = {"accuracy": "accuracy", "recall": "mean recall", "macro-f1": "macro F1"}
+    columns |= {"auroc": "AUROC", "ece": "ECE"}
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="%", title_justify="left")
+    table.add_column("model")
+    for heading in columns.values():
+        table.add_column(heading, justify="right")
+    for stage, own in figures.items():
+        cells = (f"{100 * own[name]:.1f}" if name in own else "–" for name in columns)
+        table.add_row(names[stage], *cells)
+    return table
+
+
+def _free(stem: str) -> Path:
+    names = itertools.chain([stem], (f"{stem}-{n}" for n in itertools.count(2)))
+    return next(path for path in map(Path, names) if not path.exists())
 
 
 def _print(found: Sequence[Prediction]) -> None:

@@ -118,7 +118,7 @@ def _packed_global(run: RecordedRun, predictor: str) -> Packed:
             f"export: with norm-sharing {run.config.norm_sharing!r} norm layers stay with the clients and no "
             "global network exists; export a client's with --client K"
         )
-    federation, checkpoint = _opened(run)
+    federation, checkpoint = opened(run)
     net = federation.load(checkpoint.shared, federation.initial[Part.PERSONAL]).eval()
     found = federation.method.global_predictors(net)
     name = predictor or federation.method.primary_global or ""
@@ -140,7 +140,7 @@ def _packed_client(
             f"export: {heads} is not there; in a deployment the personal models are at their sites: "
             "copy the run's folder to the site and name its state folder with --state-dir"
         )
-    federation, checkpoint = _opened(run)
+    federation, checkpoint = opened(run)
     if run.config.on_node:
         federation = open_site(run.config, client, data_path)
     record = RunRecord(run.path, run.info["run-id"])
@@ -170,10 +170,13 @@ def described(federation: Federation) -> dict[str, Any]:
         "input-dtype": str(federation.data.train.inputs.dtype).removeprefix("torch."),
         "decoding": decoding_of(federation.config).described(),
         "preparation": federation.data.preparation.described(),
+        # No part of prediction; a new client that is given the export trains with it.
+        "augmentation": getattr(federation.data.preparation, "augmentation", "none"),
     }
 
 
-def _opened(run: RecordedRun) -> tuple[Federation, Checkpoint]:
+def opened(run: RecordedRun) -> tuple[Federation, Checkpoint]:
+    """The federation of a run as the server sees it, and the newest checkpoint."""
     store = CheckpointStore(run.files.checkpoints, run.info["run-id"], run.info["fingerprint"])
     return open_federation(run.config), store.load()
 

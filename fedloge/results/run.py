@@ -17,6 +17,7 @@ from fedloge.results.read_files import Line
 from fedloge.results.recorded_run import GROUPS, RecordedRun
 
 if TYPE_CHECKING:
+    from fedloge.results.personalize import Personalized
     from fedloge.results.trained_model import Model
 
 
@@ -79,6 +80,18 @@ class Run(RecordedRun):
         if client is None:
             return global_model(self, predictor)
         return client_model(self, client, predictor)
+
+    def personalize(
+        self, data: str | Path, *, rounds: int = 1, test_share: float = 0.2
+    ) -> Personalized:
+        """A model for a client that never took part, of the photos in a folder; the run stays as it is.
+
+        Parameters and errors as in `fedloge.results.personalize.personalize`, which also takes tensors.
+        """
+        # Needs torch and Flower, which take seconds to import; tables need neither.
+        from fedloge.results.personalize import base_of_run, personalize
+
+        return personalize(base_of_run(self), Path(data), rounds=rounds, test_share=test_share)
 
     def report(self, path: str | Path | None = None) -> Path:
         """Write the HTML report of this run; returns its path.

@@ -36,6 +36,8 @@ from fedloge.results.prediction import Input, Prediction, Taker, each_input
 
 FORMAT = 2
 WEIGHTS, MANIFEST = "weights.safetensors", "manifest.json"
+_OF_MODEL = {"format", "model", "client", "rounds-trained", "run-id", "fingerprint", "round"}
+_OF_MODEL |= {"extractor", "config", "weights"}
 
 
 class Packed(NamedTuple):
@@ -53,6 +55,7 @@ class Model(nn.Module):
     classes : names of the classes, in the order of the logits.
     manifest : which model it is, of which run and round, and the run's configuration.
     takes : shape and type of raw inputs, and how photos become such.
+    method, config, preparation : of the run.
     """
 
     def __init__(
@@ -61,10 +64,11 @@ class Model(nn.Module):
         super().__init__()
         self.net = net.to(memory_format=torch.channels_last)
         self.manifest = manifest
+        self.config: Config = method.config
         self.classes: list[str] = manifest["classes"]
-        self._method, self._predictor = method, predictor
-        self._preparation = preparation_of(manifest["preparation"])
-        self.takes = _taker(manifest)
+        self.method, self._predictor = method, predictor
+        self.preparation = preparation_of(manifest["preparation"])
+        self.takes = taker(manifest)
         self.requires_grad_(False).eval()
 
     def forward(self, inputs: Shaped[Tensor, "batch ..."]) -> Float[Tensor, "batch classes"]:
@@ -73,8 +77,8 @@ class Model(nn.Module):
         `InputError`: they are of another shape or dtype.
         """
         self.takes.check(inputs)
-        x = self._preparation.prepare(inputs)
-        features = getattr(self._method, self._predictor.extractor)(self.net, x)
+        x = self.preparation.prepare(inputs)
+        features = getattr(self.method, self._predictor.extractor)(self.net, x)
         return self._predictor.head.logits(features)
 
     @property
@@ -129,7 +133,13 @@ class Model(nn.Module):
         return found
 
 
-def _taker(manifest: Mapping[str, Any]) -> Taker:
+def of_data(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What a manifest says of the data set, as `pack` was given it."""
+    return {key: value for key, value in manifest.items() if key not in _OF_MODEL}
+
+
+def taker(manifest: Mapping[str, Any]) -> Taker:
+    """What the model of a manifest takes."""
     # Exports of earlier versions say neither; then the configuration and the preparation do.
     said = manifest.get("decoding")
     config = configs.from_flat(manifest["config"], MANIFEST)
