@@ -20,6 +20,7 @@ Table = dict[str, Any]
 """Kebab-case keys to scalars, lists of them, or further tables."""
 
 NotNegative = Annotated[float, Field(ge=0)]
+NotNegativeWhole = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 

@@ -11,7 +11,6 @@ import hashlib
 from collections.abc import Iterator
 
 import numpy as np
-import torch
 
 
 def _entropy(seed: int, purpose: str, round: int, client: int) -> list[int]:
@@ -40,6 +39,9 @@ def torch_seeded(seed: int, purpose: str, round: int = -1, client: int = -1) -> 
 
     For code that cannot be given a generator: layer initialisation, dropout.
     """
+    # Imported here: numpy's draws need no torch, whose import takes seconds ('fedloge partition').
+    import torch
+
     state = np.random.SeedSequence(_entropy(seed, purpose, round, client)).generate_state(
         1, np.uint64
     )

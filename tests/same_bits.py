@@ -91,6 +91,10 @@ def new_dialect(settings: dict[str, Any]) -> list[str]:
             continue
         options = value.items() if isinstance(value, dict) else ()
         items += [f"{name}.{option}={v}" for option, v in options] or [f"{name}={value}"]
+    if settings.get("dataset") == "image-folder":
+        # What the first version did with all data, and the new one with benchmarks' only.
+        items += [] if "long-tail" in settings else ["long-tail=exp"]
+        items += [] if settings.get("partitioner") == "on-node" else ["test-split=matched"]
     return [*items, "fast=true"] if "clients-at-once" in settings else items
 
 
@@ -162,18 +166,15 @@ def call(command: list[Any], folder: Path, environment: dict[str, str] | None = 
 
 
 def write_images(folder: Path) -> dict[str, Path]:
-    """Folders of four sites, the last with all classes, and a table of its images' users."""
-    held, lines = ((14, 0, 6), (0, 11, 5), (9, 6, 0), (24, 15, 9)), ["user_id,class"]
+    """Folders of four sites, the last with all classes."""
+    held = ((14, 0, 6), (0, 11, 5), (9, 6, 0), (24, 15, 9))
     for label, name in enumerate(("bird", "cat", "dog")):
         write_stripes(folder / "sites" / "test" / name, label, 6, seed=100)
         for k, counts in enumerate(held):
             own, tests = folder / "sites" / f"client-{k}", 0 if k == 2 else counts[label] // 3
             write_stripes(own / "train" / name, label, counts[label], seed=k)
             write_stripes(own / "test" / name, label, tests, seed=10 + k)
-        lines += [f"{i % 5},{name}" for i in range(held[-1][label])]
-    table = folder / "users.csv"
-    table.write_text("\n".join(lines) + "\n", "utf-8")
-    return {"sites": folder / "sites", "plain": folder / "sites" / "client-3", "table": table}
+    return {"sites": folder / "sites", "plain": folder / "sites" / "client-3"}
 
 
 def write_stripes(folder: Path, label: int, count: int, seed: int) -> None:

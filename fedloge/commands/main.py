@@ -9,7 +9,7 @@ import click
 import typer
 from typer.core import TyperGroup
 
-from fedloge.commands import reading_runs, running, tools, using_models
+from fedloge.commands import partitioning, reading_runs, running, tools, using_models
 from fedloge.console import fail, warnings_shown
 from fedloge.errors import FedlogeError
 
@@ -29,7 +29,7 @@ _COMMANDS = {
     ),
     "Look around and prepare": (
         tools.recipes,
-        tools.partition,
+        partitioning.partition,
         tools.prototypes,
         tools.certs,
         tools.doctor,

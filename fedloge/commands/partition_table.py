@@ -1,44 +1,160 @@
-"""A partition as a table for the terminal."""
+"""A partition for the terminal: its figures, and a table of its clients in 80 columns."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-_MOST_CLASSES = 12
+from fedloge.partition.partition import Partition
+from fedloge.partition.partition_measures import PartitionMeasures, Spread
+from fedloge.results.number_words import plural
+
+WIDTH = 80
+_MOST_CLIENTS, _PART = 60, 10
+_LONGEST_NAME = 18
 
 
 def partition_table(
-    classes: Sequence[str], train_counts: NDArray[np.int64], local_test_counts: NDArray[np.int64]
+    classes: Sequence[str], split: Partition, measures: PartitionMeasures, tail: str = ""
 ) -> RenderableType:
-    """A table of what each client holds: training images of each class, and test images.
+    """What clients hold, in 80 columns; no number is cut.
+
+    As many classes have a column as there is room for. Of many clients the largest, some in the middle
+    and the smallest have a line.
 
     Parameters
     ----------
-    classes : names of the classes; the first 12 get a column.
-    train_counts, local_test_counts : (clients, classes).
+    classes : names of the classes.
+    measures : of the training images.
+    tail : what a long tail left out, as half a sentence.
     """
-    shown = min(len(classes), _MOST_CLASSES)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for heading in ("client", *classes[:shown], "train", "test", "classes"):
-        table.add_column(heading[:8], justify="right")
-    for client, (train, test) in enumerate(zip(train_counts, local_test_counts, strict=True)):
-        counts = [str(n) if n else "·" for n in train[:shown]]
-        table.add_row(
-            str(client), *counts, str(train.sum()), str(test.sum()), str((train > 0).sum())
+    said = [Text(line) for line in _figures(split, measures, tail)]
+    return Group(*said, _clients(classes, split), *_left_out(classes, split))
+
+
+def _figures(split: Partition, measures: PartitionMeasures, tail: str) -> list[str]:
+    lines = [f"{tail}."] if tail else []
+    if split.left_out:
+        lines.append(
+            f"{plural(split.left_out, 'image')} of small or large clients belong to nobody."
         )
+    lines += [
+        f"{plural(measures.clients, 'client')}, {plural(measures.images, 'training image')}, "
+        f"{plural(measures.classes, 'class', 'classes')}; tests: {_tests(split)}",
+        f"images a client: {_spread(measures.sizes)}",
+        f"classes a client: {_spread(measures.classes_held)}; effective number "
+        f"{_spread(measures.effective_classes)},",
+        f"  of all clients together {measures.effective_classes_overall:.1f}",
+        f"imbalance (largest over smallest class): {measures.imbalance:.4g}; of one client "
+        f"{_spread(measures.local_imbalance)}",
+    ]
+    if measures.pairs:
+        drawn = (
+            f"{measures.pairs:,} of {measures.all_pairs:,} pairs, drawn"
+            if measures.pairs < measures.all_pairs
+            else plural(measures.pairs, "pair")
+        )
+        lines.append(f"mean Jensen-Shannon divergence: {measures.divergence:.3f} bits ({drawn})")
+    if measures.tail_classes:
+        lines.append(
+            f"{plural(measures.tail_classes, 'few-shot class', 'few-shot classes')}: a client holds "
+            f"{measures.tail_coverage:.1%} of them on average; clients that"
+        )
+        lines.append(f"  hold one of them: {_spread(measures.tail_holders)}")
+    if split.held_out:
+        shown = ", ".join(split.name_of(k) for k in split.held_out[:5])
+        more = ", ..." if len(split.held_out) > 5 else ""
+        lines.append(f"{plural(len(split.held_out), 'client')} never train: {shown}{more}")
+    return lines
+
+
+def _tests(split: Partition) -> str:
+    sizes = np.array([len(test) for test in split.test])
+    without = int((sizes == 0).sum())
+    none = f", {without} without any" if without else ""
+    return f"{split.test_split}, {int(sizes.sum()):,} images{none}"
+
+
+def _spread(spread: Spread) -> str:
+    return f"{_number(spread.least)} to {_number(spread.most)}, median {_number(spread.median)}"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value == int(value) else f"{value:,.1f}"
+
+
+def _clients(classes: Sequence[str], split: Partition) -> Table:
+    counts = split.train_counts
+    sizes = counts.sum(axis=1)
+    held = [len(part) for part in split.validation] or [0] * split.num_clients
+    heads = ["client", "train", *(["valid"] if any(held) else []), "test", "classes"]
+    shown = _shown(sizes)
+    rows = []
+    for k in shown:
+        own = [_name(split.name_of(k)), str(sizes[k])]
+        own += [str(held[k])] if any(held) else []
+        rows.append([*own, str(len(split.test[k])), str(int((counts[k] > 0).sum()))])
+    total = ["all", str(sizes.sum()), *([str(sum(held))] if any(held) else [])]
+    total += [str(sum(map(len, split.test))), str(int((counts.sum(axis=0) > 0).sum()))]
+    columns = _class_columns(heads, [*rows, total], split, shown)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, width=None)
+    table.add_column(heads[0], justify="left", no_wrap=True)
+    for head in heads[1:]:
+        table.add_column(head, justify="right", no_wrap=True)
+    for c, width in columns:
+        table.add_column(Text(classes[c][:width]), justify="right", no_wrap=True, width=width)
+    for k, row in zip(shown, rows, strict=True):
+        table.add_row(*map(Text, row), *(_cell(int(counts[k, c])) for c, _ in columns))
     table.add_section()
-    totals = [str(n) for n in train_counts.sum(axis=0)[:shown]]
-    table.add_row(
-        "all", *totals, str(train_counts.sum()), str(local_test_counts.sum()), str(len(classes))
-    )
-    parts: list[RenderableType] = [table]
-    if shown < len(classes):
-        parts.append(Text(f"{shown} of {len(classes)} classes are shown; --json shows all"))
-    return Group(*parts)
+    table.add_row(*map(Text, total), *(_cell(int(counts[:, c].sum())) for c, _ in columns))
+    return table
+
+
+def _class_columns(
+    heads: list[str], rows: list[list[str]], split: Partition, shown: list[int]
+) -> list[tuple[int, int]]:
+    """The classes that there is room for, each with the width of its largest number."""
+    room = WIDTH - 2
+    for i, head in enumerate(heads):
+        room -= 2 + max(len(head), *(len(row[i]) for row in rows))
+    columns = []
+    for c in range(split.train_counts.shape[1]):
+        width = max(len(str(split.train_counts[:, c].sum())), 4)
+        room -= width + 2
+        if room < 0:
+            break
+        columns.append((c, width))
+    return columns
+
+
+def _shown(sizes: np.ndarray) -> list[int]:
+    """All clients in their order; of many the largest, those in the middle and the smallest, by size."""
+    if len(sizes) <= _MOST_CLIENTS:
+        return list(range(len(sizes)))
+    by_size = [int(k) for k in np.argsort(-sizes, kind="stable")]
+    middle = len(by_size) // 2 - _PART // 2
+    return [*by_size[:_PART], *by_size[middle : middle + _PART], *by_size[-_PART:]]
+
+
+def _left_out(classes: Sequence[str], split: Partition) -> list[Text]:
+    said = []
+    if split.num_clients > _MOST_CLIENTS:
+        said.append(
+            f"{3 * _PART} of {split.num_clients:,} clients are shown: the largest, some in the middle, "
+            "the smallest."
+        )
+    said.append("--json has every number, --picture draws all clients by all classes.")
+    return [Text(line, style="dim") for line in said]
+
+
+def _name(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
+
+
+def _cell(count: int) -> Text:
+    return Text(str(count) if count else "·")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedloge.commands.arguments import Json, Recipe, Set
+from fedloge.commands.arguments import Json
 from fedloge.console import print_json, stdout
 from fedloge.errors import InputError
 
@@ -33,29 +33,6 @@ def recipes(json_: Json = False) -> None:
         width = max(map(len, found[kind]), default=0)
         for name, text in found[kind].items():
             stdout().print(f"  {name:{width}}  {text}", soft_wrap=True, markup=False)
-
-
-def partition(recipe: Recipe = None, set_: Set = None, json_: Json = False) -> None:
-    """Split the data over the clients and show what each would hold."""
-    from fedloge.commands.partition_table import partition_table
-    from fedloge.federation import open_federation
-    from fedloge.launch.runs_from_python import load_recipe
-
-    federation = open_federation(load_recipe(recipe, set_ or []))
-    split = federation.partition
-    if json_:
-        print_json(
-            {
-                "num_clients": federation.config.num_clients,
-                "classes": list(federation.data.classes),
-                "train_counts": split.train_counts.tolist(),
-                "local_test_counts": split.local_test_counts.tolist(),
-            }
-        )
-    else:
-        stdout().print(
-            partition_table(federation.data.classes, split.train_counts, split.local_test_counts)
-        )
 
 
 def prototypes(

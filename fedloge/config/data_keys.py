@@ -36,8 +36,16 @@ class DataKeys(pydantic.BaseModel):
         description='of images wider than a byte: "LOW HIGH" become 0 and 255, others are refused; "LOW HIGH '
         "clip\" cuts them off; dicom: each DICOM file's own",
     )
-    long_tail: Literal["exp", "step", "none"] = Field("exp", description="shape of the long tail")
-    imbalance_factor: float = Field(0.02, gt=0, le=1, description="smallest over largest class")
+    long_tail: Literal["auto", "exp", "step", "pareto", "counts", "none"] = Field(
+        "auto",
+        description="shape of the long tail; auto: exp for a benchmark's data, none for your own",
+    )
+    long_tail_options: Table = Field(
+        default_factory=dict, description="the long tail's own options, as a table"
+    )
+    imbalance_factor: float = Field(
+        0.02, gt=0, le=1, description="smallest over largest class, for exp, step and pareto"
+    )
     augment: Literal["auto", "crop-flip", "crop", "none"] = Field(
         "auto", description="training augmentation; auto: what suits the data set"
     )
@@ -54,5 +62,35 @@ class ClientKeys(pydantic.BaseModel):
     partitioner_options: Table = Field(
         default_factory=dict, description="the partitioner's own options, as a table"
     )
-    num_clients: int = Field(20, ge=1, description="clients in the federation")
+    num_clients: int = Field(
+        20,
+        ge=0,
+        description="clients in the federation; 0, for natural and explicit: as many as the data name",
+    )
     clients_per_round: int = Field(8, ge=1, description="clients drawn per round")
+    split_into: int = Field(
+        0,
+        ge=0,
+        description="clients that the partitioner makes, before small ones are dropped or merged; "
+        "0: num-clients",
+    )
+    min_client_images: int = Field(
+        0, ge=0, description="clients with fewer images are small; see small-clients"
+    )
+    small_clients: Literal["refuse", "drop", "merge"] = Field(
+        "refuse", description="what becomes of clients with fewer than min-client-images"
+    )
+    max_client_images: int = Field(
+        0, ge=0, description="a client keeps at most so many images, drawn at random; 0: all"
+    )
+    held_out_clients: int = Field(
+        0, ge=0, description="clients that never train; they are measured apart"
+    )
+    test_split: Literal["auto", "matched", "given", "own"] = Field(
+        "auto",
+        description="what a client is tested on: matched (drawn from a common test set), given (the test "
+        "images that the data name) or own (a share of its own images)",
+    )
+    test_share: float = Field(
+        0.2, gt=0, lt=1, description="share of its own images that a client is tested on"
+    )

@@ -1,9 +1,9 @@
-"""The keys of a config: one flat, typed, frozen set, and three tables of options.
+"""The keys of a config: one flat, typed, frozen set, and four tables of options.
 
 Keys are kebab-case in TOML and on the command line (``num-clients``), snake_case
 in Python (``config.num_clients``). The defaults here are the quick start's. They
 equal those under ``[tool.flwr.app.config]`` in ``pyproject.toml``, as a test checks.
-The options of a method, a partitioner or a model are tables of their own, whose
+The options of a method, a partitioner, a model or a long tail are tables of their own, whose
 defaults are declared where the options are read. The keys themselves stand in the files
 beside this one, by what they are about.
 """
@@ -29,6 +29,7 @@ from fedloge.config.tables import (
     Scalar,
     check_table,
     flattened,
+    refused_partitioner,
     table_text,
     without_left_options,
 )
@@ -37,8 +38,14 @@ from fedloge.digest import digest
 from fedloge.errors import ConfigError, unknown_name
 from fedloge.options import Table, checked_options, first_problem
 
-TABLES = ("method-options", "model-options", "partitioner-options")
+TABLES = ("method-options", "model-options", "partitioner-options", "long-tail-options")
 """The keys that are tables."""
+
+BENCHMARKS = ("digits", "cifar10", "cifar100")
+"""Data sets that are benchmarks: there, ``auto`` means what the paper does."""
+
+COUNTED_BY_THE_DATA = ("natural", "explicit")
+"""Partitioners for which the data say how many clients there are, unless ``num-clients`` does."""
 
 # Keys that say where, how fast or how long a run runs, but not what a round computes.
 # They stay out of the fingerprint, so that a run may be moved, extended or resumed on
@@ -75,7 +82,7 @@ class Config(
 ):
     """Everything that decides a run. Build it with `load` or `from_flat`, whose errors are readable."""
 
-    @field_validator("method_options", "model_options", "partitioner_options")
+    @field_validator("method_options", "model_options", "partitioner_options", "long_tail_options")
     @classmethod
     def _plain(cls, table: Table) -> Table:
         check_table(table)
@@ -83,11 +90,7 @@ class Config(
 
     @model_validator(mode="after")
     def _across_keys(self) -> Config:
-        if self.clients_per_round > self.num_clients:
-            raise ValueError(
-                f"clients-per-round is {self.clients_per_round} but num-clients is {self.num_clients}; "
-                "lower the one or raise the other"
-            )
+        self._check_clients()
         if self.clients_per_round < answers_needed(self.aggregation, self.byzantine_clients):
             raise ValueError(
                 f"byzantine-clients is {self.byzantine_clients} of {self.clients_per_round} clients-per-round; "
@@ -116,6 +119,12 @@ class Config(
             "resize": (not self.image_size, "set image-size"),
             "interpolation": (not self.image_size, "set image-size"),
             "clients_at_once": (not self.fast, "set fast=true"),
+            "imbalance_factor": (
+                self.long_tail == "auto" and self.tail == "none",
+                "set long-tail=exp to cut a tail from these data (auto takes them as they are)",
+            ),
+            "small_clients": (not self.min_client_images, "set min-client-images"),
+            "test_share": (self.test_split in ("matched", "given"), "set test-split=own"),
         }
         for name, (nobody_reads, remedy) in unread.items():
             value, default = getattr(self, name), type(self).model_fields[name].default
@@ -123,6 +132,38 @@ class Config(
                 raise ValueError(
                     f"{name.replace('_', '-')} is not read here, got {value!r}; leave it out, or {remedy}"
                 )
+
+    def _check_clients(self) -> None:
+        if refusal := refused_partitioner(self.partitioner):
+            raise ValueError(refusal)
+        if not self.num_clients:
+            if self.partitioner not in COUNTED_BY_THE_DATA:
+                raise ValueError(
+                    f"num-clients is 0, which is for partitioners {' and '.join(COUNTED_BY_THE_DATA)}; "
+                    f"say how many clients {self.partitioner!r} shall make"
+                )
+            return
+        taking_part = self.num_clients - self.held_out_clients
+        if self.clients_per_round > taking_part:
+            held = (
+                f" less held-out-clients {self.held_out_clients}" if self.held_out_clients else ""
+            )
+            raise ValueError(
+                f"clients-per-round is {self.clients_per_round} but num-clients is {self.num_clients}{held}; "
+                "lower the one or raise the other"
+            )
+
+    @property
+    def is_benchmark(self) -> bool:
+        """Whether the data set is a benchmark's: then `auto` means what the paper does with it."""
+        return self.dataset in BENCHMARKS
+
+    @property
+    def tail(self) -> str:
+        """The long tail that is cut: ``long-tail``, where ``auto`` is ``exp`` for a benchmark, else ``none``."""
+        if self.long_tail != "auto":
+            return self.long_tail
+        return "exp" if self.is_benchmark else "none"
 
     @property
     def on_node(self) -> bool:
@@ -147,13 +188,21 @@ class Config(
         return self.on_node and self.on_node_options.share_class_counts
 
     def _check_on_node(self) -> None:
-        expected = {"dataset": "image-folder", "long-tail": "none"}
-        for key, value in expected.items():
-            if self.flat()[key] != value:
+        asked: list[tuple[str, object, object]] = [("dataset", "image-folder", self.dataset)]
+        asked.append(("long-tail", "none", self.long_tail if self.tail != "none" else "none"))
+        for name in ("split_into", "min_client_images", "max_client_images"):
+            asked.append((name.replace("_", "-"), 0, getattr(self, name)))
+        for key, value, got in asked:
+            if got != value:
                 raise ValueError(
-                    f"partitioner 'on-node' uses the images of each client as they are: set {key}={value}, "
-                    f"got {self.flat()[key]!r}"
+                    "partitioner 'on-node' uses the images of each client as they are: set "
+                    f"{key}={value}, got {got!r}"
                 )
+        if self.test_split == "matched":
+            raise ValueError(
+                "partitioner 'on-node' has no common test set to draw from: set test-split=given or own, "
+                "got 'matched'"
+            )
         if len(self.class_names) < 2:
             raise ValueError(
                 "partitioner 'on-node' needs the class names, the same for all: set "
@@ -197,6 +246,9 @@ class Config(
             A key is unknown or a value wrong.
         """
         values = {k.replace("_", "-"): v for k, v in changes.items()}
+        partitioner = values.get("partitioner", self.partitioner)
+        if partitioner != self.partitioner and partitioner in COUNTED_BY_THE_DATA:
+            values.setdefault("num-clients", 0)
         return checked(without_left_options(self.nested(), values) | values, "config")
 
     def __hash__(self) -> int:
@@ -224,8 +276,11 @@ def checked(values: Mapping[str, Any], source: str) -> Config:
     for key in values:
         if key not in keys():
             raise ConfigError(f"{source}: {unknown_key(key)}")
+    given = dict(values)
+    if given.get("partitioner") in COUNTED_BY_THE_DATA:
+        given.setdefault("num-clients", 0)
     try:
-        return Config.model_validate(dict(values))
+        return Config.model_validate(given)
     except pydantic.ValidationError as exc:
         raise ConfigError(f"{source}: {first_problem(exc)}") from None
 

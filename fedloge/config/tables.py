@@ -16,6 +16,7 @@ OWNERS = {
     "method": "method-options",
     "model": "model-options",
     "partitioner": "partitioner-options",
+    "long-tail": "long-tail-options",
 }
 """Keys that name something with options, and the table of these: another name leaves them behind."""
 
@@ -33,6 +34,16 @@ MOVED = {
     "share-class-counts": "partitioner-options.share-class-counts",
     "cuda-graphs": "fast",
 }
+
+
+def refused_partitioner(name: str) -> str:
+    """What to write in place of a partitioner of an earlier version; empty for any other name."""
+    if name != "user":
+        return ""
+    return (
+        "partitioner 'user' is 'natural' now, and takes the users from the data set's own table: set "
+        "partitioner=natural, and partitioner-options.by=COLUMN where the column is not the site"
+    )
 
 
 def flattened(table: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Int64
 from numpy.typing import NDArray
-from torch import Tensor
 
 from fedloge.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor  # tables are read and split without torch, whose import takes seconds
 
 ROLES = ("path", "label", "site", "split", "group", "id")
 """Columns with a meaning of their own; any other column keeps the name that its source gave it."""

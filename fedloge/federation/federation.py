@@ -18,7 +18,8 @@ from torch import Tensor
 
 from fedloge.config import Config
 from fedloge.data.examples import DataSet, Examples
-from fedloge.data.longtail import long_tail_indices
+from fedloge.data.longtail import long_tail_indices, said_of_tail
+from fedloge.data.manifest import Manifest
 from fedloge.data.sources import load_dataset
 from fedloge.digest import digest
 from fedloge.errors import ConfigError, PluginError
@@ -66,32 +67,70 @@ class Federation:
         return self._loaded or load_dataset(self.config)
 
     @cached_property
+    def kept(self) -> Int[np.ndarray, " kept"]:
+        """Which examples the long tail keeps, by their positions in the data set's training examples."""
+        c, labels = self.config, self.data.train.classes.numpy()
+        kept = long_tail_indices(labels, c.imbalance_factor, c.tail, c.long_tail_options)
+        if len(kept) < len(labels):
+            # Of a benchmark it is expected; of someone's own data it may be a surprise.
+            level = logging.INFO if c.is_benchmark else logging.WARNING
+            log.log(level, "%s", said_of_tail(c.tail, len(kept), len(labels)))
+        return kept
+
+    @cached_property
     def train(self) -> Examples:
-        """The long-tailed training examples, on the device."""
-        kept = long_tail_indices(
-            self.data.train.classes.numpy(), self.config.imbalance_factor, self.config.long_tail
-        )
-        return self.data.train.take(torch.from_numpy(kept)).to(self.device)
+        """The long-tailed training examples, on the device; also those on which clients only test."""
+        return self.data.train.take(torch.from_numpy(self.kept)).to(self.device)
 
     @cached_property
     def test(self) -> Examples:
-        """The balanced test examples, on the device."""
-        return self.data.test.to(self.device)
+        """The test set's examples, and behind them the clients' own on which they test; on the device."""
+        own = self.partition.own_test
+        if not len(own):
+            return self.data.test.to(self.device)
+        held = self.train.take(torch.from_numpy(own).to(self.device))
+        given = self.data.test.to(self.device)
+        if not len(given):
+            return held
+        return Examples(
+            torch.cat([given.inputs, held.inputs]), torch.cat([given.labels, held.labels])
+        )
+
+    @property
+    def global_test(self) -> Int[Tensor, " tested"]:
+        """The positions in `test` that global models are tested on.
+
+        The test set's own; where there is none, all images on which clients test.
+        """
+        return torch.arange(len(self.data.test) or len(self.test), device=self.device)
 
     @cached_property
     def partition(self) -> Partition:
         """Which client holds which training and test examples."""
         return make_partition(
             self.config,
-            self.train.classes.cpu().numpy(),
-            self.test.classes.cpu().numpy(),
+            self.train_labels,
+            self.data.test.classes.numpy(),
             self.data.num_classes,
+            self.train_manifest,
+            self.data.test_manifest,
         )
 
     @property
+    def train_labels(self) -> Int[np.ndarray, " examples"]:
+        """The classes of `train`, which needs no copy of its inputs."""
+        return self.data.train.classes.numpy()[self.kept]
+
+    @property
+    def train_manifest(self) -> Manifest | None:
+        """What the data say of each example of `train` besides."""
+        manifest = self.data.train_manifest
+        return manifest.take(self.kept) if manifest is not None else None
+
+    @property
     def train_counts(self) -> Int[Tensor, " classes"]:
-        """Training examples of each class over all clients."""
-        return torch.from_numpy(self.partition.train_counts.sum(axis=0))
+        """Training examples of each class over all clients that train."""
+        return torch.from_numpy(self.partition.training_counts)
 
     @cached_property
     def groups(self) -> ShotGroups:
@@ -105,8 +144,8 @@ class Federation:
 
     @property
     def num_train(self) -> int:
-        """Training examples of all clients."""
-        return len(self.train)
+        """Training examples of all clients that train."""
+        return int(self.partition.training_counts.sum())
 
     @cached_property
     def method(self) -> Method:
@@ -289,14 +328,14 @@ class Federation:
     def pooled_data(
         self, round: int, received: Mapping[str, Tensor], first_step: int, steps: int
     ) -> PooledData:
-        """All clients' training examples, for a method that is trained at one place (`Method.pooled`).
+        """The training examples of all clients that train, for a method that is trained at one place (`Method.pooled`).
 
         Parameters
         ----------
         received : the shared tensors as the round begins.
         first_step, steps : see `PooledData`.
         """
-        indices = torch.from_numpy(np.concatenate(self.partition.train)).to(self.device)
+        indices = torch.from_numpy(self.partition.trained_on).to(self.device)
         return PooledData(
             client=-1,
             round=round,

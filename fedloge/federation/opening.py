@@ -10,9 +10,11 @@ import torch
 
 from fedloge.config import Config
 from fedloge.data.examples import DataSet
+from fedloge.errors import ConfigError
 from fedloge.federation.federation import Federation
 from fedloge.federation.memory import keep_freed_memory
 from fedloge.federation.site import SERVER, OnNodeFederation
+from fedloge.partition import number_is_open, with_all_clients
 
 _KEPT = {Federation: 2, OnNodeFederation: 16}
 _open: dict[Hashable, Federation] = {}
@@ -29,9 +31,25 @@ def open_federation(config: Config, data: DataSet | None = None) -> Federation:
     """
     if config.on_node:
         return open_site(config)
+    if not config.num_clients:
+        raise ConfigError(
+            "num-clients is 0, as many as the data name; here it must be stated: set it to the number of "
+            "clients that 'fedloge partition' shows"
+        )
     torch.set_num_threads(config.threads)
     keep_freed_memory()
     return _kept(Federation, (config,), lambda: Federation(config, data))
+
+
+def settled(config: Config) -> Config:
+    """The config with as many clients as there are (see `with_all_clients`); its federation is opened."""
+    if not number_is_open(config):
+        return config
+    federation = Federation(config)
+    whole = with_all_clients(config, federation.train_labels, federation.train_manifest)
+    # Opened with the data that are loaded already.
+    open_federation(whole, federation.data)
+    return whole
 
 
 def open_site(config: Config, site: int = SERVER, own: str = "") -> OnNodeFederation:

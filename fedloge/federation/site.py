@@ -24,7 +24,13 @@ from fedloge.digest import digest
 from fedloge.errors import DataError
 from fedloge.federation.federation import Federation
 from fedloge.learning.metrics import ShotGroups
-from fedloge.partition import Partition, validation_split
+from fedloge.partition import (
+    Partition,
+    group_numbers,
+    held_out_clients,
+    own_test_split,
+    validation_split,
+)
 
 SERVER = -1
 
@@ -79,32 +85,57 @@ class OnNodeFederation(Federation):
         clients, classes = self.config.num_clients, self.data.num_classes
         nobody: np.ndarray = np.empty(0, dtype=np.int64)
         train, test = [nobody] * clients, [nobody] * clients
+        held_out = held_out_clients(self.config)
         train_counts = np.zeros((clients, classes), dtype=np.int64)
         test_counts = train_counts.copy()
         if self._told is not None:
             train_counts = self._told
-        if self.site != SERVER:
-            train[self.site] = np.arange(len(self.data.train))
-            test[self.site] = np.arange(len(self.data.test))
-            for counts, examples in (
-                (train_counts, self.data.train),
-                (test_counts, self.data.test),
-            ):
-                counts[self.site] = np.bincount(examples.labels.numpy(), minlength=classes)
-        if self.site == SERVER or not self.config.validation_share:
-            return Partition(tuple(train), tuple(test), train_counts, test_counts)
-        labels = self.data.train.classes.numpy()
-        kept, held = validation_split(self.config, self.site, train[self.site], labels)
-        train[self.site] = kept
-        train_counts[self.site] = np.bincount(labels[kept], minlength=classes)
-        validation = [nobody] * clients
-        validation[self.site] = held
-        return Partition(tuple(train), tuple(test), train_counts, test_counts, tuple(validation))
+        if self.site == SERVER:
+            return Partition(
+                tuple(train), tuple(test), train_counts, test_counts, held_out=held_out
+            )
+        rule, own = self._own_test()
+        labels, groups = self.data.train.classes.numpy(), group_numbers(self.data.train_manifest)
+        train[self.site] = np.setdiff1d(np.arange(len(labels)), own, assume_unique=True)
+        num_test = len(self.data.test)
+        # By the rule `own` a site is not tested on images that it was given for another purpose.
+        test[self.site] = (
+            np.arange(num_test, num_test + len(own)) if rule == "own" else np.arange(num_test)
+        )
+        tested = np.concatenate([self.data.test.classes.numpy(), labels[own]])
+        test_counts[self.site] = np.bincount(tested[test[self.site]], minlength=classes)
+        validation: list[np.ndarray] = []
+        if self.config.validation_share:
+            kept, held = validation_split(self.config, self.site, train[self.site], labels, groups)
+            train[self.site], validation = kept, [nobody] * clients
+            validation[self.site] = held
+        train_counts[self.site] = np.bincount(labels[train[self.site]], minlength=classes)
+        return Partition(
+            tuple(train),
+            tuple(test),
+            train_counts,
+            test_counts,
+            tuple(validation),
+            own_test=own,
+            test_split=rule,
+            held_out=held_out,
+        )
+
+    def _own_test(self) -> tuple[str, np.ndarray]:
+        """By which rule this site is tested, and the training images that it is tested on by the rule ``own``."""
+        nothing: np.ndarray = np.empty(0, dtype=np.int64)
+        if self.config.test_split == "given" or (
+            self.config.test_split == "auto" and len(self.data.test)
+        ):
+            return "given", nothing
+        labels, groups = self.data.train.classes.numpy(), group_numbers(self.data.train_manifest)
+        own = own_test_split(self.config, self.site, np.arange(len(labels)), labels, groups)[1]
+        return "own", own
 
     @property
     def num_train(self) -> int:
         """Training images of all clients where they are known (at the server), else this site's own."""
-        return self._num_train or len(self.train)
+        return self._num_train or sum(map(len, self.partition.train))
 
     @cached_property
     def groups(self) -> ShotGroups:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fedloge.config import Config
 from fedloge.errors import ConfigError, unknown_name
+from fedloge.federation import settled
 from fedloge.observer import Observer, RunEnded
 from fedloge.results.run import Run
 
@@ -44,7 +45,7 @@ def run_on_engine(
     if engine == "superlink":
         return module.run(config, superlink, observers)
     ended = _Ended()
-    module.run(config, [*observers, ended])
+    module.run(config if config.resume else settled(config), [*observers, ended])
     return ended.folder
 
 

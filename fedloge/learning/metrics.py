@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -144,6 +145,33 @@ def across_clients(values: Sequence[float]) -> dict[str, float]:
         "std": float(x.std(correction=0)),
         "worst-decile": float(x[: math.ceil(len(x) / 10)].mean()),
     }
+
+
+def interval_over_clients(
+    values: Sequence[float], generator: np.random.Generator, resamples: int = 2000
+) -> tuple[float, float] | None:
+    """The 95 % percentile bootstrap interval (Efron 1979) of the clients' mean; None for fewer than two clients.
+
+    Clients are drawn with replacement, as many as there are, and every client weighs the same: it says how
+    much the mean would vary with other clients like these, not with other test images or seeds.
+
+    Parameters
+    ----------
+    values : one for each client; nan for a client without test examples, which is left out.
+    generator : of the draws.
+    """
+    measured = np.array([value for value in values if not math.isnan(value)])
+    if len(measured) < 2:
+        return None
+    means = np.empty(resamples)
+    # In portions: with thousands of clients all draws at once would take hundreds of megabytes.
+    portion = max(1, 1_000_000 // len(measured))
+    for start in range(0, resamples, portion):
+        rows = min(portion, resamples - start)
+        drawn = generator.integers(len(measured), size=(rows, len(measured)))
+        means[start : start + rows] = measured[drawn].mean(axis=1)
+    low, high = np.quantile(means, (0.025, 0.975))
+    return float(low), float(high)
 
 
 def _share(part: int, whole: int) -> float:

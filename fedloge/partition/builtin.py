@@ -8,44 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedloge.errors import PartitionError
-from fedloge.options import Positive
-from fedloge.partition.by_user import by_user
+from fedloge.partition.explicit import explicit
+from fedloge.partition.flower_partitioners import flwr_datasets
+from fedloge.partition.label_skew import dirichlet, local_tails, shards
+from fedloge.partition.natural import feature, natural
 from fedloge.partition.partition import Indices, group_by_owner
-
-
-def dirichlet(
-    labels: NDArray[np.int64], num_clients: int, rng: np.random.Generator, *, alpha: Positive = 0.5
-) -> list[Indices]:
-    """Label skew: each class is spread over the clients by its own Dirichlet(alpha) draw.
-
-    For each class p ~ Dir(alpha 1_K), then each example of the class goes to a client
-    drawn from p (FedLoGe, ICLR 2024, section 4). The draws come in the order of the authors'
-    released code. With the generator of `fedloge.partition.partition_rng` the split is exactly
-    theirs.
-
-    Parameters
-    ----------
-    alpha : concentration, > 0; smaller is more skewed.
-
-    Raises
-    ------
-    PartitionError
-        `alpha` is so small that a draw has no finite shares.
-    """
-    num_classes = int(labels.max()) + 1
-    legacy = np.random.RandomState(rng.bit_generator)
-    # The authors' code draws this mask of ones. Without it all later draws would differ.
-    legacy.binomial(1, 1, size=(num_clients, num_classes))
-    owners = np.empty(len(labels), dtype=np.int64)
-    for members in group_by_owner(labels, num_classes):
-        shares = legacy.dirichlet([alpha] * num_clients)
-        # With a tiny alpha every gamma variate underflows to 0, and the shares are 0/0.
-        if not np.isfinite(shares).all():
-            raise PartitionError(
-                f"partitioner 'dirichlet': alpha ({alpha:g}) is too small to draw with; raise it"
-            )
-        owners[members] = legacy.choice(num_clients, size=len(members), p=shares)
-    return group_by_owner(owners, num_clients)
+from fedloge.partition.size_skew import label_and_quantity, quantity
 
 
 def iid(labels: NDArray[np.int64], num_clients: int, rng: np.random.Generator) -> list[Indices]:
@@ -110,21 +78,6 @@ def pathological(
     return group_by_owner(owners, num_clients)
 
 
-def quantity(
-    labels: NDArray[np.int64], num_clients: int, rng: np.random.Generator, *, alpha: Positive = 0.5
-) -> list[Indices]:
-    """Size skew: the clients' sizes follow one Dirichlet(alpha) draw; labels are iid.
-
-    Parameters
-    ----------
-    alpha : concentration, > 0; smaller is more skewed.
-    """
-    shares = rng.dirichlet(np.full(num_clients, alpha))
-    ends = np.floor(np.cumsum(shares) * len(labels)).astype(np.int64)
-    position = rng.permutation(len(labels))
-    return group_by_owner(np.searchsorted(ends[:-1], position, side="right"), num_clients)
-
-
 def _even_holders(sizes: NDArray[np.int64], num_clients: int, slots: int) -> NDArray[np.int64]:
     """How many clients hold each class: `slots` in all, at most one per example, else as even as can be."""
     most = np.minimum(sizes, num_clients)
@@ -140,8 +93,14 @@ def _even_holders(sizes: NDArray[np.int64], num_clients: int, slots: int) -> NDA
 
 BUILTIN: Mapping[str, Callable[..., list[Indices]]] = {
     "dirichlet": dirichlet,
+    "explicit": explicit,
+    "feature": feature,
+    "flwr-datasets": flwr_datasets,
     "iid": iid,
+    "label-and-quantity": label_and_quantity,
+    "local-tails": local_tails,
+    "natural": natural,
     "pathological": pathological,
     "quantity": quantity,
-    "user": by_user,
+    "shards": shards,
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,16 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedloge.config import Config
-from fedloge.errors import ConfigError, DataError, FedlogeError, PartitionError
+from fedloge.data.manifest import Manifest
+from fedloge.errors import ConfigError, FedlogeError, PartitionError
 from fedloge.options import checked_options, keyword_options
 from fedloge.partition.builtin import BUILTIN
+from fedloge.partition.client_tests import given_tests, matched_tests, rule_of_tests
+from fedloge.partition.client_wraps import held_out_clients, wrapped
 from fedloge.partition.held_out import hold_out
-from fedloge.partition.local_tests import local_test_counts, local_test_indices
 from fedloge.partition.partition import (
     Indices,
+    NamedParts,
     Partition,
     counts_by_class,
-    group_by_owner,
     verify_parts,
 )
 from fedloge.plugins import load_plugin
@@ -37,24 +39,38 @@ class BoundPartitioner:
     function : called as ``function(labels, num_clients, rng, **options)``.
     options : its keyword arguments.
     lossy : whether it may leave examples out.
+    manifest : whether it has a keyword parameter ``manifest``: ``needed``, ``taken`` (it has a default) or "".
     """
 
     name: str
     function: Any
     options: Mapping[str, Any]
     lossy: bool = False
+    manifest: str = ""
 
     def __call__(
-        self, labels: NDArray[np.int64], num_clients: int, rng: np.random.Generator
+        self,
+        labels: NDArray[np.int64],
+        num_clients: int,
+        rng: np.random.Generator,
+        *,
+        manifest: Manifest | None = None,
     ) -> list[Indices]:
-        """Split `labels` over `num_clients` clients."""
-        return self.function(labels, num_clients, rng, **self.options)
+        """Split `labels` over `num_clients` clients. `PartitionError`: it needs a manifest, and there is none."""
+        if not self.manifest:
+            return self.function(labels, num_clients, rng, **self.options)
+        if manifest is None and self.manifest == "needed":
+            raise PartitionError(
+                f"partitioner {self.name!r} goes by what the data say of each image, and these data say "
+                "nothing; use data with a folder for each site or with a table, or another partitioner"
+            )
+        return self.function(labels, num_clients, rng, manifest=manifest, **self.options)
 
 
 def resolve_partitioner(config: Config) -> BoundPartitioner:
     """Find the config's partitioner and fill in its options.
 
-    Options are its keyword-only parameters, or, for a class, those of its constructor.
+    Options are its keyword-only parameters but ``manifest``, or, for a class, those of its constructor.
 
     Raises
     ------
@@ -67,12 +83,17 @@ def resolve_partitioner(config: Config) -> BoundPartitioner:
     found = load_plugin(name, "fedloge.partitioners", BUILTIN, "partitioner")
     if not callable(found):
         raise ConfigError(f"partitioner {name!r}: expected a function or a class, got {found!r}")
-    kind = keyword_options(found, positional=inspect.isclass(found))
+    kind = keyword_options(found, positional=inspect.isclass(found), without=("manifest",))
     where = f"partitioner-options of {name!r}"
     options = dict(checked_options(kind, config.partitioner_options, where))
     if inspect.isclass(found):
         found, options = found(**options), {}
-    return BoundPartitioner(name, found, options, lossy=bool(getattr(found, "lossy", False)))
+    lossy = bool(getattr(found, "lossy", False))
+    parameter = inspect.signature(found).parameters.get("manifest")
+    manifest = ""
+    if parameter is not None:
+        manifest = "needed" if parameter.default is inspect.Parameter.empty else "taken"
+    return BoundPartitioner(name, found, options, lossy, manifest)
 
 
 def partition_rng(seed: int) -> np.random.Generator:
@@ -92,71 +113,206 @@ def make_partition(
     train_labels: NDArray[np.integer],
     test_labels: NDArray[np.integer],
     num_classes: int,
+    train_manifest: Manifest | None = None,
+    test_manifest: Manifest | None = None,
 ) -> Partition:
-    """Split the training set over the clients and draw their local test sets.
+    """Split the training set over the clients, and give each its tests and validation examples.
 
     Parameters
     ----------
-    config : gives the partitioner, its options, num-clients and the seed.
+    config : gives the partitioner, its options, num-clients, what is done to small and large clients,
+        the rule of the tests and the seed. With num-clients 0 there are as many clients as the data name.
     train_labels : of the long-tailed training set, 0..num_classes-1.
-    test_labels : of the balanced test set, in which every training class must occur.
+    test_labels : of the test set; it may be empty where clients are tested on their own images.
+    train_manifest, test_manifest : what the data say of each example besides; None: nothing.
 
     Raises
     ------
     PartitionError
-        The partitioner refused or failed, broke the rules, or left a client without examples.
+        The partitioner refused or failed, broke the rules, left a client without examples, or made
+        another number of clients than the config says.
     DataError
-        A class of the training set is missing in the test set.
+        The rule of the tests needs test images that are not there.
     """
     labels: NDArray[np.int64] = np.asarray(train_labels, dtype=np.int64)
-    test_by_class = group_by_owner(np.asarray(test_labels, dtype=np.int64), num_classes)
-    for c in np.unique(labels):
-        if not len(test_by_class[c]):
-            raise DataError(f"class {c} has training examples but none in the test set; add some")
-
-    parts = _run(resolve_partitioner(config), config, labels)
+    tests: NDArray[np.int64] = np.asarray(test_labels, dtype=np.int64)
+    parts = _run(resolve_partitioner(config), config, labels, train_manifest)
+    rule = rule_of_tests(config, len(tests), parts, test_manifest)
     counts = counts_by_class(parts, labels, num_classes)
-    local_counts = local_test_counts(counts, int(counts.sum()), len(test_labels))
-    test = tuple(
-        local_test_indices(test_by_class, row, rng(config.seed, "local-test", client=k))
-        for k, row in enumerate(local_counts)
+    groups = group_numbers(train_manifest)
+    train: tuple[Indices, ...] = tuple(parts)
+    own: tuple[Indices, ...] = ()
+    held: tuple[Indices, ...] = ()
+    if rule == "matched":
+        test = matched_tests(config, counts, tests)
+    elif rule == "given":
+        test = given_tests(config, parts, counts, tests, test_manifest)
+    else:
+        train, own = _divided(own_test_split, config, train, labels, groups)
+        test = _behind(own, len(tests))
+    if config.validation_share:
+        train, held = _divided(validation_split, config, train, labels, groups)
+    own_test = np.concatenate([np.empty(0, dtype=np.int64), *own])
+    return Partition(
+        train,
+        test,
+        counts_by_class(train, labels, num_classes),
+        counts_by_class(test, np.concatenate([tests, labels[own_test]]), num_classes),
+        held,
+        own_test=own_test,
+        test_split=rule,
+        names=parts.names if isinstance(parts, NamedParts) else (),
+        held_out=held_out_clients(config),
+        left_out=len(labels) - sum(map(len, (*train, *held, *own))),
     )
-    if not config.validation_share:
-        return Partition(tuple(parts), test, counts, local_counts)
-    pairs = [validation_split(config, k, part, labels) for k, part in enumerate(parts)]
-    train, held = [kept for kept, _ in pairs], tuple(held for _, held in pairs)
-    counts = counts_by_class(train, labels, num_classes)
-    return Partition(tuple(train), test, counts, local_counts, held)
+
+
+def with_all_clients(
+    config: Config, train_labels: NDArray[np.integer], manifest: Manifest | None
+) -> Config:
+    """The config with as many clients as there are, where the data or what is done to small clients say it.
+
+    With ``num-clients`` 0 the data say it. With ``small-clients`` drop or merge, what is left says it, and
+    ``split-into`` keeps what the partitioner made. ``clients-per-round`` is lowered to at most the
+    clients that train. Any other config is returned as it is.
+
+    Raises
+    ------
+    PartitionError
+        The clients cannot be made, or none would train.
+    """
+    if not number_is_open(config):
+        return config
+    labels: NDArray[np.int64] = np.asarray(train_labels, dtype=np.int64)
+    parts = _parts(resolve_partitioner(config), config, labels, manifest)
+    left = len(wrapped(parts, config))
+    training = left - config.held_out_clients
+    if training < 1:
+        raise PartitionError(
+            f"held-out-clients is {config.held_out_clients} of {left} clients, so none would train; lower it"
+        )
+    return config.replace(
+        num_clients=left,
+        split_into=len(parts) if len(parts) != left else 0,
+        clients_per_round=min(config.clients_per_round, training),
+    )
+
+
+def number_is_open(config: Config) -> bool:
+    """Whether how many clients there are is known only when they are made."""
+    changing = bool(config.min_client_images) and config.small_clients != "refuse"
+    return not config.on_node and (changing or not config.num_clients)
 
 
 def validation_split(
-    config: Config, client: int, part: Indices, labels: NDArray[np.integer]
+    config: Config,
+    client: int,
+    part: Indices,
+    labels: NDArray[np.integer],
+    groups: NDArray[np.int64] | None = None,
 ) -> tuple[Indices, Indices]:
     """What a client trains on and what is held out for validation, as the config says."""
-    return hold_out(
-        part, labels, config.validation_share, rng(config.seed, "validation", client=client)
+    draw = rng(config.seed, "validation", client=client)
+    return hold_out(part, labels, config.validation_share, draw, groups)
+
+
+def own_test_split(
+    config: Config,
+    client: int,
+    part: Indices,
+    labels: NDArray[np.integer],
+    groups: NDArray[np.int64] | None = None,
+) -> tuple[Indices, Indices]:
+    """What a client keeps of its own images, and what it is tested on, by the rule ``own``."""
+    draw = rng(config.seed, "own-test", client=client)
+    return hold_out(part, labels, config.test_share, draw, groups)
+
+
+def group_numbers(manifest: Manifest | None) -> NDArray[np.int64] | None:
+    """The number of each example's group, by the manifest's column ``group``; None without one.
+
+    An example whose group is empty is a group of its own.
+    """
+    if manifest is None or "group" not in manifest:
+        return None
+    names, number = manifest.numbered("group")
+    if "" in names:
+        alone = np.flatnonzero(number == names.index(""))
+        number = number.copy()
+        number[alone] = len(names) + np.arange(len(alone))
+    return number
+
+
+def _divided(
+    divide: Callable[..., tuple[Indices, Indices]],
+    config: Config,
+    parts: tuple[Indices, ...],
+    labels: NDArray[np.int64],
+    groups: NDArray[np.int64] | None,
+) -> tuple[tuple[Indices, ...], tuple[Indices, ...]]:
+    """For all clients what they keep, and what `divide` takes from them."""
+    pairs = [divide(config, k, part, labels, groups) for k, part in enumerate(parts)]
+    return tuple(pair[0] for pair in pairs), tuple(pair[1] for pair in pairs)
+
+
+def _behind(own: tuple[Indices, ...], num_test: int) -> tuple[Indices, ...]:
+    """Where each client's own test images stand, when all are put behind `num_test` others."""
+    ends = num_test + np.cumsum([len(part) for part in own])
+    return tuple(
+        np.arange(end - len(part), end) for part, end in zip(own, ends.tolist(), strict=True)
     )
 
 
-def _run(partitioner: BoundPartitioner, config: Config, labels: NDArray[np.int64]) -> list[Indices]:
+def _parts(
+    partitioner: BoundPartitioner,
+    config: Config,
+    labels: NDArray[np.int64],
+    manifest: Manifest | None,
+) -> list[Indices]:
+    """What the partitioner makes, checked against the rules of partitioners."""
     who = f"partitioner {partitioner.name!r}"
+    asked = config.split_into or config.num_clients
     try:
-        parts = partitioner(labels.copy(), config.num_clients, partition_rng(config.seed))
+        parts = partitioner(labels.copy(), asked, partition_rng(config.seed), manifest=manifest)
     except FedlogeError:
         raise
     except Exception as exc:
         raise PartitionError(f"{who} failed: {type(exc).__name__}: {exc}") from exc
-    verify_parts(parts, len(labels), config.num_clients, lossy=partitioner.lossy, who=who)
+    expected = asked or (len(parts) if isinstance(parts, list) else 0)
+    verify_parts(parts, len(labels), expected, lossy=partitioner.lossy, who=who)
+    return parts
+
+
+def _run(
+    partitioner: BoundPartitioner,
+    config: Config,
+    labels: NDArray[np.int64],
+    manifest: Manifest | None,
+) -> list[Indices]:
+    """The clients' images: as many clients as the config says, and none without images."""
+    who = f"partitioner {partitioner.name!r}"
+    made = _parts(partitioner, config, labels, manifest)
+    parts = wrapped(made, config)
+    if config.num_clients and len(parts) != config.num_clients:
+        raise PartitionError(
+            f"{who}: {len(parts)} of {len(made)} clients are left, num-clients is {config.num_clients}; set "
+            f"num-clients={len(parts)} and split-into={len(made)}"
+        )
     for k, part in enumerate(parts):
         if not len(part):
             raise PartitionError(
-                f"{who}: client {k} of {config.num_clients} gets no example; {_remedy(partitioner)}"
-                f"lower num-clients ({config.num_clients})"
+                f"{who}: client {k} of {len(parts)} gets no example; {_remedy(partitioner)}"
+                f"lower num-clients ({len(parts)})"
             )
     return parts
 
 
 def _remedy(partitioner: BoundPartitioner) -> str:
-    if "alpha" in partitioner.options and partitioner.name in BUILTIN:
-        return f"raise partitioner-options.alpha ({partitioner.options['alpha']:g}) or "
-    return ""
+    if partitioner.name not in BUILTIN:
+        return ""
+    options, said = partitioner.options, []
+    if "alpha" in options:
+        said.append(f"raise partitioner-options.alpha ({options['alpha']:g})")
+    if "min_size" in options:
+        said.append("set partitioner-options.min-size=1")
+    return "".join(f"{remedy} or " for remedy in said)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -16,6 +16,32 @@ from fedloge.errors import PartitionError
 Indices = NDArray[np.int64]
 
 
+class NamedParts(list[Indices]):
+    """A partitioner's index arrays, where the clients have names.
+
+    Parameters
+    ----------
+    parts : one index array for each client.
+    members : for each client whose images it holds: the values of `column`, one or several.
+    column : the manifest's column that says whose an image is; empty if none does.
+    """
+
+    def __init__(
+        self, parts: Iterable[Indices], members: Sequence[tuple[str, ...]], column: str = ""
+    ) -> None:
+        super().__init__(parts)
+        self.members, self.column = list(members), column
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """For each client its name, made of those of its members."""
+        return tuple(_joined(names) for names in self.members)
+
+
+def _joined(names: tuple[str, ...]) -> str:
+    return ", ".join(names) if len(names) <= 3 else f"{names[0]} and {len(names) - 1} more"
+
+
 class Partitioner(Protocol):
     """Splits a training set over clients.
 
@@ -23,6 +49,10 @@ class Partitioner(Protocol):
     positions in `labels`, ascending. No index is in two arrays, and none is left out unless
     the partitioner has an attribute ``lossy`` that is true. All randomness comes from `rng`.
     What cannot be split as asked is refused with a `PartitionError`.
+
+    A partitioner that has a keyword parameter ``manifest`` is also given the training set's
+    `fedloge.data.manifest.Manifest`, in the order of `labels`. One whose clients have names returns
+    `NamedParts`, which is a list.
     `fedloge.testing.check_partitioner` tests all this.
     """
 
@@ -40,11 +70,19 @@ class Partition:
     Parameters
     ----------
     train : for each client, ascending indices into the (long-tailed) training set.
-    test : for each client, ascending indices into the balanced test set. If a client's share
-        of a class is more than the class has, some of them occur more than once.
+    test : for each client, ascending indices into the test set. Where tests are drawn from a common
+        test set and a client's share of a class is more than the class has, some occur more than once.
+        What `own_test` names stands behind the test set's own examples.
     train_counts, local_test_counts : (clients, classes), examples of each class on each client.
     validation : for each client, ascending indices into the training set of the examples held out
         from its training; () if nothing is held out.
+    own_test : indices into the training set of the examples on which clients are tested and which none
+        trains on, client by client. They are put behind the test set's own.
+    test_split : by which rule `test` was made: ``matched``, ``given`` or ``own``; ``by-site``: each site
+        chooses between the last two.
+    names : the clients' names; () if they have none but their numbers.
+    held_out : the clients that never train, ascending.
+    left_out : examples that belong to no client, since small clients were dropped or large ones cut.
     """
 
     train: tuple[Indices, ...]
@@ -52,15 +90,37 @@ class Partition:
     train_counts: Int64[np.ndarray, "clients classes"]
     local_test_counts: Int64[np.ndarray, "clients classes"]
     validation: tuple[Indices, ...] = ()
+    own_test: Indices = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    test_split: str = "matched"
+    names: tuple[str, ...] = ()
+    held_out: tuple[int, ...] = ()
+    left_out: int = 0
 
     @property
     def num_clients(self) -> int:
         """Number of clients."""
         return len(self.train)
 
+    @property
+    def training_counts(self) -> Int64[np.ndarray, " classes"]:
+        """Training examples of each class over the clients that train."""
+        trains = np.ones(self.num_clients, dtype=bool)
+        trains[list(self.held_out)] = False
+        return self.train_counts[trains].sum(axis=0)
+
+    @property
+    def trained_on(self) -> Indices:
+        """All training examples of the clients that train, client by client."""
+        return np.concatenate([own for k, own in enumerate(self.train) if k not in self.held_out])
+
+    def name_of(self, client: int) -> str:
+        """A client's name; its number if it has none."""
+        return self.names[client] if self.names else str(client)
+
     def digest(self) -> str:
         """Hash of every client's training, test and validation indices."""
-        parts = (*self.train, *self.test, *self.validation)
+        own = (self.own_test,) if len(self.own_test) else ()
+        parts = (*self.train, *self.test, *self.validation, *own)
         return digest(*(part.astype("<i8").tobytes() for part in parts))
 
 

@@ -22,6 +22,7 @@ from fedloge.results.paired_tests import (
 )
 from fedloge.results.run_figures import EVALUATIONS, When, figures_at
 from fedloge.results.settings import Value
+from fedloge.results.who_was_measured import Measured, in_percent, interval, measured
 
 Figure = tuple[str, str]
 
@@ -53,12 +54,18 @@ class Cell:
 
 @dataclass(frozen=True)
 class TableRow:
-    """One row: its cells by figure, and its tests by side."""
+    """One row: its cells by figure, and its tests by side.
+
+    `measured` says for each seed over how many clients and test images the personal figures are, and
+    `intervals` the 95 % bootstrap interval over clients of each seed's personal mean, in [0, 1].
+    """
 
     label: str
     seeds: tuple[int, ...]
     cells: Mapping[Figure, Cell]
     compared: Mapping[str, PairedTest]
+    measured: tuple[Measured, ...] = ()
+    intervals: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -190,11 +197,38 @@ def describe(table: PaperTable) -> list[str]:
         )
     if len(seeds) > 1:
         said.append("Rows have unequal numbers of seeds; tests use those that both rows have.")
+    said += _over_whom(table.rows)
     for side in JUDGED:
         compared = [row.compared[side] for row in table.rows if side in row.compared]
         if compared:
             said.append(describe_test(side, compared, table.reference))
     return [*said, *table.notes]
+
+
+def _over_whom(rows: Sequence[TableRow]) -> list[str]:
+    """Over how many clients and images the personal means are, and how far they might vary."""
+    found = [one for row in rows for one in row.measured]
+    if not found:
+        return []
+    clients, images = (
+        sorted({getattr(one, what) for one in found}) for what in ("clients", "images")
+    )
+    said = [f"Personal means are over {_range(clients)} clients with {_range(images)} test images."]
+    spreads = [
+        f"{row.label} {' and '.join(in_percent(spread) for spread in row.intervals)}"
+        for row in rows
+        if row.intervals
+    ]
+    if spreads:
+        by_seed = ", of each seed" if any(len(row.intervals) > 1 for row in rows) else ""
+        said.append(
+            f"95 % bootstrap interval over clients of the personal mean{by_seed}: {'; '.join(spreads)}."
+        )
+    return said
+
+
+def _range(values: Sequence[int]) -> str:
+    return f"{values[0]:,}" if len(values) == 1 else f"{values[0]:,} to {values[-1]:,}"
 
 
 def _reference(rows: Sequence[Row], against: str) -> Row | None:
@@ -230,4 +264,21 @@ def _table_row(label: str, row: Row, models: Mapping[str, str], when: When) -> T
         # A mean over some of the seeds could not be compared with one over all of them.
         if values and len(values) == len(lines):
             cells[side, figure] = Cell(values)
-    return TableRow(label, row.seeds, cells, {})
+    personal = ("personal", "mean") in cells
+    judged = not models.get("personal") or all(
+        run.primary.get("personal", "").split("/")[1:2] == [models["personal"]] for run in row.runs
+    )
+    over = [measured(run) for run in row.runs] if personal else []
+    spreads = []
+    if personal and judged:
+        spreads = [
+            interval(run, evaluations=EVALUATIONS if when == "mean" else 1) for run in row.runs
+        ]
+    return TableRow(
+        label,
+        row.seeds,
+        cells,
+        {},
+        tuple(one for one in over if one),
+        tuple(one for one in spreads if one),
+    )

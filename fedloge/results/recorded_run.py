@@ -77,7 +77,7 @@ class RecordedRun:
         files = RunFiles(_locate(Path(path), Path(runs_dir)))
         info, config = read_info(files.info), read_config(files.config)
         torn: list[str] = []
-        metrics = list(read_lines(files.metrics, torn))
+        metrics = list(read_lines(files.metrics, torn, NUMBER_OR_LIST))
         check_order(files.metrics, metrics)
         timing = {line["round"]: line for line in read_lines(files.timing, torn)}
         failures = list(read_lines(files.failures, torn, ANYTHING))
@@ -115,6 +115,11 @@ class RecordedRun:
     def class_names(self) -> list[str]:
         """Names of the classes, in label order."""
         return [str(name) for name in self.info["classes"]]
+
+    def client_name(self, client: int) -> str:
+        """A client's name, where the data name it; else its number."""
+        names = self.info.get("client-names") or []
+        return str(names[client]) if client < len(names) else str(client)
 
     @property
     def train_counts(self) -> NDArray[np.int64] | None:

@@ -241,6 +241,10 @@ def _plain(table: PaperTable) -> dict[str, Any]:
                     }
                     for (side, name), cell in row.cells.items()
                 },
+                "measured": [
+                    {"clients": one.clients, "images": one.images} for one in row.measured
+                ],
+                "intervals": {"personal/mean": [list(one) for one in row.intervals]},
                 "compared": {
                     side: dataclasses.asdict(comparison)
                     for side, comparison in row.compared.items()

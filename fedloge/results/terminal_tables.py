@@ -20,6 +20,7 @@ from fedloge.results.number_words import duration, percent
 from fedloge.results.recorded_run import RecordedRun
 from fedloge.results.run_figures import total
 from fedloge.results.side_by_side import side_by_side
+from fedloge.results.who_was_measured import in_percent, interval, measured, test_set
 
 
 def show(run: RecordedRun) -> RenderableType:
@@ -32,17 +33,29 @@ def show(run: RecordedRun) -> RenderableType:
     )
     parts: list[RenderableType] = [head, Text(f"fingerprint {run.fingerprint}", style="dim")]
     titles = {
-        "global": "Global model, accuracy on the balanced test set, %",
+        "global": f"Global model, accuracy on {test_set(run)}, %",
         "personal": "Personal models, each on its client's own test images, %",
     }
     for side, title in titles.items():
         rows = figure_rows(run, side)
         if rows:
             parts += [Text(f"\n{title}"), _figure_table(run, side, rows)]
+            parts += [Text(_over_whom(run))] if side == "personal" else []
     if run.evaluated:
         parts.append(Text("* the model the method is judged by", style="dim"))
     parts += [Text(note, style="yellow") for note in notes(run)]
     return Group(*parts)
+
+
+def _over_whom(run: RecordedRun) -> str:
+    """Over which clients and images the personal figures are, and the interval of the primary mean."""
+    found, spread = measured(run), interval(run)
+    said = f"Over {found}." if found else ""
+    if found and found.held_out:
+        said += f" {found.held_out} that never train are not among them."
+    if spread:
+        said += f" 95 % interval of the mean over clients (*): {in_percent(spread)}."
+    return said.strip()
 
 
 def compare(runs: Sequence[RecordedRun]) -> RenderableType:

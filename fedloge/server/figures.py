@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fedloge.federation.evaluation import predictor_guesses
 from fedloge.federation.federation import Federation
 from fedloge.learning.calibration import Reliability
-from fedloge.learning.metrics import across_clients, per_class_accuracy, summary
+from fedloge.learning.metrics import (
+    across_clients,
+    interval_over_clients,
+    per_class_accuracy,
+    summary,
+)
 from fedloge.messages import NUM_EXAMPLES, Stamp
 from fedloge.methods.method import Part
+from fedloge.rng import rng
 
 
 @dataclass
@@ -65,9 +70,9 @@ def measured(
             found.add_classes(f"probe/{prefix}{key}", values)
         found.reliability |= {f"probe/{prefix}{k}": v for k, v in findings.reliability.items()}
     # If the images lie with the clients, the server may have none to measure on.
-    if not (whole and len(fed.test)):
+    everything = fed.global_test
+    if not (whole and len(everything)):
         return found
-    everything = torch.arange(len(fed.test), device=fed.device)
     version = stamp.version if fed.backbone_is_shared else None
     for name, predictor in predictors.items():
         guesses = predictor_guesses(fed.method, net, predictor, fed.bank, version, everything)
@@ -93,17 +98,54 @@ def reliability_lines(round: int, reliability: Mapping[str, Reliability]) -> lis
     ]
 
 
-def personal_figures(replies: Mapping[int, Mapping[str, float | int]]) -> dict[str, float]:
-    """Figures over clients: mean, deviation and worst decile of each accuracy, and means of the rest."""
+def personal_figures(
+    replies: Mapping[int, Mapping[str, float | int]], seed: int, held_out: Collection[int] = ()
+) -> dict[str, Any]:
+    """Figures over clients: mean, deviation and worst decile of each accuracy, and means of the rest.
+
+    ``measured-clients`` and ``measured-images`` say over how many clients and test images; a client
+    without test images counts in neither. ``interval/personal/MODEL/mean`` is the 95 % bootstrap
+    interval of a mean over clients, as two numbers, from two clients on.
+
+    Clients that are held out from training stand apart: theirs are ``held-out/MODEL/...``,
+    ``interval/held-out/MODEL/mean``, ``measured-held-out-clients`` and ``measured-held-out-images``.
+
+    Parameters
+    ----------
+    seed : of the run, from which the bootstrap draws.
+    held_out : the clients that never train.
+    """
+    trained = {k: row for k, row in replies.items() if k not in held_out}
+    figures = _over_clients(trained, "personal", seed)
+    figures |= _measured(trained, "measured")
+    if held_out:
+        apart = {k: row for k, row in replies.items() if k in held_out}
+        figures |= _over_clients(apart, "held-out", seed)
+        figures |= _measured(apart, "measured-held-out")
+    return figures
+
+
+def _measured(replies: Mapping[int, Mapping[str, float | int]], name: str) -> dict[str, int]:
+    images = [int(row.get("num-test", 0)) for row in replies.values()]
+    return {f"{name}-clients": sum(n > 0 for n in images), f"{name}-images": sum(images)}
+
+
+def _over_clients(
+    replies: Mapping[int, Mapping[str, float | int]], side: str, seed: int
+) -> dict[str, Any]:
     names = sorted({key for row in replies.values() for key in row if key.startswith("personal/")})
-    figures: dict[str, float] = {}
+    figures: dict[str, Any] = {}
     for name in names:
         values = [float(row[name]) for row in replies.values() if name in row]
-        model, _, figure = name.rpartition("/")
+        shown = f"{side}/{name.removeprefix('personal/')}"
+        model, _, figure = shown.rpartition("/")
         if figure == "accuracy":
             figures |= {f"{model}/{key}": value for key, value in across_clients(values).items()}
+            interval = interval_over_clients(values, rng(seed, "interval-over-clients"))
+            if interval:
+                figures[f"interval/{model}/mean"] = list(interval)
         else:
-            figures[name] = sum(values) / len(values)
+            figures[shown] = sum(values) / len(values)
     return figures
 
 

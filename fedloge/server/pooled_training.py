@@ -54,7 +54,7 @@ class PooledTraining:
         return steps_of(examples, epochs=config.local_epochs, batch_size=config.batch_size)
 
     def _images(self, first: int, steps: int) -> int:
-        total = sum(len(own) for own in self._federation.partition.train)
+        total = len(self._federation.partition.trained_on)
         size = self._federation.config.batch_size
         per_pass = -(-total // size)
 

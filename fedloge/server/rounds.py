@@ -18,6 +18,7 @@ from fedloge.federation import Federation
 from fedloge.messages import Stamp, decode, encode
 from fedloge.methods.method import Aggregate, Part
 from fedloge.observer import Observers, RoundDone, RunEnded, RunStarted
+from fedloge.partition import held_out_clients
 from fedloge.server.central_privacy import Epsilon, with_privacy
 from fedloge.server.checkpoint import Checkpoint, CheckpointStore
 from fedloge.server.figures import client_rows, measured, personal_figures, reliability_lines
@@ -222,7 +223,8 @@ class Rounds:
         strategy.aggregate_evaluate(round, replies)
         outcome = strategy.outcome
         found = measured(fed, strategy.stamp_of(round), self.shared, outcome.sums)
-        done.row |= found.figures | personal_figures(outcome.replies)
+        held_out = held_out_clients(self.config)
+        done.row |= found.figures | personal_figures(outcome.replies, self.config.seed, held_out)
         done.row["evaluated-clients"] = len(outcome.replies)
         done.add(
             {

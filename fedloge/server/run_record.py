@@ -27,6 +27,7 @@ from safetensors.torch import save
 from fedloge import config as configs
 from fedloge.atomic_files import append_lines, disk_error, write_atomically
 from fedloge.config import OPERATIONAL, Config
+from fedloge.data.longtail import said_of_tail
 from fedloge.errors import RunDirError
 from fedloge.federation.federation import Federation
 from fedloge.methods.method import Part
@@ -238,12 +239,7 @@ def _opening_files(config: Config, fed: Federation, record: RunRecord) -> dict[P
         "method": fed.method.name,
         "parts": {name: str(part) for name, part in fed.method.parts.items()},
         "classes": list(fed.data.classes),
-        "train-counts": fed.train_counts.tolist(),
-        "test-counts": torch.bincount(
-            fed.test.classes.cpu(), minlength=fed.data.num_classes
-        ).tolist(),
-        "groups": fed.groups.group_of.tolist(),
-        "num-train": fed.num_train,
+        **_of_the_split(fed),
         "primary": {"global": fed.method.primary_global, "personal": fed.method.primary_personal},
         "versions": {
             "fedloge": version("fedloge"),
@@ -261,9 +257,10 @@ def _opening_files(config: Config, fed: Federation, record: RunRecord) -> dict[P
             **fixed.quality(),
         },
     }
+    # Half the size of int64, which for thousands of clients and classes is a hundred megabytes.
     split = {
-        "train_counts": torch.from_numpy(fed.partition.train_counts),
-        "local_test_counts": torch.from_numpy(fed.partition.local_test_counts),
+        "train_counts": torch.from_numpy(fed.partition.train_counts).int(),
+        "local_test_counts": torch.from_numpy(fed.partition.local_test_counts).int(),
     }
     files = {
         record.files.config: _config_file(config, fed, record),
@@ -273,6 +270,23 @@ def _opening_files(config: Config, fed: Federation, record: RunRecord) -> dict[P
     if fixed:
         files[record.files.prototypes] = save({"prototypes": fixed.matrix.contiguous()})
     return files
+
+
+def _of_the_split(fed: Federation) -> dict[str, Any]:
+    """Who holds how much, and what it is tested on."""
+    tested = fed.test.classes.cpu()[fed.global_test.cpu()]
+    kept, of = len(fed.kept), len(fed.data.train)
+    return {
+        "train-counts": fed.train_counts.tolist(),
+        "test-counts": torch.bincount(tested, minlength=fed.data.num_classes).tolist(),
+        "groups": fed.groups.group_of.tolist(),
+        "num-train": fed.num_train,
+        "test-split": fed.partition.test_split,
+        "client-names": list(fed.partition.names),
+        "held-out-clients": list(fed.partition.held_out),
+        "left-out": fed.partition.left_out,
+        "tail": said_of_tail(fed.config.tail, kept, of) if kept < of else "",
+    }
 
 
 def _config_file(config: Config, fed: Federation, record: RunRecord) -> bytes:

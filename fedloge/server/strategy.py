@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
@@ -34,6 +35,7 @@ from fedloge.messages import (
     num_bytes,
     received_tensors,
 )
+from fedloge.partition import held_out_clients
 from fedloge.rng import rng
 from fedloge.server.aggregation import combination
 from fedloge.server.replies import Asked, Kind, bytes_of, read_reply
@@ -89,9 +91,14 @@ class RoundStrategy(Strategy):
         self._model_bytes = 0
 
     def sample(self, round: int) -> list[int]:
-        """The partition ids of the clients of a round, ascending; they depend on seed and round only."""
+        """The partition ids of the clients of a round, ascending; they depend on seed and round only.
+
+        Clients that are held out from training are never drawn.
+        """
+        held_out = held_out_clients(self.config)
+        training = np.setdiff1d(np.arange(self.config.num_clients), held_out)
         drawn = rng(self.config.seed, "sample-clients", round).choice(
-            self.config.num_clients, size=self.config.clients_per_round, replace=False
+            training, size=self.config.clients_per_round, replace=False
         )
         return sorted(drawn.tolist())
 

@@ -5,16 +5,24 @@
     @pytest.mark.parametrize("check", partitioner_checks(), ids=str)
     def test_my_partitioner(check):
         check(my_partitioner)
+
+What is wrong is one line, without the frames of this module. A partitioner that asks for the manifest is
+given one with the columns ``path``, ``site`` and ``group``.
 """
 
 from __future__ import annotations
 
+import inspect
+import traceback
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedloge.errors import PartitionError
+from fedloge.data.manifest import Manifest
+from fedloge.errors import FedlogeError, PartitionError, in_one_line
 from fedloge.partition.partition import Indices, Partitioner, verify_parts
 from fedloge.rng import rng
 from fedloge.testing.random_states import process_wide_states
@@ -43,16 +51,37 @@ class PartitionerCheck:
         PartitionError
             Names the partitioner, the setting and the rule that it broke.
         """
+        __tracebackhide__ = (
+            True  # pytest shows the test's own line and the message, not what is below
+        )
         return self.refusal(partitioner) is None
 
     def refusal(self, partitioner: Partitioner) -> str | None:
         """Why the partitioner refuses this setting; None if it splits it by the rules."""
+        __tracebackhide__ = True
         who = f"check_partitioner {name_of(partitioner)!r}, {self.name}"
+        broken = ""
         try:
             self._try(partitioner, who)
         except _Refusal as refusal:
             return str(refusal)
+        except PartitionError as exc:
+            broken = str(exc)
+        if broken:  # raised here, so that no other error is shown as the cause of this one
+            raise PartitionError(broken)
         return None
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """What a partitioner that asks for it is told of each example besides its label: 41 sites, groups of two."""
+        numbers = range(len(self.labels))
+        return Manifest(
+            {
+                "path": [f"{i}.png" for i in numbers],
+                "site": [f"site {i % 41}" for i in numbers],
+                "group": [str(i // 2) for i in numbers],
+            }
+        )
 
     def __str__(self) -> str:
         return self.name
@@ -80,12 +109,16 @@ class PartitionerCheck:
     def _split(
         self, partitioner: Partitioner, labels: NDArray[np.int64], who: str
     ) -> list[Indices]:
+        told = {"manifest": self.manifest} if _asks_for_manifest(partitioner) else {}
         try:
-            return partitioner(labels, self.num_clients, rng(1, "check-partitioner"))
-        except PartitionError as exc:
+            return partitioner(labels, self.num_clients, rng(1, "check-partitioner"), **told)
+        except FedlogeError as exc:
             raise _Refusal(str(exc)) from None
         except Exception as exc:
-            raise PartitionError(f"{who}: it fails with {type(exc).__name__}: {exc}") from exc
+            last = traceback.extract_tb(exc.__traceback__)[-1]
+            raise PartitionError(
+                f"{who}: it fails with {in_one_line(exc)} (line {last.lineno} of {last.filename})"
+            ) from None
 
 
 class _Refusal(Exception):
@@ -120,6 +153,7 @@ def check_partitioner(partitioner: Partitioner) -> None:
     PartitionError
         Names the partitioner, the setting and the rule that it broke.
     """
+    __tracebackhide__ = True
     refusals = {check.name: check.refusal(partitioner) for check in partitioner_checks()}
     if all(refusals.values()):
         setting, reason = next(iter(refusals.items()))
@@ -130,6 +164,11 @@ def check_partitioner(partitioner: Partitioner) -> None:
 
 
 def name_of(partitioner: Partitioner) -> str:
-    """A partitioner's own name, for messages."""
-    own = getattr(partitioner, "name", None) or getattr(partitioner, "__name__", None)
-    return str(own or type(partitioner).__name__)
+    """A partitioner's own name, for messages; of a `functools.partial` that of its function."""
+    named: Any = getattr(partitioner, "func", partitioner)
+    own = getattr(named, "name", None) or getattr(named, "__name__", None)
+    return str(own or type(named).__name__)
+
+
+def _asks_for_manifest(partitioner: Partitioner) -> bool:
+    return "manifest" in inspect.signature(partitioner).parameters

@@ -73,6 +73,8 @@ def config(sites: Path, tmp_path: Path) -> Callable[..., Config]:
             "partitioner": "on-node",
             "partitioner-options.classes": classes,
             "partitioner-options.share-class-counts": share_class_counts,
+            # Site 2 has no test images: as they are given, it is not measured.
+            "test-split": "given",
             "num-clients": 3,
             "clients-per-round": 3,
             "rounds": 2,
@@ -104,6 +106,24 @@ def test_a_client_holds_its_own_images_and_knows_of_no_other(config: Callable[..
         # Each class has a grey of its own: the labels are those of the folders.
         grey = data.train.inputs.double().mean(dim=(1, 2, 3)) // 60
         assert grey.tolist() == data.train.labels.tolist()
+
+
+def test_a_site_without_test_images_is_tested_on_a_fifth_of_its_own(
+    config: Callable[..., Config],
+) -> None:
+    given, own = (open_site(config(test_split="auto"), k).partition for k in (1, 2))
+    assert (given.test_split, own.test_split) == ("given", "own")
+    assert given.train_counts[1].tolist() == [0, 9, 2] and len(given.own_test) == 0
+    # Of 7 birds and 4 cats a fifth are two images, rounded: one of each.
+    assert own.train_counts[2].tolist() == [6, 3, 0]
+    assert own.local_test_counts[2].tolist() == [1, 1, 0]
+    site = open_site(config(test_split="auto"), 2)
+    assert site.test.classes.tolist() == [0, 1]
+    assert site.client_data(2, 1, {}).counts.tolist() == [6, 3, 0]
+    always = open_site(config(test_split="own"), 0)
+    # Behind its own test images, which then test nobody here, stand those that are held out.
+    assert always.partition.test[0].tolist() == list(range(5, 8))
+    assert len(always.test) == 8
 
 
 def test_the_server_trains_on_nothing_and_tests_on_its_own_images(

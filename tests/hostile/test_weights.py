@@ -25,6 +25,7 @@ ON_NODE: dict[str, Any] = {
     "dataset": "image-folder",
     "image-size": 8,
     "long-tail": "none",
+    "test-split": "given",
     "partitioner": "on-node",
     "partitioner-options.classes": ["a", "b"],
     "num-clients": 3,

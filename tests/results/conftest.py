@@ -47,6 +47,16 @@ def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
+# Clients without names, tested as in the paper, of which all train; nothing is left out.
+PLAIN_SPLIT = {
+    "test-split": "matched",
+    "client-names": [],
+    "held-out-clients": [],
+    "left-out": 0,
+    "tail": "",
+}
+
+
 def write_run(
     folder: Path,
     *,
@@ -101,7 +111,7 @@ def write_run(
         "primary": judged,
         "prototype-info": SIMPLEX if prototypes else None,
     }
-    files.info.write_text(json.dumps({"name": folder.name, **ALIKE, **info}))
+    files.info.write_text(json.dumps({"name": folder.name, **ALIKE, **PLAIN_SPLIT, **info}))
     figures = _Figures(counts, groups, split, predictors, draw, lift)
     write_rounds(files, resolved, rounds if done is None else done, figures)
     if failures:
@@ -188,10 +198,13 @@ class _Figures:
             each = self._personal(name)
             of = f"personal/{name}"
             line |= {f"{of}/mean": float(each.mean()), f"{of}/std": float(each.std())}
+            line[f"interval/{of}/mean"] = [float(each.mean()) - 0.05, float(each.mean()) + 0.05]
             line[f"{of}/worst-decile"] = float(np.sort(each)[: max(1, len(each) // 10)].mean())
             line |= self._quality(of, float(each.mean()))
             line |= self._by_group(of, self._classes(name) + 0.1)
-        return {**line, "evaluated-clients": len(self.split)}
+        clients, images = len(self.split), int(sum(n.sum() // 4 for n in self.split))
+        told = {"measured-clients": clients, "measured-images": images}
+        return {**line, **told, "evaluated-clients": clients}
 
     def of_classes(self) -> dict[str, list[float]]:
         each = {f"global/{n}/accuracy": a.tolist() for n, a in self.per_class.items()}

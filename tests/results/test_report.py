@@ -236,7 +236,11 @@ def test_a_mean_says_over_how_many_clients_it_is(make_run: Make) -> None:
             line.pop("personal/realigned/accuracy")
     path.write_text("".join(json.dumps(line) + "\n" for line in lines if line["client"] != 11))
     said = check_page(render([open_run(folder)])).said()
-    assert "over 6 of 12 clients (5 have no test images, 1 did not answer)." in said
+    images = sum(
+        line["num-test"] for line in lines if 5 <= line["client"] < 11 and line["round"] == 20
+    )
+    whom = "over 6 of 12 clients (5 have no test images, 1 did not answer) with"
+    assert f"{whom} {images:,} test images (95 % interval over clients " in said
 
 
 def test_only_a_long_tail_has_an_imbalance_factor(make_run: Make) -> None:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import functools
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,13 +13,38 @@ from fedloge.errors import PartitionError
 from fedloge.partition import BUILTIN, group_by_owner, iid, pathological
 from fedloge.testing import check_partitioner
 
-# by_user serves the one training set that its table describes; its own tests put it through this.
-SERVE_ALL = {name: partitioner for name, partitioner in BUILTIN.items() if name != "user"}
+# A file of a partition serves the one training set that it is of; its own tests put it through this.
+SERVE_ALL = {name: partitioner for name, partitioner in BUILTIN.items() if name != "explicit"}
+SERVE_ALL["flwr-datasets"] = functools.partial(SERVE_ALL["flwr-datasets"], name="Iid")
 
 
 @pytest.mark.parametrize("partitioner", SERVE_ALL.values(), ids=SERVE_ALL)
 def test_the_built_in_ones_pass(partitioner) -> None:
+    if "flwr_datasets" in str(partitioner):
+        pytest.importorskip("flwr_datasets")
     check_partitioner(partitioner)
+
+
+def test_pytest_shows_the_name_of_the_check_and_one_message(tmp_path) -> None:
+    """A suite of a user's own, run for real: what is printed has no frame of fedloge, and one error."""
+    suite = tmp_path / "test_mine.py"
+    suite.write_text(
+        "import pytest\n"
+        "from fedloge.testing import partitioner_checks\n\n"
+        "def mine(labels, num_clients, rng):\n"
+        "    return [labels // 0][0]['no']\n\n"
+        "@pytest.mark.parametrize('check', partitioner_checks(), ids=str)\n"
+        "def test_mine(check):\n"
+        "    check(mine)\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "class", suite]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 1
+    assert "test_mine[one class]" in done.stdout
+    assert "check_partitioner 'mine', one class: it fails with IndexError" in done.stdout
+    assert f"(line 5 of {suite})" in done.stdout
+    assert "During handling" not in done.stdout and "direct cause" not in done.stdout
+    assert "testing/partitioners.py:" not in done.stdout.replace("E  ", "")
 
 
 def by_owner(owner):

@@ -9,7 +9,8 @@ from fedloge.results.number_words import percent, plural
 from fedloge.results.recorded_run import RecordedRun
 from fedloge.results.report.axis_ranges import thin
 from fedloge.results.report.curve_charts import MAX_HOVER, MAX_POINTS, predictor_style
-from fedloge.results.report.drawing import Chart, Drawing
+from fedloge.results.report.drawing import Chart, Drawing, room_for
+from fedloge.results.report.printable_text import shortened
 from fedloge.results.report.styles import TONES, Key, Style
 
 MAX_DOTS = 200
@@ -32,10 +33,12 @@ def client_dots(run: RecordedRun) -> Chart | None:
     if not ranked:
         return None
     shown = thin(ranked, MAX_DOTS)
+    clients = [run.client_name(line["client"]) for line in shown]
     drawing = Drawing(
         "Accuracy of each client, sorted",
         f"{plural(len(ranked), 'client')}, {names[0]} from {percent(ranked[0][key])} to "
         f"{percent(ranked[-1][key])} %.",
+        below=room_for(clients),
     )
     drawing.label("client, worst to best", "accuracy, %")
     points = {
@@ -56,14 +59,14 @@ def client_dots(run: RecordedRun) -> Chart | None:
     for i, name in reversed(list(enumerate(names))):
         places, values = list(points[name]), list(points[name].values())
         drawing.axes.plot(places, values, **predictor_style(name, i).marks(5.5))
-    drawing.x_names([str(line.get("client")) for line in shown])
+    drawing.x_names(clients)
     told = thin(range(len(shown)), MAX_HOVER)
     said = []
     for place in told:
         line = shown[place]
         each = [f"{name} {of[place]:.1f} %" for name, of in points.items() if place in of]
         images = f"{line.get('num-train', 0):,} training images"
-        said.append("\n".join([f"client {line.get('client')}", *each, images]))
+        said.append("\n".join([f"client {clients[place]}", *each, images]))
     drawing.hover_columns(told, said)
     note = f"{len(shown)} of {len(ranked)} clients are drawn." if len(shown) < len(ranked) else ""
     return drawing.chart(
@@ -145,7 +148,7 @@ def client_size_scatter(run: RecordedRun) -> Chart | None:
     if len(lines) <= 12:
         for line in lines:
             drawing.axes.annotate(
-                f"{line.get('client')}",
+                shortened(run.client_name(line["client"])),
                 (line["num-train"], 100 * line[key]),
                 (6, -3),
                 textcoords="offset points",
@@ -154,7 +157,7 @@ def client_size_scatter(run: RecordedRun) -> Chart | None:
         (
             line["num-train"],
             100 * line[key],
-            f"client {line.get('client')}\n{line['num-train']:,} images, {percent(line[key])} %\n"
+            f"client {run.client_name(line['client'])}\n{line['num-train']:,} images, {percent(line[key])} %\n"
             f"trained in {plural(line.get('trained-rounds', 0), 'round')}",
         )
         for line in lines

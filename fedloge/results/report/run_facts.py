@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from fedloge.options import checked_options, keyword_options
+from fedloge.options import keyword_options
 from fedloge.partition import BUILTIN
 from fedloge.results.number_words import plural
 from fedloge.results.recorded_run import RecordedRun
 from fedloge.results.settings import in_words, options_in_words
+from fedloge.results.who_was_measured import measured, own_tests
 
 _WHERE_PARTS_LIVE = {
     "shared": "averaged by the server",
     "personal": "stays on its client",
     "fixed": "never moves",
 }
-# A test set is balanced if its largest class is at most this many times its smallest.
-_BALANCED = 1.25
 
 
 def facts(run: RecordedRun) -> list[tuple[str, str]]:
@@ -30,6 +29,7 @@ def facts(run: RecordedRun) -> list[tuple[str, str]]:
         ("Fixed classifier", _fixed_classifier(run)),
         ("Data", _data(run)),
         ("Split", _split(run)),
+        ("Tests", _tests(run)),
         (
             "Budget",
             f"{plural(config.rounds, 'round')}, {config.clients_per_round} clients per round, "
@@ -44,14 +44,6 @@ def facts(run: RecordedRun) -> list[tuple[str, str]]:
     return [(name, text) for name, text in said if text]
 
 
-def test_set(run: RecordedRun) -> str:
-    """What the global model is tested on; it is called balanced only if it is."""
-    counts = run.info.get("test-counts") or []
-    if counts and min(counts) > 0 and max(counts) <= _BALANCED * min(counts):
-        return "the balanced test set"
-    return "the server’s test images"
-
-
 def _parts(run: RecordedRun) -> str:
     parts = run.info.get("parts") or {}
     return "; ".join(
@@ -63,17 +55,23 @@ def _parts(run: RecordedRun) -> str:
 
 
 def _data(run: RecordedRun) -> str:
-    config, counts = run.config, run.train_counts
+    config, info, counts = run.config, run.info, run.train_counts
     said = [config.dataset, plural(len(run.class_names), "class", "classes")]
-    images = int(run.info.get("num-train") or (0 if counts is None else counts.sum()))
+    images = int(info.get("num-train") or (0 if counts is None else counts.sum()))
     if images:
         said.append(plural(images, "training image"))
     if counts is not None:
         said.append(f"from {counts.max():,} to {counts.min():,} per class")
     tail = ""
-    if config.long_tail != "none":
-        shape = {"exp": "exponential"}.get(config.long_tail, config.long_tail)
+    if config.tail in ("exp", "step", "pareto"):
+        shape = {"exp": "exponential"}.get(config.tail, config.tail)
         tail = f" ({shape} tail, imbalance factor {config.imbalance_factor:g})"
+    if info.get("tail"):
+        said.append(str(info["tail"]))
+    if info.get("left-out"):
+        said.append(
+            f"{plural(int(info['left-out']), 'image')} left out with small or large clients"
+        )
     return ", ".join(said) + tail
 
 
@@ -82,13 +80,26 @@ def _split(run: RecordedRun) -> str:
     if config.on_node:
         return f"none: the images lie with the {plural(config.num_clients, 'client')} already"
     options = dict(config.partitioner_options)
-    # The defaults of a partitioner that is a user's need not be at hand where a run is read.
-    if config.partitioner in BUILTIN:
-        known = keyword_options(BUILTIN[config.partitioner])
-        options = checked_options(known, options, "partitioner-options").model_dump(by_alias=True)
+    # The default of what skews most; those of a user's own partitioner need not be at hand here.
+    if config.partitioner in BUILTIN and options.get("law", "dirichlet") == "dirichlet":
+        known = keyword_options(BUILTIN[config.partitioner], without=("manifest",)).model_fields
+        options = {k: known[k].default for k in ("alpha",) if k in known} | options
     said = ", ".join(in_words(key, value) for key, value in options.items())
     how = config.partitioner + (f" ({said})" if said else "")
-    return f"{how} over {plural(config.num_clients, 'client')}"
+    held = config.held_out_clients
+    never = f", {held} of which never {'trains' if held == 1 else 'train'}" if held else ""
+    return f"{how} over {plural(config.num_clients, 'client')}{never}"
+
+
+def _tests(run: RecordedRun) -> str:
+    """How the tests were made; nothing for a run of an earlier version, which does not say it."""
+    rule = run.info.get("test-split")
+    if not rule:
+        return ""
+    share = f", {run.config.test_share:.0%} of them" if rule == "own" else ""
+    said = f"{rule}: each client on {own_tests(run)}{share}"
+    found = measured(run)
+    return f"{said}; {found}" if found else said
 
 
 def _fixed_classifier(run: RecordedRun) -> str:

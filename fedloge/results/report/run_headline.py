@@ -8,8 +8,14 @@ from dataclasses import dataclass
 from fedloge.results.figure_rows import figure_rows, notes, predictors, shown_columns
 from fedloge.results.number_words import duration, percent, plural
 from fedloge.results.recorded_run import RecordedRun
-from fedloge.results.report.run_facts import test_set
 from fedloge.results.run_figures import best_on_test, mean_of_last, total
+from fedloge.results.who_was_measured import (
+    in_percent,
+    interval,
+    measured,
+    own_tests,
+    test_set,
+)
 
 SIDES = ("global", "personal")
 _PREDICTORS = {
@@ -78,9 +84,9 @@ def meaning(runs: Sequence[RecordedRun]) -> str:
         said.append(f"Global: one model for everybody, judged on {test_set(runs[0])}{weigh}.")
     if any(predictors(run, "personal") for run in runs):
         said.append(
-            "Personal: each client’s own model, judged on test images that follow the "
-            "client’s own class counts; the mean, the spread and the worst tenth are over "
-            "the clients that have test images."
+            f"Personal: each client’s own model, judged on {own_tests(runs[0])}; the mean, the spread and "
+            "the worst tenth are over the clients that have test images. The 95 % interval is what the mean "
+            "would vary by with other clients like these (bootstrap over clients)."
         )
     if any(run.train_counts is not None for run in runs):
         said.append(
@@ -110,19 +116,12 @@ def _in_a_sentence(run: RecordedRun) -> str:
 
 
 def _over_clients(run: RecordedRun) -> str:
-    """Over which clients a mean is: all of them, or those that have test images."""
-    clients, lines = run.config.num_clients, run.last_client_lines
-    key = run.beside_primary("personal", "accuracy")
-    tested = sum(key in line for line in lines)
-    if not tested:  # the lines of the clients are missing
-        return plural(int(run.evaluated[-1].get("evaluated-clients", clients)), "client")
-    if tested == clients:
-        return plural(clients, "client")
-    without = sum(line.get("num-test") == 0 for line in lines)
-    silent = clients - len(lines)
-    why = [f"{without} {'has' if without == 1 else 'have'} no test images"] if without else []
-    why += [f"{silent} did not answer"] if silent else []
-    return f"{tested} of {plural(clients, 'client')}" + (f" ({', '.join(why)})" if why else "")
+    """Over which clients and images a mean is, and its interval."""
+    found, spread = measured(run), interval(run)
+    if found is None:  # the lines of the clients are missing
+        last, clients = run.evaluated[-1], run.config.num_clients
+        return plural(int(last.get("measured-clients", clients)), "client")
+    return str(found) + (f" (95 % interval over clients {in_percent(spread)})" if spread else "")
 
 
 def _tiles(run: RecordedRun) -> list[Tile]:

@@ -39,6 +39,7 @@ def heat_map(run: RecordedRun) -> Chart | None:
         f"{plural(len(rows), 'row')} of classes by {plural(len(columns), 'client')}, at most "
         f"{highest:,.0f} in one cell.",
         left=12 + 6.6 * longest if few else 58,
+        below=room_for(columns),
     )
     drawing.label("client", "class")
     axes = drawing.axes
@@ -109,16 +110,21 @@ def client_sizes(run: RecordedRun) -> Chart | None:
         return None
     ordered = thin(sorted(sizes, key=lambda client: -sizes[client]), MAX_BARS)
     heights = [float(sizes[client]) for client in ordered]
+    names = [run.client_name(client) for client in ordered]
     drawing = Drawing(
         "Client sizes, largest first",
         f"{plural(len(sizes), 'client')} of {max(sizes.values()):,} to {min(sizes.values()):,} images.",
+        below=room_for(names),
     )
     drawing.label("client", "training images")
     drawing.y_range(0, 1.06 * max(heights))
     _bars(drawing, range(len(ordered)), heights, Style("grey"))
     _values_above(drawing, heights)
-    drawing.x_names([str(client) for client in ordered])
-    said = [f"client {client}\n{sizes[client]:,} images" for client in ordered]
+    drawing.x_names(names)
+    said = [
+        f"client {name}\n{sizes[client]:,} images"
+        for name, client in zip(names, ordered, strict=True)
+    ]
     drawing.hover_columns(range(len(ordered)), said)
     return drawing.chart()
 
@@ -190,4 +196,4 @@ def _condensed(run: RecordedRun) -> tuple[NDArray[np.float64], list[str], list[s
         counts = np.stack([counts[part].mean(axis=0) for part in parts])
         said.append(f"{len(names)} classes in {MAX_CLASSES} rows of classes of like size; means.")
         names = [f"{names[part[0]]} … {names[part[-1]]}" for part in parts]
-    return counts, names, [str(k) for k in columns], " ".join(said)
+    return counts, names, [run.client_name(k) for k in columns], " ".join(said)
