@@ -42,6 +42,36 @@ def append_lines(path: Path, rows: list[dict[str, Any]]) -> None:
         raise disk_error(path, exc) from None
 
 
+def append_private(path: Path, content: bytes) -> None:
+    """Append to a file that its owner alone may read, and flush it; `OSError` if the disk refuses.
+
+    A link in its place is not followed.
+    """
+    made = not path.exists()
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+    descriptor = os.open(path, flags, 0o600)
+    try:
+        view = memoryview(content)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    if made:
+        flush_folder(path.parent)
+
+
+def flush_folder(folder: Path) -> None:
+    """Flush a folder's entries to the disk, so that files made or renamed in it are found after a power loss."""
+    if os.name != "posix":  # elsewhere a folder cannot be opened
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def disk_error(path: Path, exc: OSError) -> RunError:
     """The error that tells the user of a refused write."""
     return RunError(

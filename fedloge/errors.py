@@ -59,6 +59,19 @@ class UpdateError(RunError):
     """A client's reply cannot be used: not finite, wrong shape, wrong run or round."""
 
 
+class PolicyError(RunError):
+    """A site's own policy forbids what a message asks for.
+
+    Parameters
+    ----------
+    rule : the key of the policy.
+    """
+
+    def __init__(self, rule: str, text: str) -> None:
+        super().__init__(f"this site's policy, {rule}: {text}")
+        self.rule = rule
+
+
 def in_one_line(exc: Exception) -> str:
     """An error's type and the first line of what it says.
 

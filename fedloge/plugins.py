@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Mapping
-from importlib.machinery import SourceFileLoader
+from collections.abc import Mapping, Sequence
+from importlib.machinery import PathFinder, SourceFileLoader
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import CodeType, ModuleType
@@ -57,6 +57,30 @@ def load_plugin(spec: str, group: str, builtin: Mapping[str, Any], what: str) ->
 def names_a_plugin(spec: str, group: str) -> bool:
     """Whether `spec` names something of the user's own: a file, a dotted name or an entry point."""
     return "." in spec or ":" in spec or spec in entry_points(group=group).names
+
+
+def plugin_file(spec: str, group: str) -> Path | None:
+    """The file that `load_plugin` would execute for a plug-in's name; nothing is executed here.
+
+    None where there is no such file: a missing module, or one that is no Python source.
+    """
+    found = entry_points(group=group)
+    value = found[spec].value.partition("[")[0].strip() if spec in found.names else spec
+    source, colon, _ = value.rpartition(":")
+    if source.endswith(".py"):
+        return Path(source).resolve()
+    if not colon:
+        source = value.rpartition(".")[0]
+    path: Sequence[str] | None = None
+    origin: str | None = None
+    parts = source.split(".")
+    for depth in range(len(parts)):
+        # Not `importlib.util.find_spec`, which imports the parent packages.
+        spec_found = PathFinder.find_spec(".".join(parts[: depth + 1]), path)
+        if spec_found is None:
+            return None
+        path, origin = spec_found.submodule_search_locations, spec_found.origin
+    return Path(origin).resolve() if origin and origin.endswith(".py") else None
 
 
 def _member(who: str, module: ModuleType, name: str) -> Any:

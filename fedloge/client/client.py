@@ -9,10 +9,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fedloge.client.class_sums import allowed_sums
+from fedloge.client.own_site import OwnSite
 from fedloge.client.personal_state import PersonalState, PersonalStore
+from fedloge.client.site_policy import SitePolicy
 from fedloge.errors import FedlogeError, RunError, UpdateError
 from fedloge.federation.evaluation import client_figures, predictor_accuracy, predictor_guesses
 from fedloge.federation.federation import Federation
+from fedloge.learning.class_told import ClassTold
+from fedloge.learning.client_data import ClientData
 from fedloge.learning.fast.stacked import StackedClients
 from fedloge.learning.guesses import Guesses
 from fedloge.learning.probes import Probe
@@ -45,10 +50,14 @@ class Client:
     ----------
     index : partition id, 0 .. num-clients - 1.
     folder : holds this run's personal states.
+    policy : of the site, for what may leave it; None: everything may.
     """
 
-    def __init__(self, federation: Federation, index: int, folder: Path) -> None:
+    def __init__(
+        self, federation: Federation, index: int, folder: Path, policy: SitePolicy | None = None
+    ) -> None:
         self.federation = federation
+        self.policy = policy
         self.index = index
         self.store = PersonalStore(folder, index)
 
@@ -98,6 +107,14 @@ class Client:
                 raise UpdateError(
                     f"client {self.index}: personal tensor {name!r} is not finite; not stored"
                 )
+        method = self.federation.method
+        sums = allowed_sums(
+            update.sums,
+            method.class_told or ClassTold(),
+            torch.from_numpy(self.federation.partition.train_counts[self.index]),
+            self.policy,
+            f"method {method.name!r}",
+        )
         self.store.save(stamp, personal, before.rounds_trained + 1)
         images = self.num_train
         metrics = {
@@ -105,7 +122,7 @@ class Client:
             "images": images * self.federation.config.local_epochs,
             **{f"train/{name}": value for name, value in update.metrics.items()},
         }
-        return Trained(shared, metrics, update.sums)
+        return Trained(shared, metrics, sums)
 
     @property
     def num_train(self) -> int:
@@ -138,7 +155,7 @@ class Client:
         }
         held_out = len(data.validation) if data.validation is not None else 0
         if not len(indices) and not held_out:
-            return figures, sums
+            return figures, self._allowed(sums, data)
         with torch_seeded(fed.config.seed, "personal-models", stamp.round, self.index):
             predictors = fed.method.personal_predictors(net, data)
         for name, predictor in predictors.items():
@@ -150,7 +167,25 @@ class Client:
             if held_out:
                 right = predictor_accuracy(fed.method, net, predictor, data)
                 figures[f"personal/{name}/validation"] = right
-        return figures, sums
+        return figures, self._allowed(sums, data)
+
+    def _allowed(self, sums: Mapping[str, Tensor], data: ClientData) -> dict[str, Tensor]:
+        """The probes' sums as far as they may leave the site."""
+        if self.policy is None:
+            return dict(sums)
+        fed, held = self.federation, data.validation
+        labels = held.classes.cpu() if held is not None else torch.empty(0, dtype=torch.int64)
+        counts = {
+            "train": torch.from_numpy(fed.partition.train_counts[self.index]),
+            "test": torch.from_numpy(fed.partition.local_test_counts[self.index]),
+            "validation": torch.bincount(labels, minlength=fed.data.num_classes),
+        }
+        allowed: dict[str, Tensor] = {}
+        for probe in fed.probes:
+            own = {k: t for k, t in sums.items() if k.startswith(f"{probe.name}/")}
+            told, who = probe.class_told, f"probe {probe.name!r}"
+            allowed |= allowed_sums(own, told, counts[told.of], self.policy, who)
+        return allowed
 
 
 def _of_the_own_model(probes: Sequence[Probe], guesses: Guesses) -> dict[str, Tensor]:
@@ -201,14 +236,14 @@ def train_together(
             yield client, exc
 
 
-def personal_folder(node_config: Mapping, run_config: Mapping, stamp: Stamp) -> Path:
+def personal_folder(site: OwnSite | None, run_config: Mapping, stamp: Stamp) -> Path:
     """The folder of a run's personal states.
 
-    On a node of its own it is in the ``state-dir`` of the node's config, one folder per run. In a
-    simulation it is inside the run's own directory.
+    At a site it is in its state folder, one folder per run. In a simulation it is inside the
+    run's own directory.
     """
-    if "state-dir" in node_config:
-        return Path(str(node_config["state-dir"])).expanduser() / stamp.run_id
+    if site is not None:
+        return site.state / stamp.run_id
     runs_dir = Path(str(run_config.get("runs-dir", "runs"))).expanduser()
     if not stamp.run_name:
         raise RunError("the message names no run; nowhere to keep personal state")

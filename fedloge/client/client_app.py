@@ -5,16 +5,15 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import Any
 
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
-from flwr.clientapp import ClientApp
+from torch import Tensor
 
-from fedloge import config as configs
 from fedloge.client import client as work
+from fedloge.client.class_sums import allowed_counts
 from fedloge.client.client import Client, Trained, personal_folder
-from fedloge.config import Config
+from fedloge.client.guard import GuardedApp
+from fedloge.client.own_site import config_of, own_site
 from fedloge.errors import FedlogeError, UpdateError, in_one_line
 from fedloge.federation import Federation, open_federation, open_site
 from fedloge.messages import (
@@ -27,8 +26,9 @@ from fedloge.messages import (
     failure_content,
     reply_content,
 )
+from fedloge.methods.method import Part
 
-app = ClientApp()
+app = GuardedApp()
 log = logging.getLogger(__name__)
 _downlink = Downlink()
 
@@ -44,7 +44,9 @@ def whoami(message: Message, context: Context) -> Message:
             NUM_EXAMPLES: len(federation.partition.train[index]),
         }
         if federation.config.shares_class_counts:
-            metrics[CLASS_COUNTS] = federation.partition.train_counts[index].tolist()
+            counts = federation.partition.train_counts[index].tolist()
+            site = own_site(context.node_config)
+            metrics[CLASS_COUNTS] = allowed_counts(counts, site.policy if site else None)
         content = RecordDict({METRICS: MetricRecord(metrics)})
         content["identity"] = ConfigRecord({"fingerprint": federation.fingerprint})
     except FedlogeError as exc:
@@ -57,9 +59,7 @@ def train(message: Message, context: Context) -> Message:
     """Train on this client's images; the personal tensors stay here."""
     try:
         client, stamp = _client(message, context)
-        content = _trained(
-            client, stamp, client.train(stamp, _downlink.tensors(message.content, ARRAYS))
-        )
+        content = _trained(client, stamp, client.train(stamp, _shared(client, message)))
     except FedlogeError as exc:
         content = failure_content(str(exc))
     return Message(content, reply_to=message)
@@ -72,11 +72,14 @@ def train_together(exchanges: Sequence[tuple[Message, Context]]) -> list[Message
     order. A client without one has to be trained alone: it has no images, or its step cannot be stacked.
     """
     replies: list[Message] = []
+    # A site's guard sees each message alone.
+    if any(own_site(context.node_config) is not None for _, context in exchanges):
+        return replies
     asked: dict[int, tuple[Client, Message]] = {}
     for message, context in exchanges:
         try:
             client, stamp = _client(message, context)
-            shared = _downlink.tensors(message.content, ARRAYS)
+            shared = _shared(client, message)
             asked[client.index] = client, message
         except FedlogeError as exc:
             replies.append(Message(failure_content(str(exc)), reply_to=message))
@@ -109,11 +112,16 @@ def evaluate(message: Message, context: Context) -> Message:
     """Measure this client's personal models on its own test images."""
     try:
         client, stamp = _client(message, context)
-        figures, sums = client.evaluate(stamp, _downlink.tensors(message.content, ARRAYS))
+        figures, sums = client.evaluate(stamp, _shared(client, message))
         content = reply_content(stamp, figures, sums=sums)
     except FedlogeError as exc:
         content = failure_content(str(exc))
     return Message(content, reply_to=message)
+
+
+def _shared(client: Client, message: Message) -> dict[str, Tensor]:
+    template = client.federation.initial[Part.SHARED]
+    return _downlink.tensors(message.content, ARRAYS, template)
 
 
 def _client(message: Message, context: Context) -> tuple[Client, Stamp]:
@@ -124,24 +132,21 @@ def _client(message: Message, context: Context) -> tuple[Client, Stamp]:
             raise UpdateError(
                 f"the server sent the run name {value!r}; expected letters, digits, '.', '_', '-'"
             )
-    folder = personal_folder(context.node_config, context.run_config, stamp)
+    site = own_site(context.node_config)
+    folder = personal_folder(site, context.run_config, stamp)
     federation = _federation(context)
-    client = Client(federation, _partition_id(context, federation.config.num_clients), folder)
+    index = _partition_id(context, federation.config.num_clients)
+    client = Client(federation, index, folder, site.policy if site else None)
     client.check(stamp)
     return client, stamp
 
 
 def _federation(context: Context) -> Federation:
-    config = _config(tuple(context.run_config.items()))
+    config = config_of(context.run_config, own_site(context.node_config))
     if config.on_node:
         own = str(context.node_config.get("data-path", ""))
         return open_site(config, _partition_id(context, config.num_clients), own)
     return open_federation(config)
-
-
-@lru_cache(maxsize=2)
-def _config(items: tuple[tuple[str, Any], ...]) -> Config:
-    return configs.from_flat(dict(items), "run config")
 
 
 def _partition_id(context: Context, clients: int) -> int:

@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from fedloge.commands import partitioning, reading_runs, running, tools, using_models
+from fedloge.commands.audit import audit
 from fedloge.console import fail, warnings_shown
 from fedloge.errors import FedlogeError
 
@@ -33,6 +34,7 @@ _COMMANDS = {
         tools.prototypes,
         tools.certs,
         tools.doctor,
+        audit,
     ),
 }
 

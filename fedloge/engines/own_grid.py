@@ -21,6 +21,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from fedloge import messages as wire
 from fedloge.client.client_app import app as client_app
 from fedloge.client.client_app import train_together
+from fedloge.client.own_site import SIMULATED
 from fedloge.config import Config, Scalar
 from fedloge.errors import in_one_line, printable_line
 from fedloge.observer import ClientAnswered, Observer, Observers
@@ -155,7 +156,11 @@ def client_context(config: Config, partition_id: int) -> Context:
     return Context(
         run_id=RUN_ID,
         node_id=partition_id + SERVER_NODE + 1,
-        node_config={"partition-id": partition_id, "num-partitions": config.num_clients},
+        node_config={
+            "partition-id": partition_id,
+            "num-partitions": config.num_clients,
+            SIMULATED: True,
+        },
         state=RecordDict(),
         run_config={**_flat(config)},
     )

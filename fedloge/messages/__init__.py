@@ -28,6 +28,7 @@ from fedloge.messages.records import (
     encode,
     num_bytes,
     received_tensors,
+    record_digest,
     record_of,
 )
 
@@ -57,6 +58,7 @@ __all__ = [
     "num_bytes",
     "only_update",
     "received_tensors",
+    "record_digest",
     "record_of",
     "reply_content",
     "sum_on_worker",

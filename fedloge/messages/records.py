@@ -13,7 +13,9 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
+from fedloge.digest import digest
 from fedloge.errors import UpdateError
+from fedloge.messages.averaging import check_update
 
 _NPY = "numpy.ndarray"  # Flower's name for the format of NumPy's .npy files
 R = TypeVar("R", ArrayRecord, ConfigRecord, MetricRecord)
@@ -91,7 +93,7 @@ def received_tensors(content: RecordDict, name: str) -> dict[str, Tensor]:
 
 
 class Downlink:
-    """The shared tensors of the newest message, decoded once for all clients of this process.
+    """The shared tensors of the newest message, decoded and checked once for all clients of this process.
 
     Engines that keep several clients in a process give them the same record object. Readers must
     not write to the tensors; if one did, they are decoded again.
@@ -99,16 +101,59 @@ class Downlink:
 
     def __init__(self) -> None:
         self._record: ArrayRecord | None = None
+        self._template: Mapping[str, Tensor] = {}
         self._tensors: dict[str, Tensor] = {}
 
-    def tensors(self, content: RecordDict, name: str) -> dict[str, Tensor]:
-        """As `received_tensors`; do not write to them."""
+    def tensors(
+        self, content: RecordDict, name: str, template: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """As `received_tensors`; do not write to them.
+
+        Parameters
+        ----------
+        template : the tensors that every client and the server begin with.
+
+        Raises
+        ------
+        UpdateError
+            They are no model that this template may have become (see `check_downlink`).
+        """
         record = record_of(content, name, ArrayRecord)
         # torch counts in-place writes to a tensor in `_version`.
         written = any(tensor._version for tensor in self._tensors.values())
-        if record is None or record is not self._record or written:
-            self._tensors, self._record = received_tensors(content, name), record
+        other = record is not self._record or template is not self._template
+        if record is None or other or written:
+            received = received_tensors(content, name)
+            check_downlink(received, template)
+            self._tensors, self._record, self._template = received, record, template
         return dict(self._tensors)
+
+
+def check_downlink(tensors: Mapping[str, Tensor], template: Mapping[str, Tensor]) -> None:
+    """Refuse shared tensors that an honest server does not send.
+
+    Raises
+    ------
+    UpdateError
+        What `check_update` refuses, or a whole layer of one value where the model began with many.
+    """
+    try:
+        check_update(tensors, template)
+        for name, tensor in tensors.items():
+            if tensor.numel() > 1 and _one_value(tensor) and not _one_value(template[name]):
+                raise UpdateError(f"tensor {name!r} holds one value everywhere")
+    except UpdateError as exc:
+        raise UpdateError(f"the server sent a model that cannot be: {exc}") from None
+
+
+def _one_value(tensor: Tensor) -> bool:
+    least, most = tensor.aminmax()
+    return bool(least == most)
+
+
+def record_digest(arrays: ArrayRecord) -> str:
+    """Hash of a record's names and bytes; what one side sends has the same at the other."""
+    return digest(*(part for name, a in arrays.items() for part in (name.encode(), a.data)))
 
 
 def num_bytes(arrays: ArrayRecord) -> int:

@@ -22,6 +22,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
+from fedloge.learning.class_told import ClassTold
 from fedloge.learning.losses import WITHOUT_COUNTS
 from fedloge.learning.probes import Findings, Probe, ProbeTask
 from fedloge.learning.probes.class_moments import ClassMoments, gaussians
@@ -37,6 +38,7 @@ class CCVR(FedAvg):
 
     name = "ccvr"
     primary_global = "calibrated"
+    class_told = ClassTold(counts=True, sums=True)
 
     class Options(FedAvgOptions):
         """How the head is calibrated.

@@ -24,6 +24,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, one_hot
 
+from fedloge.learning.class_told import ClassTold
 from fedloge.methods.fedavg import FedAvg, FedAvgOptions
 from fedloge.methods.head_tuning import fit_head
 from fedloge.methods.method import Aggregate, ClientData, Part, Predictor, Update, plain_features
@@ -38,6 +39,7 @@ class CReFF(FedAvg):
     name = "creff"
     parts: ClassVar = {"backbone": Part.SHARED, "head": Part.SHARED, "retrained": Part.SHARED}
     primary_global = "retrained"
+    class_told = ClassTold(counts=False, sums=True)
 
     class Options(FedAvgOptions):
         """The server's work in each round; the defaults are the authors'.

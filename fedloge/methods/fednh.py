@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from fedloge.geometry.simplex import simplex_etf
+from fedloge.learning.class_told import ClassTold
 from fedloge.methods.method import (
     Aggregate,
     ClientData,
@@ -80,6 +81,7 @@ class FedNH(Method[FedNHNetwork]):
     }
     primary_global = "raw"
     primary_personal = "raw"
+    class_told = ClassTold(counts=True, sums=True)
 
     class Options(MethodOptions):
         """`rho`: share of the old prototype in a new one. `scale`: s, or its initial value if it is learned."""

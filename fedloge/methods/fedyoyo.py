@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.functional import cross_entropy
 
+from fedloge.learning.class_told import ClassTold
 from fedloge.learning.loop import sgd
 from fedloge.methods.fedavg import FedAvg, TuningOptions
 from fedloge.methods.method import Aggregate, ClientData, Losses, Part, Update
@@ -43,6 +44,7 @@ class FedYoYo(FedAvg):
     """FedAvg whose clients teach themselves, from a weak view to a strong one."""
 
     name = "fedyoyo"
+    class_told = ClassTold(counts=True, sums=False)
     parts: ClassVar = {"backbone": Part.SHARED, "head": Part.SHARED, "federation": Part.SHARED}
 
     class Options(PostHocOptions, TuningOptions):

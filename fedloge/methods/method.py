@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fedloge.config import Config
+from fedloge.learning.class_told import ClassTold
 from fedloge.learning.client_data import ClientData
 from fedloge.learning.loop import Losses, sgd
 from fedloge.learning.probes import Probe
@@ -117,6 +118,8 @@ class Method(ABC, Generic[N]):
     """The personal predictor by which the method is compared; None: it has no personal models."""
     pooled: ClassVar[bool] = False
     """Whether the server trains on all clients' examples at one place, which only a simulation can."""
+    class_told: ClassVar[ClassTold | None] = None
+    """What the sums of its local update, and of its own probes, tell of single classes; None: it sends none."""
     Options: ClassVar[type[MethodOptions]] = MethodOptions
     """The method's own options, ``[method-options]`` in a config; any other key is refused."""
 

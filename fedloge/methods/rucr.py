@@ -29,6 +29,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
+from fedloge.learning.class_told import ClassTold
 from fedloge.methods.fedavg import FedAvg, FedAvgOptions
 from fedloge.methods.head_tuning import fit_head
 from fedloge.methods.method import (
@@ -56,6 +57,7 @@ class RUCR(FedAvg):
         "unified": Part.SHARED,
     }
     primary_global = "rectified"
+    class_told = ClassTold(counts=True, sums=True)
 
     class Options(FedAvgOptions):
         """The authors' settings for CIFAR-10-LT.

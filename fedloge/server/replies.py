@@ -27,6 +27,7 @@ from fedloge.messages import (
     failure_reason,
     num_bytes,
     received_tensors,
+    record_digest,
     record_of,
 )
 
@@ -203,6 +204,12 @@ def _rule(kind: Kind, name: str) -> _Rule | None:
     if len(name) > LONGEST_NAME:
         return None
     return next((rule for form, rule in _FIGURES[kind] if re.fullmatch(form, name)), None)
+
+
+def digest_of(reply: Message) -> str:
+    """Hash of the tensors in an answer, as its site's audit log has it; empty if there are none."""
+    record = record_of(reply.content, ARRAYS, ArrayRecord)
+    return record_digest(record) if record is not None else ""
 
 
 def bytes_of(reply: Message, model_bytes: int) -> int:

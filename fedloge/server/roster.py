@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
@@ -28,6 +29,7 @@ from fedloge.messages import (
     record_of,
 )
 from fedloge.server.replies import MOST_IMAGES, check_records, shown
+from fedloge.server.server_audit import ServerAudit
 
 log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.5
@@ -47,6 +49,11 @@ class Member:
     num_examples: int
     class_counts: tuple[int, ...] = ()
     """Training images of each class, where the client tells them."""
+
+    def said(self) -> dict[str, Any]:
+        """What the node has said, for the audit log."""
+        said: dict[str, Any] = {"client": self.partition_id, "images": self.num_examples}
+        return said | ({"class-counts": list(self.class_counts)} if self.class_counts else {})
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,7 @@ class Roster:
     patience : seconds after which a node that has not answered is asked again.
     known : training examples of each partition, where the server has split them itself; a node
         that says otherwise is refused. None: each node's own word counts.
+    audit : is told of who registers and who is refused.
     """
 
     def __init__(
@@ -81,12 +89,14 @@ class Roster:
         whoami_timeout: float = 30.0,
         patience: float = 300.0,
         known: Sequence[int] | None = None,
+        audit: ServerAudit | None = None,
     ) -> None:
         self._grid = grid
         self._num_clients = num_clients
         self._fingerprint = fingerprint
         self._whoami_timeout, self._patience = whoami_timeout, patience
         self._known = known
+        self.audit = audit or ServerAudit()
         self._asked: dict[int, Member] = {}
         self._refusals: dict[int, str] = {}
         self._rivals: dict[int, int] = {}
@@ -194,6 +204,7 @@ class Roster:
         if reply.has_error():
             reason = printable_line(str(reply.error.reason))
             log.warning("node %d did not say who it is: %s", node, reason)
+            self.audit.write({"event": "failed", "node": str(node), "reason": reason})
             self._failed[node] = time.monotonic()
             return
         try:
@@ -206,6 +217,7 @@ class Roster:
             holder = self.members().get(member.partition_id)
             if holder is None:
                 self._asked[node] = member
+                self.audit.write({"event": "registered", "node": str(node), **member.said()})
                 return
             self._rivals[node] = member.partition_id
             log.warning(
@@ -214,10 +226,13 @@ class Roster:
                 member.partition_id,
                 holder.node_id,
             )
+            held = f"partition {member.partition_id} is held by node {holder.node_id}"
+            self.audit.write({"event": "refused", "node": str(node), "reason": held})
 
     def _refuse(self, node: int, reason: str) -> None:
         self._refusals[node] = printable_line(reason)
         log.warning("node %d cannot take part: %s", node, self._refusals[node])
+        self.audit.write({"event": "refused", "node": str(node), "reason": self._refusals[node]})
 
     def _member(self, node: int, content: RecordDict) -> Member:
         if reason := failure_reason(content):
@@ -249,12 +264,22 @@ class Roster:
 def _class_counts(content: RecordDict, partition: int, images: int) -> tuple[int, ...]:
     told = content.metric_records[METRICS].get(CLASS_COUNTS, [])
     counts = tuple(told) if isinstance(told, list) else (-1,)
-    if counts and (not all(type(n) is int and n >= 0 for n in counts) or sum(counts) != images):
+    if counts and (not all(type(n) is int and n >= 0 for n in counts) or sum(counts) > images):
         raise RunError(f"partition {partition}: its class counts do not add up to {images} images")
+    if counts and sum(counts) < images:
+        log.warning(
+            "partition %d tells the classes of %d of its %d images; its site's policy keeps small classes back, "
+            "so they are missing from the counts by which classes are many, medium and few",
+            partition,
+            sum(counts),
+            images,
+        )
     return tuple(int(n) for n in counts)
 
 
-def roster_of(grid: Grid, config: Config, federation: Federation) -> Roster:
+def roster_of(
+    grid: Grid, config: Config, federation: Federation, audit: ServerAudit | None = None
+) -> Roster:
     """The roster of a run, with nobody asked yet."""
     return Roster(
         grid,
@@ -263,4 +288,5 @@ def roster_of(grid: Grid, config: Config, federation: Federation) -> Roster:
         whoami_timeout=config.whoami_timeout,
         patience=max(config.whoami_timeout, config.startup_timeout),
         known=None if config.on_node else [len(own) for own in federation.partition.train],
+        audit=audit,
     )

@@ -23,7 +23,7 @@ from fedloge.server.central_privacy import Epsilon, with_privacy
 from fedloge.server.checkpoint import Checkpoint, CheckpointStore
 from fedloge.server.figures import client_rows, measured, personal_figures, reliability_lines
 from fedloge.server.pooled_training import PooledTraining
-from fedloge.server.roster import Roster, roster_of
+from fedloge.server.roster import Roster
 from fedloge.server.run_record import RunRecord
 from fedloge.server.strategy import RoundOutcome, RoundStrategy
 
@@ -36,13 +36,13 @@ def run_rounds(
     federation: Federation,
     record: RunRecord,
     observers: Observers,
-    roster: Roster | None = None,
+    roster: Roster,
 ) -> None:
     """Run the rounds that are still to be done, as the record and the checkpoints say.
 
     Parameters
     ----------
-    roster : with members that have been asked already; None: they are asked here.
+    roster : of the clients, who may have been asked already who they are.
 
     Raises
     ------
@@ -65,7 +65,6 @@ def run_rounds(
         observers.on_end(RunEnded(record.folder, text, complete=True))
         return
     stamp = _begin_attempt(federation, checkpoints, record, start)
-    roster = roster or roster_of(grid, config, federation)
     roster.wait(config.startup_timeout)
     rounds = Rounds(grid, federation, roster, stamp, start)
     observers.on_start(

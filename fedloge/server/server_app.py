@@ -14,6 +14,7 @@ from fedloge.server import run_record as record
 from fedloge.server.log_lines import observed
 from fedloge.server.roster import Roster, roster_of
 from fedloge.server.rounds import run_rounds
+from fedloge.server.server_audit import ServerAudit, server_audit
 
 app = ServerApp()
 
@@ -22,19 +23,23 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run or resume a federation as its run config says."""
     config = configs.from_flat(context.run_config, "run config")
-    with observed(grid, config.log_format) as observers:
+    audit = server_audit(grid, config, context)
+    with observed(grid, config.log_format) as observers, audit.of_run():
         federation = open_federation(config)
-        roster = _introduced(grid, config, federation)
+        roster = _introduced(grid, config, federation, audit)
         opened = (record.reopen if config.resume else record.create)(config, federation)
         with opened.held():
+            roster = roster or roster_of(grid, config, federation, audit)
             run_rounds(grid, config, federation, opened, observers, roster)
 
 
-def _introduced(grid: Grid, config: Config, federation: Federation) -> Roster | None:
+def _introduced(
+    grid: Grid, config: Config, federation: Federation, audit: ServerAudit
+) -> Roster | None:
     """With ``partitioner=on-node``, ask the nodes for their image counts before the record is opened."""
     if not isinstance(federation, OnNodeFederation):
         return None
-    roster = roster_of(grid, config, federation)
+    roster = roster_of(grid, config, federation, audit)
     roster.wait(config.startup_timeout)
     members = roster.members()
     counts = {k: member.class_counts for k, member in members.items()}

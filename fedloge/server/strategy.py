@@ -12,6 +12,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -38,7 +39,7 @@ from fedloge.messages import (
 from fedloge.partition import held_out_clients
 from fedloge.rng import rng
 from fedloge.server.aggregation import combination
-from fedloge.server.replies import Asked, Kind, bytes_of, read_reply
+from fedloge.server.replies import Asked, Kind, bytes_of, digest_of, read_reply
 from fedloge.server.roster import Member, Roster
 from fedloge.server.weights import Weights
 
@@ -226,6 +227,7 @@ class RoundStrategy(Strategy):
         """Give each accepted reply to `use`; one that is refused, here or there, is that client's failure."""
         by_node = {member.node_id: client for client, member in self._asked.items()}
         outcome, answered = self.outcome, set()
+        digests: dict[int, str] = {}
         sums = ExactSum(self.uplinks[kind])
         for reply in replies:
             client = by_node.get(reply.metadata.src_node_id)
@@ -234,6 +236,8 @@ class RoundStrategy(Strategy):
             answered.add(client)
             try:
                 answer = read_reply(reply, self._asked_of(kind, round, client))
+                if self.roster.audit:
+                    digests[client] = digest_of(reply)
                 use(client, reply)
             except FedlogeError as exc:
                 outcome.failures[client] = printable_line(str(exc))
@@ -248,6 +252,23 @@ class RoundStrategy(Strategy):
             )
         outcome.failures = dict(sorted(outcome.failures.items()))
         outcome.replies = dict(sorted(outcome.replies.items()))
+        self._audit(kind, round, digests)
+
+    def _audit(self, kind: Kind, round: int, digests: Mapping[int, str]) -> None:
+        audit = self.roster.audit
+        if not audit:
+            return
+        about: dict[str, Any] = {"run": self.stamp.run_id, "attempt": self.stamp.attempt}
+        about |= {"round": round, "kind": kind}
+        results = [
+            {"event": "result", "client": k, "digest": digests[k], "figures": figures, **about}
+            for k, figures in self.outcome.replies.items()
+        ]
+        refused = [
+            {"event": "refused", "client": k, "reason": reason, **about}
+            for k, reason in self.outcome.failures.items()
+        ]
+        audit.write(*results, *refused)
 
     def _check_quorum(self, round: int) -> None:
         good = len(self.outcome.replies)

@@ -6,10 +6,12 @@ from typing import Any
 import harness
 import pytest
 from flwr.app import Context, Message, RecordDict
+from one_message import ask, reason, work
 
 from fedloge import messages as wire
 from fedloge.client.client import personal_folder
 from fedloge.client.client_app import app
+from fedloge.client.own_site import own_site
 from fedloge.config import Config
 from fedloge.engines.own_grid import take_identity
 from fedloge.federation import open_federation
@@ -20,33 +22,6 @@ from fedloge.methods.method import Part
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
     return harness.tiny(tmp_path)
-
-
-def ask(config: Config, kind: str, content: RecordDict, **node_config: Any) -> RecordDict:
-    take_identity()
-    node = {"partition-id": 1, "num-partitions": 4} | node_config
-    context = Context(
-        run_id=1,
-        node_id=7,
-        node_config=node,
-        state=RecordDict(),
-        run_config=dict(config.for_flower()),
-    )
-    return app(Message(content, dst_node_id=7, message_type=kind), context).content
-
-
-def work(config: Config, **changes: Any) -> RecordDict:
-    federation = open_federation(config)
-    values = {"run_id": "run-1", "run_name": "run", "fingerprint": federation.fingerprint}
-    stamp = Stamp(**(values | {"bases": (0,), "round": 1, "keep_round": 0} | changes))
-    arrays = wire.encode(federation.initial[Part.SHARED])
-    return RecordDict({wire.ARRAYS: arrays, wire.STAMP: stamp.to_record()})
-
-
-def reason(content: RecordDict) -> str:
-    said = wire.failure_reason(content)
-    assert said is not None and "\n" not in said
-    return said
 
 
 def test_whoami_says_partition_and_images(config: Config) -> None:
@@ -89,7 +64,8 @@ def test_a_name_from_the_wire_cannot_climb_out(config: Config, key: str, name: s
 @pytest.mark.parametrize("kind", ["query.whoami", "train"])
 def test_a_wrong_partition_id_is_refused(config: Config, kind: str, partition: Any) -> None:
     content = work(config) if kind == "train" else RecordDict()
-    node = {"partition-id": partition} if partition is not None else {}
+    node: dict[str, Any] = {"simulated": True}
+    node |= {"partition-id": partition} if partition is not None else {}
     take_identity()
     context = Context(1, 7, node, RecordDict(), dict(config.for_flower()))
     answer = app(Message(content, dst_node_id=7, message_type=kind), context).content
@@ -131,5 +107,6 @@ def test_evaluation_stores_nothing_and_reports_every_personal_model(
 
 def test_where_personal_state_lies() -> None:
     stamp = Stamp("id-1", "name", "f", (0,), 1, 0)
-    assert personal_folder({"state-dir": "/s"}, {"runs-dir": "r"}, stamp) == Path("/s/id-1")
-    assert personal_folder({}, {"runs-dir": "r"}, stamp) == Path("r/name/heads")
+    site = own_site({"state-dir": "/s"})
+    assert personal_folder(site, {"runs-dir": "r"}, stamp) == Path("/s/id-1")
+    assert personal_folder(None, {"runs-dir": "r"}, stamp) == Path("r/name/heads")

@@ -265,6 +265,8 @@ class Deployment:
             "127.0.0.1:9095": f"127.0.0.1:{self._own_ports[service]}",
             "0.0.0.0": "127.0.0.1",
             "/superlink/": f"{self.folder}/",
+            '"/state/.cache"': f'"{self.folder}/cache-{client}"',
+            '"/etc/fedloge/policy.toml"': f'"{ROOT}/clients/policy.toml"',
             '"/state"': f'"{self.folder}/state-{client}"',
             '"/data"': f'"{self.folder}/data-{client}"',
             " /tmp/": f" {self.folder}/",

@@ -88,6 +88,8 @@ def test_a_supernode_authenticates_and_encrypts(k: int) -> None:
         "num-partitions": len(CLIENTS),
         "state-dir": "/state",
         "data-path": "/data",
+        "cache-dir": "/state/.cache",
+        "policy": "/etc/fedloge/policy.toml",
     }
 
 

@@ -113,16 +113,19 @@ def test_what_has_been_rounded_once_goes_as_it_is() -> None:
 
 
 def test_a_round_s_tensors_are_decoded_once_and_anew_if_somebody_wrote_to_them() -> None:
-    downlink = records.Downlink()
+    downlink, template = records.Downlink(), {"w": torch.zeros(2)}
     record = records.encode({"w": torch.ones(2)})
-    first = downlink.tensors(RecordDict({"arrays": record}), "arrays")["w"]
-    assert downlink.tensors(RecordDict({"arrays": record}), "arrays")["w"] is first
+    first = downlink.tensors(RecordDict({"arrays": record}), "arrays", template)["w"]
+    assert downlink.tensors(RecordDict({"arrays": record}), "arrays", template)["w"] is first
     first.mul_(3)
-    assert downlink.tensors(RecordDict({"arrays": record}), "arrays")["w"].tolist() == [1, 1]
+    assert downlink.tensors(RecordDict({"arrays": record}), "arrays", template)["w"].tolist() == [
+        1,
+        1,
+    ]
     other = RecordDict({"arrays": records.encode({"w": torch.zeros(2)})})
-    assert downlink.tensors(other, "arrays")["w"].tolist() == [0, 0]
+    assert downlink.tensors(other, "arrays", template)["w"].tolist() == [0, 0]
     with pytest.raises(UpdateError, match="carries no 'arrays'"):
-        downlink.tensors(RecordDict({"stamp": ConfigRecord({})}), "arrays")
+        downlink.tensors(RecordDict({"stamp": ConfigRecord({})}), "arrays", template)
 
 
 def test_a_record_of_another_kind_is_not_taken_for_the_one_asked_for() -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fedloge.config import Config
 from fedloge.learning.calibration import Reliability
+from fedloge.learning.class_told import ClassTold
 from fedloge.learning.client_data import ClientData
 from fedloge.models.head import Predictor
 from fedloge.models.network import Network
@@ -86,6 +87,9 @@ class Probe(ABC):
 
     name: ClassVar[str]
     """Kebab-case; names its tensors in messages and its figures in the record."""
+
+    class_told: ClassVar[ClassTold] = ClassTold()
+    """What its sums tell of single classes; a site's policy reads it."""
 
     def __init__(self, task: ProbeTask) -> None:
         self.task = task

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fedloge.learning.calibration import Reliability
+from fedloge.learning.class_told import NOTHING_OF_CLASSES, ClassTold
 from fedloge.learning.client_data import EVALUATION_BATCH, ClientData
 from fedloge.learning.probes.probe import Findings, Probe
 from fedloge.models.network import Network
@@ -26,6 +27,7 @@ class Calibration(Probe):
     """
 
     name: ClassVar[str] = "calibration"
+    class_told: ClassVar[ClassTold] = NOTHING_OF_CLASSES
 
     def template(self, net: Network) -> dict[str, Tensor]:
         """Three rows of bins for each global model; nothing where none exists or no images are held out."""

@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from fedloge.learning.class_told import ClassTold
 from fedloge.learning.client_data import ClientData
 from fedloge.learning.probes.probe import Findings, Probe
 from fedloge.models.network import Network
@@ -20,6 +21,7 @@ class Sensitivity(Probe):
     """
 
     name: ClassVar[str] = "sensitivity"
+    class_told: ClassVar[ClassTold] = ClassTold(counts=True, sums=False, of="test")
 
     def template(self, net: Network) -> dict[str, Tensor]:
         """Nothing of the global models, which the record has already."""

@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from fedloge.learning.class_told import ClassTold
 from fedloge.learning.client_data import EVALUATION_BATCH, ClientData
 from fedloge.learning.probes.probe import Findings, Probe
 from fedloge.models.network import Network
@@ -21,6 +22,7 @@ class Validation(Probe):
     """
 
     name: ClassVar[str] = "validation"
+    class_told: ClassVar[ClassTold] = ClassTold(counts=True, sums=False, of="validation")
 
     def template(self, net: Network) -> dict[str, Tensor]:
         """For each class: examples, and for each global model those it gets right."""

@@ -1,0 +1,164 @@
+"""What a site lets a server do: a TOML file of the site's own, and the checks of a run's config against it.
+
+The defaults are strict. A site that allows more says so in the file that its node config names
+(``policy``). ``clients/policy.toml`` shows every key with its default.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection
+from pathlib import Path
+
+from pydantic import Field, field_validator
+
+from fedloge.config import Config
+from fedloge.config.reading import read_toml
+from fedloge.data.sources import SOURCES
+from fedloge.errors import PolicyError
+from fedloge.learning.class_told import ClassTold
+from fedloge.learning.probes import PROBES, Validation
+from fedloge.methods import METHODS, method_class
+from fedloge.options import Options, checked_options
+from fedloge.partition.builtin import BUILTIN as PARTITIONERS
+from fedloge.plugins import names_a_plugin, plugin_file
+
+ANY = "built-in"
+"""In a list of methods, models or probes: every one that comes with fedloge."""
+
+# Those that read no further file and fetch nothing.
+_PARTITIONERS = (
+    "on-node",
+    "dirichlet",
+    "iid",
+    "pathological",
+    "shards",
+    "quantity",
+    "label-and-quantity",
+    "local-tails",
+    "feature",
+    "natural",
+)
+
+
+class SitePolicy(Options):
+    """What a server may make a site do. What is not allowed here is refused, in one line that names the key.
+
+    `methods`, `models`, `datasets`, `partitioners`, `probes`: names that a run's config may give;
+    ``built-in`` for all methods, models or probes that come with fedloge.
+    `plugins`: SHA-256, in hexadecimal digits, of the files of a method, model, data set, partitioner
+    or probe that is not fedloge's own. Any other plug-in is refused before it is executed.
+    `class_counts`: whether the server may learn how many examples of a class the site holds.
+    `class_sums`: whether it may get sums over the examples of a class: features, gradients.
+    `min_images_per_class`: of a class with fewer examples neither is told; to the server it looks
+    as if the site had none.
+    `max_rounds`, `max_local_epochs`: of a run, and of a round.
+    `max_megabytes_per_round`: of tensors, received and sent, in a round of a run; 10^6 bytes each.
+    `keep_runs`: of so many runs personal state is kept; a further run is refused.
+    `min_client_noise`: least noise multiplier of privacy at the client; 0: it is not demanded.
+    """
+
+    methods: list[str] = Field([ANY])
+    models: list[str] = Field([ANY])
+    datasets: list[str] = Field(["digits", "image-folder"])
+    partitioners: list[str] = Field(list(_PARTITIONERS))
+    probes: list[str] = Field([ANY])
+    plugins: list[str] = Field([])
+    class_counts: bool = False
+    class_sums: bool = False
+    min_images_per_class: int = Field(10, ge=1)
+    max_rounds: int = Field(1000, ge=1)
+    max_local_epochs: int = Field(20, ge=1)
+    max_megabytes_per_round: float = Field(1000.0, gt=0)
+    keep_runs: int = Field(20, ge=1)
+    min_client_noise: float = Field(0.0, ge=0)
+
+    @field_validator("plugins")
+    @classmethod
+    def _digests(cls, given: list[str]) -> list[str]:
+        for item in given:
+            if len(item) != 64 or set(item) - set("0123456789abcdef"):
+                raise ValueError(
+                    f"expected SHA-256 in 64 hexadecimal digits (sha256sum FILE), got {item!r}"
+                )
+        return given
+
+    def check(self, config: Config) -> None:
+        """Refuse a run whose config asks for what is not allowed; no plug-in is executed before it is allowed.
+
+        Raises
+        ------
+        PolicyError
+            With the key of the policy.
+        """
+        self._check_names(config)
+        for rule, key, asked, most in (
+            ("max-rounds", "rounds", config.rounds, self.max_rounds),
+            ("max-local-epochs", "local-epochs", config.local_epochs, self.max_local_epochs),
+        ):
+            if asked > most:
+                raise PolicyError(rule, f"{key} is {asked}, {most} are allowed")
+        if config.shares_class_counts and not self.class_counts:
+            raise PolicyError(
+                "class-counts", "the run asks for them (partitioner-options.share-class-counts)"
+            )
+        if config.validation_share:
+            self.check_told(Validation.class_told, "validation-share")
+        told = method_class(config.method).class_told
+        if told is not None:
+            self.check_told(told, f"method {config.method!r}")
+        if self.min_client_noise:
+            raise PolicyError(
+                "min-client-noise",
+                f"noise of {self.min_client_noise:g} at the client is demanded, the run adds none there",
+            )
+
+    def check_told(self, told: ClassTold, who: str) -> None:
+        """`PolicyError` if sums of this kind may not leave the site."""
+        if told.counts and not self.class_counts:
+            raise PolicyError("class-counts", f"{who} sends counts of each class")
+        if told.sums and not self.class_sums:
+            raise PolicyError("class-sums", f"{who} sends sums over the examples of each class")
+
+    def _check_names(self, config: Config) -> None:
+        self._check("methods", "method", config.method, self.methods, METHODS)
+        self._check("models", "model", config.model, self.models, ())
+        self._check("datasets", "dataset", config.dataset, self.datasets, SOURCES)
+        known = {*PARTITIONERS, "on-node"}
+        self._check("partitioners", "partitioner", config.partitioner, self.partitioners, known)
+        for probe in filter(None, (part.strip() for part in config.probes.split(","))):
+            self._check("probes", "probe", probe, self.probes, PROBES)
+            if probe in PROBES:
+                self.check_told(PROBES[probe].class_told, f"probe {probe!r}")
+
+    def _check(
+        self, rule: str, kind: str, name: str, allowed: list[str], builtin: Collection[str]
+    ) -> None:
+        group = f"fedloge.{rule}"
+        if name not in builtin and names_a_plugin(name, group):
+            self._check_plugin(kind, name, group)
+        elif name not in allowed and ANY not in allowed:
+            raise PolicyError(
+                rule, f"{kind} {name!r} is not allowed, only {', '.join(allowed) or 'none'}"
+            )
+
+    def _check_plugin(self, kind: str, name: str, group: str) -> None:
+        file = plugin_file(name, group)
+        try:
+            content = file.read_bytes() if file else None
+        except OSError:
+            content = None
+        found = hashlib.sha256(content).hexdigest() if content is not None else "no file here"
+        if found not in self.plugins:
+            raise PolicyError("plugins", f"{kind} {name!r} is a plug-in ({found}), not named here")
+
+
+def read_policy(path: Path) -> SitePolicy:
+    """The policy in a file.
+
+    Raises
+    ------
+    ConfigError
+        It is missing or not valid TOML, or a key or value is wrong.
+    """
+    return checked_options(SitePolicy, read_toml(path, "policy"), str(path))
