@@ -9,8 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
+from fedloge.audit_log import read_audit
 from fedloge.commands.arguments import Json
 from fedloge.console import stdout
+from fedloge.errors import printable_line
 
 
 def audit(
@@ -26,8 +28,6 @@ def audit(
     json_: Json = False,
 ) -> None:
     """Show an audit log, and check that no line was changed, removed or put in."""
-    from fedloge.audit_log import read_audit
-
     lines, wrong = 0, []
     for line in read_audit(folder):
         lines += 1
@@ -58,8 +58,6 @@ def in_words(event: dict[str, Any]) -> str:
     ...           "rule": "methods", "reason": "no"})
     '2026-01-02 03:04:05  refused     train  round 3  (methods) no'
     """
-    from fedloge.errors import printable_line
-
     time = str(event.get("time", ""))[:19].replace("T", " ")
     parts = [time, f"{event.get('event', '?')!s:10}"]
     parts += [str(event["kind"])] if event.get("kind") else []
