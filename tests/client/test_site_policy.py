@@ -48,7 +48,7 @@ FORBIDDEN: dict[str, tuple[dict[str, Any], dict[str, Any], str, str]] = {
     "a probe": ({"probes": "calibration"}, {"probes": []}, "probes", "'calibration' is not allowed, only none"),
     "test images of each class": ({"probes": "sensitivity"}, {}, "class-counts", "probe 'sensitivity' sends counts"),
     "a probe of another's": ({"probes": "other.package:Probe"}, {}, "plugins", "is a plug-in (no file here)"),
-    "a data source of another's": ({"dataset": "none.py:data", "imbalance_factor": 0.02}, {}, "plugins", "is a plug-in"),
+    "a data source of another's": ({"dataset": "no.py:it", "imbalance_factor": 0.02}, {}, "plugins", "plug-in"),
     "a model of another's": ({"model": "torch.nn.Linear"}, {}, "plugins", "model 'torch.nn.Linear' is a plug-in ("),
     "a partitioner of another's": ({"partitioner": "os.path:join"}, {}, "plugins", "partitioner 'os.path:join'"),
     "held-out images of each class": ({"validation_share": 0.2}, {}, "class-counts", "validation-share sends counts"),
