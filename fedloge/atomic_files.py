@@ -11,8 +11,10 @@ from typing import Any
 from fedloge.errors import RunError
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes, *, private: bool = False) -> None:
     """Write `content` under a temporary name, flush it to the disk, and rename it to `path`.
+
+    If `private`, only the owner may read the file.
 
     Raises
     ------
@@ -21,7 +23,10 @@ def write_atomically(path: Path, content: bytes) -> None:
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
-        with temporary.open("wb") as f:
+        # A left-over would keep its own mode.
+        temporary.unlink(missing_ok=True)
+        mode = 0o600 if private else 0o666
+        with open(temporary, "wb", opener=lambda p, flags: os.open(p, flags, mode)) as f:
             f.write(content)
             f.flush()
             os.fsync(f.fileno())

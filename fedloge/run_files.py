@@ -18,6 +18,7 @@ report, the export) take the paths from here, so that both mean the same files::
       checkpoint/            manifest.json, round-000012.safetensors
       heads/                 client-00003/round-000012.safetensors, the personal tensors
       report.html            the page about the run
+      mistakes.html          a page of a model's mistakes, where one was asked for
       run.lock               held by the process that runs it
 """
 
@@ -119,6 +120,11 @@ class RunFiles:
     def comparison(self) -> Path:
         """The page about this run and others, where no other place is asked for."""
         return self.folder / "comparison.html"
+
+    def mistakes(self, client: int | None) -> Path:
+        """The page of the mistakes of the global model, or of a client's own; it shows test images."""
+        whose = "" if client is None else f"-{client_folder(client)}"
+        return self.folder / f"mistakes{whose}.html"
 
     @property
     def lock(self) -> Path:

@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 class Page(HTMLParser):
     """Checks that elements nest, and gathers text, headings, tables, and each chart's own."""
 
-    VOID = frozenset({"meta", "link", "br", "input"})
+    VOID = frozenset({"meta", "link", "br", "input", "img"})
 
     def __init__(self, source: str) -> None:
         super().__init__(convert_charrefs=True)

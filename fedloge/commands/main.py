@@ -26,6 +26,7 @@ _COMMANDS = {
     "Use what was trained": (
         using_models.export,
         using_models.predict,
+        using_models.mistakes,
         using_models.personalize,
     ),
     "Look around and prepare": (

@@ -100,6 +100,40 @@ def predict(
         raise typer.Exit(2)
 
 
+def mistakes(
+    run: RunFolder,
+    client: PersonalOf = None,
+    predictor: Predictor = "",
+    out: Annotated[
+        Path | None, typer.Option(help="The page to write; default: in the run's folder.")
+    ] = None,
+    most: Annotated[int, typer.Option(help="Show at most so many mistakes.", min=0)] = 48,
+    state_dir: StateDir = None,
+    data_path: DataPath = "",
+    json_: Json = False,
+) -> None:
+    """Write a page of a model's mistakes, with the test images: the global model's, or a client's own."""
+    from fedloge.results.mistakes import find_mistakes
+    from fedloge.results.report.mistakes_page import write_mistakes
+    from fedloge.results.run import open_run
+
+    opened = open_run(run)
+    found = find_mistakes(
+        opened, client, predictor, most=most, state_dir=state_dir, data_path=data_path
+    )
+    page = out or opened.files.mistakes(client)
+    write_mistakes(found, page)
+    if json_:
+        print_json(found.described() | {"page": str(page)})
+        return
+    stdout().print(
+        f"{found.model} is wrong on {found.wrong} of {len(found.guesses)} test images; the page shows "
+        f"{len(found.worst)} of them, keep it where they may be seen: {page}",
+        soft_wrap=True,
+        markup=False,
+    )
+
+
 def personalize(
     model: Annotated[
         Path, typer.Argument(metavar="RUN|EXPORT", help="A run, or its exported global model.")
@@ -135,7 +169,8 @@ def personalize(
     of = "held out from them" if made.held_out else "of its own"
     stdout().print(
         f"Trained on {made.train} images of {len(made.classes)} of {len(made.model.classes)} classes, "
-        f"measured on {made.test} test images {of}."
+        f"measured on {made.test} test images {of}.",
+        soft_wrap=True,
     )
     if made.figures:
         stdout().print(_stages(made.figures))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def global_model(run: RecordedRun, predictor: str = "") -> Model:
     CheckpointError
         The checkpoint is missing or damaged.
     """
-    return trained_model.unpack(_packed_global(run, predictor))
+    return trained_model.unpack(chosen_global(run, predictor).packed())
 
 
 def client_model(
@@ -45,7 +46,9 @@ def client_model(
     data_path: str = "",
 ) -> Model:
     """Client `client`'s personal model; parameters and errors as in `export_client`."""
-    return trained_model.unpack(_packed_client(run, client, predictor, state_dir, data_path))
+    return trained_model.unpack(
+        chosen_client(run, client, predictor, state_dir, data_path).packed()
+    )
 
 
 def model_of(
@@ -77,7 +80,7 @@ def model_of(
 
 def export_global(run: RecordedRun, out: Path, predictor: str = "") -> dict[str, Any]:
     """Write the global model of a run's newest checkpoint into a new folder; returns the manifest."""
-    packed = _packed_global(run, predictor)
+    packed = chosen_global(run, predictor).packed()
     trained_model.write(out, packed)
     return packed.manifest
 
@@ -107,12 +110,33 @@ def export_client(
     CheckpointError
         The checkpoint or the personal state is missing or damaged.
     """
-    packed = _packed_client(run, client, predictor, state_dir, data_path)
+    packed = chosen_client(run, client, predictor, state_dir, data_path).packed()
     trained_model.write(out, packed)
     return packed.manifest
 
 
-def _packed_global(run: RecordedRun, predictor: str) -> Packed:
+@dataclass(frozen=True)
+class Chosen:
+    """One model of a run, in memory.
+
+    Attributes
+    ----------
+    federation : as the model's owner sees it; its network holds the model until it is used again.
+    origin : which model of which run and round it is, for a manifest.
+    """
+
+    federation: Federation
+    predictor: Predictor
+    origin: dict[str, Any]
+
+    def packed(self) -> Packed:
+        """The model as it is written."""
+        data, net = described(self.federation), self.federation.net
+        return trained_model.pack(self.federation.config, data, net, self.predictor, self.origin)
+
+
+def chosen_global(run: RecordedRun, predictor: str = "") -> Chosen:
+    """The global model of the newest checkpoint; parameters and errors as in `global_model`."""
     if run.config.norm_sharing != "all":
         raise InputError(
             f"export: with norm-sharing {run.config.norm_sharing!r} norm layers stay with the clients and no "
@@ -122,13 +146,18 @@ def _packed_global(run: RecordedRun, predictor: str) -> Packed:
     net = federation.load(checkpoint.shared, federation.initial[Part.PERSONAL]).eval()
     found = federation.method.global_predictors(net)
     name = predictor or federation.method.primary_global or ""
-    chosen = _pick(found, name, "global")
-    return _pack(run, federation, checkpoint, chosen, {"model": f"global/{name}"})
+    origin = {"model": f"global/{name}", **_of_checkpoint(run, checkpoint)}
+    return Chosen(federation, _pick(found, name, "global"), origin)
 
 
-def _packed_client(
-    run: RecordedRun, client: int, predictor: str, state_dir: Path | None, data_path: str
-) -> Packed:
+def chosen_client(
+    run: RecordedRun,
+    client: int,
+    predictor: str = "",
+    state_dir: Path | None = None,
+    data_path: str = "",
+) -> Chosen:
+    """Client `client`'s personal model; parameters and errors as in `export_client`."""
     if not 0 <= client < run.config.num_clients:
         raise InputError(
             f"export: client {client} asked for, the run has 0 to {run.config.num_clients - 1}"
@@ -158,8 +187,9 @@ def _packed_client(
         "model": f"personal/{name}",
         "client": client,
         "rounds-trained": personal.rounds_trained,
+        **_of_checkpoint(run, checkpoint),
     }
-    return _pack(run, federation, checkpoint, _pick(found, name, "personal"), origin)
+    return Chosen(federation, _pick(found, name, "personal"), origin)
 
 
 def described(federation: Federation) -> dict[str, Any]:
@@ -189,18 +219,9 @@ def _pick(found: dict[str, Predictor], name: str, kind: str) -> Predictor:
     return found[name]
 
 
-def _pack(
-    run: RecordedRun,
-    federation: Federation,
-    checkpoint: Checkpoint,
-    predictor: Predictor,
-    origin: dict[str, Any],
-) -> Packed:
-    origin |= {
+def _of_checkpoint(run: RecordedRun, checkpoint: Checkpoint) -> dict[str, Any]:
+    return {
         "run-id": run.info["run-id"],
         "fingerprint": run.info["fingerprint"],
         "round": checkpoint.round,
     }
-    return trained_model.pack(
-        federation.config, described(federation), federation.net, predictor, origin
-    )

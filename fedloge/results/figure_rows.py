@@ -26,6 +26,8 @@ COLUMNS: dict[str, dict[str, str]] = {
         "few": "few",
     },
 }
+QUALITY = {"recall": "mean recall", "macro-f1": "macro F1", "auroc": "AUROC", "ece": "ECE"}
+"""Column headings of the figures beside accuracy (`fedloge.learning.guesses.Guesses.quality`)."""
 _PREDICTORS = ("fixed", "raw", "tuned", "realigned")
 
 
@@ -78,6 +80,21 @@ def figure_rows(run: RecordedRun, side: str) -> list[FigureRow]:
                 mean={column: mean[key] for column, key in keys.items() if key in mean},
             )
         )
+    return rows
+
+
+def quality_rows(run: RecordedRun) -> list[tuple[str, bool, dict[str, float]]]:
+    """The figures beside accuracy in the last evaluated round: each model, whether it is primary, and they."""
+    last = run.evaluated[-1] if run.evaluated else {}
+    rows = []
+    for side in COLUMNS:
+        primary = (run.info.get("primary") or {}).get(side)
+        for name in predictors(run, side):
+            keys = {column: f"{side}/{name}/{column}" for column in QUALITY}
+            found = {column: last[key] for column, key in keys.items() if key in last}
+            # Macro-F1 alone is all that earlier versions recorded, and stands in the other table.
+            if found.keys() - {"macro-f1"}:
+                rows.append((f"{side} {name}", name == primary, found))
     return rows
 
 

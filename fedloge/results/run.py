@@ -93,6 +93,25 @@ class Run(RecordedRun):
 
         return personalize(base_of_run(self), Path(data), rounds=rounds, test_share=test_share)
 
+    def mistakes(
+        self, client: int | None = None, predictor: str = "", *, path: str | Path | None = None
+    ) -> Path:
+        """Write the page of the global model's mistakes, or of a client's own model's; returns its path.
+
+        The page holds test images. Errors are those of `model`, and `InputError` without test images.
+
+        Parameters
+        ----------
+        path : the file to write; None: ``mistakes.html`` or ``mistakes-client-....html`` in the run's folder.
+        """
+        # Needs torch, Flower and matplotlib, which take seconds to import; tables need none.
+        from fedloge.results.mistakes import find_mistakes
+        from fedloge.results.report.mistakes_page import write_mistakes
+
+        out = self.files.mistakes(client) if path is None else Path(path)
+        write_mistakes(find_mistakes(self, client, predictor), out)
+        return out
+
     def report(self, path: str | Path | None = None) -> Path:
         """Write the HTML report of this run; returns its path.
 

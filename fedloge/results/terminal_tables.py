@@ -10,10 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 from fedloge.results.figure_rows import (
+    QUALITY,
     FigureRow,
     figure_rows,
     notes,
     progress,
+    quality_rows,
     shown_columns,
 )
 from fedloge.results.number_words import duration, percent
@@ -41,6 +43,9 @@ def show(run: RecordedRun) -> RenderableType:
         if rows:
             parts += [Text(f"\n{title}"), _figure_table(run, side, rows)]
             parts += [Text(_over_whom(run))] if side == "personal" else []
+    if quality := quality_rows(run):
+        title = f"Beside accuracy, round {run.evaluated_rounds[-1]}, %"
+        parts += [Text(f"\n{title}"), _quality_table(quality)]
     if run.evaluated:
         parts.append(Text("* the model the method is judged by", style="dim"))
     parts += [Text(note, style="yellow") for note in notes(run)]
@@ -94,6 +99,19 @@ def compare(runs: Sequence[RecordedRun]) -> RenderableType:
         Text(comparison.sentence),
         *(Text(warning, style="bold yellow") for warning in comparison.warnings),
     )
+
+
+def _quality_table(rows: Sequence[tuple[str, bool, dict[str, float]]]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("model", overflow="fold")
+    for heading in QUALITY.values():
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, primary, figures in rows:
+        cells = (percent(figures.get(column)) for column in QUALITY)
+        table.add_row(
+            Text(f"{name} *" if primary else name), *cells, style="bold" if primary else ""
+        )
+    return table
 
 
 def _figure_table(run: RecordedRun, side: str, rows: Sequence[FigureRow]) -> Table:

@@ -90,6 +90,8 @@ def test_every_section_of_a_whole_run(make_run: Make) -> None:
         "Accuracy of each class",
         "Norms of the global head",
         "Pairwise cosines of the fixed classifier",
+        "Calibration",
+        "Global model (realigned), test images",
         "Time and traffic",
         "Seconds per round",
         "Failures",
@@ -98,6 +100,12 @@ def test_every_section_of_a_whole_run(make_run: Make) -> None:
     ]
     said = page.said()
     assert "30 failures on 1 client." in said
+    assert "probes = calibration" in said
+    beside = page.table("model", "mean recall", "macro F1", "AUROC", "ECE")
+    assert [row[0] for row in beside][-2:] == ["personal raw", "personal realigned ★"]
+    assert beside[0][4] == "10.0"
+    # Of the invented sums 80 % of each bin's confidence are right.
+    assert "on average the model is" in said
     assert "−1/(C−1) = −0.3333" in page.drawn["Pairwise cosines of the fixed classifier"]
     assert "fixed classifier: 0.1 in every class" in page.drawn["Norms of the global head"]
     assert page.table("reason", "times") == [["no answer", "30"]]

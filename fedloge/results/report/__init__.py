@@ -64,7 +64,7 @@ def render(runs: Sequence[RecordedRun]) -> str:
                 "runs": [run_view.view(run, detailed=detailed) for run in runs],
                 "comparison": run_view.comparison(runs),
             }
-    return _templates().get_template("page.html.j2").render(names=names, tones=TONES, **values)
+    return templates().get_template("page.html.j2").render(names=names, tones=TONES, **values)
 
 
 def render_card(run: RecordedRun) -> str:
@@ -76,11 +76,12 @@ def render_card(run: RecordedRun) -> str:
             "name": run.name,
             "tones": TONES,
         }
-    return _templates().get_template("card.html.j2").render(values)
+    return templates().get_template("card.html.j2").render(values)
 
 
 @cache
-def _templates() -> jinja2.Environment:
+def templates() -> jinja2.Environment:
+    """The page templates; whatever they are given is escaped."""
     return jinja2.Environment(
         loader=jinja2.PackageLoader("fedloge.results.report"),
         autoescape=True,

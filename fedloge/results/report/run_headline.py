@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fedloge.results.figure_rows import figure_rows, notes, predictors, shown_columns
+from fedloge.results.figure_rows import (
+    QUALITY,
+    figure_rows,
+    notes,
+    predictors,
+    quality_rows,
+    shown_columns,
+)
 from fedloge.results.number_words import duration, percent, plural
 from fedloge.results.recorded_run import RecordedRun
 from fedloge.results.run_figures import best_on_test, mean_of_last, total
@@ -70,7 +77,7 @@ def headline(run: RecordedRun) -> Headline:
         warnings=notes(run),
         sentence=_in_a_sentence(run) if run.evaluated else "",
         tiles=_tiles(run),
-        tables=tables,
+        tables=tables + _quality(run),
         best=_best(run) if run.evaluated else "",
         meaning=meaning([run]) if run.evaluated else "",
     )
@@ -92,6 +99,12 @@ def meaning(runs: Sequence[RecordedRun]) -> str:
         said.append(
             "Many, medium and few split the classes by the training images the whole federation "
             "has of them."
+        )
+    if any(quality_rows(run) for run in runs):
+        said.append(
+            "Mean recall is the sensitivity of each class, averaged over the classes with test images; "
+            "AUROC the area under the ROC curve of one class against the rest; ECE how far confidence and "
+            "accuracy lie apart, which comes out too high where a client has few test images."
         )
     shown = {name for run in runs for side in SIDES for name in predictors(run, side)}
     explained = [text for name, text in _PREDICTORS.items() if name in shown]
@@ -170,6 +183,19 @@ def _figures(run: RecordedRun, side: str) -> Table | None:
     }
     marked = [i for i in range(len(rows)) if found[i // 2].primary]
     return Table(("model", "when", *columns.values()), rows, captions[side], 2, marked)
+
+
+def _quality(run: RecordedRun) -> list[Table]:
+    found = quality_rows(run)
+    if not found:
+        return []
+    rows = [
+        (f"{name} ★" if primary else name, *(percent(figures.get(column)) for column in QUALITY))
+        for name, primary, figures in found
+    ]
+    marked = [i for i, (_, primary, _) in enumerate(found) if primary]
+    caption = f"Beside accuracy, round {run.evaluated_rounds[-1]}, %"
+    return [Table(("model", *QUALITY.values()), rows, caption, marked=marked)]
 
 
 def _best(run: RecordedRun) -> str:

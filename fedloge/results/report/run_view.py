@@ -7,10 +7,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from fedloge.config import load
+from fedloge.results.figure_rows import QUALITY
 from fedloge.results.number_words import duration, percent, plural, size
+from fedloge.results.recorded_calibration import last_reliability
 from fedloge.results.recorded_run import RecordedRun
 from fedloge.results.report import class_charts, client_charts, curve_charts, split_charts
 from fedloge.results.report.drawing import Chart
+from fedloge.results.report.guess_charts import reliability_chart
 from fedloge.results.report.run_facts import facts
 from fedloge.results.report.run_headline import Headline, Table, headline, meaning
 from fedloge.results.run_figures import total
@@ -69,6 +72,7 @@ def view(run: RecordedRun, *, detailed: bool = True) -> RunView:
         _split(run),
         _clients(run),
         _classes(run),
+        _calibration(run),
     ]
     reasons, failures = _failures(run)
     evaluations, configuration = _evaluations(run), _configuration(run)
@@ -173,6 +177,23 @@ def _classes(run: RecordedRun) -> ChartGroup:
     return ChartGroup(title, _found(charts), left_out)
 
 
+def _calibration(run: RecordedRun) -> ChartGroup:
+    found = last_reliability(run)
+    name = (run.info.get("primary") or {}).get("global")
+    pooled = "probe/calibration/personal"
+    titles = {f"global/{name}": f"Global model ({name}), test images"}
+    titles[f"probe/calibration/global/{name}"] = f"Global model ({name}), held-out images"
+    titles[pooled] = "Personal models, all clients’ test images"
+    charts = [reliability_chart(title, found[key]) for key, title in titles.items() if key in found]
+    left_out = []
+    if found and pooled not in found and "personal" in run.primary:
+        left_out.append(
+            "How far the personal models’ confidence can be trusted over all clients is measured with "
+            "probes = calibration, for which each client sends sums over 15 bins."
+        )
+    return ChartGroup("Calibration", _found(charts), left_out)
+
+
 def _time(run: RecordedRun) -> Table | None:
     if not run.timing_lines:
         return None
@@ -206,7 +227,13 @@ def _failures(run: RecordedRun) -> tuple[Table | None, Table | None]:
 def _evaluations(run: RecordedRun) -> Table | None:
     if not run.evaluated:
         return None
-    names = [key for key in run.evaluated[-1] if key.startswith(("global/", "personal/"))]
+    # The figures beside accuracy stand with the headline; here they would double the page.
+    left_out = tuple(f"/{column}" for column in QUALITY)
+    names = [
+        key
+        for key in run.evaluated[-1]
+        if key.startswith(("global/", "personal/")) and not key.endswith(left_out)
+    ]
     step = -(-len(run.evaluated) // MAX_ROUND_ROWS)
     lines = run.evaluated[::-1][::step][::-1]
     rows = [(str(line["round"]), *(percent(line.get(name)) for name in names)) for line in lines]
