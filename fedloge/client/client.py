@@ -139,6 +139,7 @@ class Client:
         """
         fed = self.federation
         personal = self.store.load(stamp, fed.initial[Part.PERSONAL], before=stamp.round + 1)
+        self.store.drop_old(stamp)
         net = fed.load(shared, personal.tensors).eval()
         data = fed.client_data(self.index, stamp.round, shared, personal.rounds_trained)
         indices = torch.from_numpy(fed.partition.test[self.index]).to(fed.device)

@@ -102,6 +102,16 @@ class PersonalStore:
         self._write(stamp, state, rounds_trained)
         self._prune(stamp, [*rounds, stamp.round])
 
+    def drop_old(self, stamp: Stamp) -> None:
+        """Delete the versions that no round from which the run may be resumed needs.
+
+        `save` does so for a client that trains. One that is not drawn again would keep two for ever, and
+        thousands of clients twice the disk that their heads take.
+        """
+        rounds = self._rounds()
+        if len(rounds) > 1:
+            self._prune(stamp, rounds)
+
     def read_files(self) -> dict[str, bytes]:
         """The content of all versions, by file name, to be carried to the worker that runs this client."""
         return {self._path(round).name: self._path(round).read_bytes() for round in self._rounds()}

@@ -45,12 +45,13 @@ def _figures(split: Partition, measures: PartitionMeasures, tail: str) -> list[s
         )
     lines += [
         f"{plural(measures.clients, 'client')}, {plural(measures.images, 'training image')}, "
-        f"{plural(measures.classes, 'class', 'classes')}; tests: {_tests(split)}",
+        f"{plural(measures.classes, 'class', 'classes')}",
+        f"tests ({split.test_split}): {_tests(split)}",
         f"images a client: {_spread(measures.sizes)}",
-        f"classes a client: {_spread(measures.classes_held)}; effective number "
-        f"{_spread(measures.effective_classes)},",
-        f"  of all clients together {measures.effective_classes_overall:.1f}",
-        f"imbalance (largest over smallest class): {measures.imbalance:.4g}; of one client "
+        f"classes a client: {_spread(measures.classes_held)}",
+        f"  effective number {_spread(measures.effective_classes)}; of all together "
+        f"{measures.effective_classes_overall:.1f}",
+        f"largest over smallest class: {measures.imbalance:.4g}; of one client "
         f"{_spread(measures.local_imbalance)}",
     ]
     if measures.pairs:
@@ -63,21 +64,22 @@ def _figures(split: Partition, measures: PartitionMeasures, tail: str) -> list[s
     if measures.tail_classes:
         lines.append(
             f"{plural(measures.tail_classes, 'few-shot class', 'few-shot classes')}: a client holds "
-            f"{measures.tail_coverage:.1%} of them on average; clients that"
+            f"{measures.tail_coverage:.1%} of them on average"
         )
-        lines.append(f"  hold one of them: {_spread(measures.tail_holders)}")
+        lines.append(f"  clients that hold one of them: {_spread(measures.tail_holders)}")
     if split.held_out:
         shown = ", ".join(split.name_of(k) for k in split.held_out[:5])
         more = ", ..." if len(split.held_out) > 5 else ""
-        lines.append(f"{plural(len(split.held_out), 'client')} never train: {shown}{more}")
+        verb = "trains" if len(split.held_out) == 1 else "train"
+        lines.append(f"{plural(len(split.held_out), 'client')} never {verb}: {shown}{more}")
     return lines
 
 
 def _tests(split: Partition) -> str:
     sizes = np.array([len(test) for test in split.test])
     without = int((sizes == 0).sum())
-    none = f", {without} without any" if without else ""
-    return f"{split.test_split}, {int(sizes.sum()):,} images{none}"
+    none = f"; {plural(without, 'client')} without any" if without else ""
+    return f"{plural(int(sizes.sum()), 'image')}{none}"
 
 
 def _spread(spread: Spread) -> str:

@@ -31,8 +31,8 @@ _ON_TAILS = {
     "Dirichlet": "with a long tail clients stay below min_partition_size (10 unless set), and it gives up "
     "after ten draws: lower partitioner-options.options.min_partition_size, raise alpha, or take "
     "partitioner=dirichlet with min-size, which first proves that it can be done",
-    "InnerDirichlet": "its partition_sizes must sum to the training images, and with a small alpha a class of "
-    "the tail runs out: take partitioner=label-and-quantity",
+    "InnerDirichlet": "its partition_sizes may sum to no more than the training images, and with a small "
+    "alpha a class of the tail runs out: take partitioner=label-and-quantity",
     "Pathological": "it deals every class to as many clients, also classes with fewer images than that: take "
     "partitioner=pathological, which counts them first",
     "Shard": "its shards must divide the training images: set keep_incomplete_shard = true, or take "

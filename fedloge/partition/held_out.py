@@ -43,11 +43,16 @@ def hold_out(
     missing = round(share * len(part)) - int(given.sum())
     # Ties go to the larger class, which can spare one more easily.
     for c in np.lexsort((-sizes, given - wanted)):
-        if missing > 0 and given[c] + 1 < sizes[c]:
+        if missing <= 0:
+            break
+        if given[c] + 1 < sizes[c]:
             given[c] += 1
             missing -= 1
+    by_class, ends = part[np.argsort(classes, kind="stable")], np.cumsum(sizes)
     held = [
-        rng.choice(part[classes == c], size=int(given[c]), replace=False, shuffle=False)
+        rng.choice(
+            by_class[ends[c] - sizes[c] : ends[c]], int(given[c]), replace=False, shuffle=False
+        )
         for c in np.flatnonzero(given)
     ]
     out = np.sort(np.concatenate([np.empty(0, dtype=np.int64), *held]))

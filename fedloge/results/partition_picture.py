@@ -179,7 +179,8 @@ def _what(
     if cells.shape[::-1] == counts.shape:
         return "images in a cell"
     together = [-(-n // m) for n, m in zip(counts.shape, cells.shape[::-1], strict=True)]
-    return f"images, mean of up to\n{together[0]} clients x {together[1]} classes"
+    clients, classes = plural(together[0], "client"), plural(together[1], "class", "classes")
+    return f"images, mean of up to\n{clients} x {classes}"
 
 
 def _short(name: str) -> str:

@@ -195,12 +195,14 @@ class Roster:
             r.metadata.reply_to_message_id: r
             for r in self._grid.pull_messages(list(self._questions))
         }
+        held = self.members()
         # In the order of the questions, so that of two claims that came together one is first.
         for message in [message for message in self._questions if message in came]:
             node = self._questions.pop(message).node
-            self._take(node, came[message])
+            self._take(node, came[message], held)
 
-    def _take(self, node: int, reply: Message) -> None:
+    def _take(self, node: int, reply: Message, held: dict[int, Member]) -> None:
+        """Take one node's answer; `held` are the members so far, to which a new one is added."""
         if reply.has_error():
             reason = printable_line(str(reply.error.reason))
             log.warning("node %d did not say who it is: %s", node, reason)
@@ -214,9 +216,9 @@ class Roster:
         except Exception as exc:  # whatever a foreign record raises when it is read
             self._refuse(node, f"its answer cannot be read ({in_one_line(exc)})")
         else:
-            holder = self.members().get(member.partition_id)
+            holder = held.get(member.partition_id)
             if holder is None:
-                self._asked[node] = member
+                self._asked[node] = held[member.partition_id] = member
                 self.audit.write({"event": "registered", "node": str(node), **member.said()})
                 return
             self._rivals[node] = member.partition_id

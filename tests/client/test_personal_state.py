@@ -116,6 +116,18 @@ def test_only_versions_that_a_kept_checkpoint_needs_stay(store: PersonalStore) -
     assert value(store, stamp(8)) == 6.0
 
 
+def test_a_client_that_is_not_drawn_again_keeps_one_version_in_the_end(
+    store: PersonalStore,
+) -> None:
+    store.save(stamp(3), state(3.0), 1)
+    store.save(stamp(5, keep=4), state(5.0), 2)
+    store.drop_old(stamp(6, keep=4))  # a run resumed from round 4 needs that of round 3
+    assert len(list(store.folder.iterdir())) == 2
+    store.drop_old(stamp(9, keep=8))
+    assert [p.stem for p in store.folder.iterdir()] == ["round-000005"]
+    assert value(store, stamp(10, keep=8)) == 5.0
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     trained=st.sets(st.integers(1, 30), min_size=1),

@@ -19,6 +19,7 @@ from torchmetrics.functional.classification import (
 
 from fedloge.errors import DataError
 from fedloge.learning import metrics
+from fedloge.rng import rng
 
 REFERENCE = Path(__file__).parents[3] / "shared" / "reference"
 
@@ -188,3 +189,24 @@ def test_across_clients_by_hand() -> None:
     assert many["worst-decile"] == pytest.approx(0.05)
     assert all(math.isnan(v) for v in metrics.across_clients([math.nan]).values())
     assert metrics.across_clients([0.25])["worst-decile"] == 0.25
+
+
+def test_an_interval_over_clients() -> None:
+    draw = rng(0, "test")
+    # A mean of 100 values of deviation 0.1 has a deviation of 0.01, so the interval is 0.04 wide.
+    values = (0.6 + 0.1 * draw.standard_normal(100)).tolist()
+    low, high = metrics.interval_over_clients([*values, math.nan], rng(1, "test")) or (0.0, 0.0)
+    assert low < sum(values) / 100 < high
+    assert high - low == pytest.approx(0.04, rel=0.25)
+    assert metrics.interval_over_clients(values, rng(1, "test")) == (low, high)
+    assert metrics.interval_over_clients([0.5, math.nan], draw) is None
+    assert metrics.interval_over_clients([0.5, 0.5], draw) == (0.5, 0.5)
+
+
+def test_an_interval_covers_the_truth_as_often_as_it_says() -> None:
+    draw, covered = rng(2, "test"), 0
+    for _ in range(200):
+        clients = draw.beta(4, 2, size=30).tolist()  # of mean 2/3
+        low, high = metrics.interval_over_clients(clients, draw, resamples=400) or (1.0, 0.0)
+        covered += low <= 2 / 3 <= high
+    assert 0.88 < covered / 200 < 0.99
