@@ -228,8 +228,8 @@ class Roster:
                 member.partition_id,
                 holder.node_id,
             )
-            held = f"partition {member.partition_id} is held by node {holder.node_id}"
-            self.audit.write({"event": "refused", "node": str(node), "reason": held})
+            reason = f"partition {member.partition_id} is held by node {holder.node_id}"
+            self.audit.write({"event": "refused", "node": str(node), "reason": reason})
 
     def _refuse(self, node: int, reason: str) -> None:
         self._refusals[node] = printable_line(reason)
