@@ -75,3 +75,20 @@ def check_content(data: DataSet) -> None:
     assert data.train.labels.tolist() == [0, 0, 0, 1, 1]
     assert reds(data.test.inputs) == [30, 31, 40]
     assert data.test.labels.tolist() == [0, 0, 1]
+
+
+def pictures(*names: str) -> dict[str, bytes]:
+    """Files of which each has a red of its own: 0, 10, 20, ..."""
+    return {name: png((10 * i, 1, 1)) for i, name in enumerate(names)}
+
+
+def loaded(folder: Path, content: dict[str, bytes], **values: object) -> DataSet:
+    """What loading a folder of these files gives."""
+    return load(write_folder(folder / "set", content), folder / "cache", **values)
+
+
+def columns(data: DataSet, *names: str, split: str = "train") -> list[tuple[str, ...]]:
+    """Rows of a data set's manifest."""
+    rows = data.train_manifest if split == "train" else data.test_manifest
+    assert rows is not None
+    return [*zip(*(rows.column(name) for name in names), strict=True)]

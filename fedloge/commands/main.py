@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from fedloge.commands import partitioning, reading_runs, running, tools, using_models
 from fedloge.commands.audit import audit
+from fedloge.commands.cache import cache
 from fedloge.console import fail, warnings_shown
 from fedloge.errors import FedlogeError
 
@@ -32,6 +33,7 @@ _COMMANDS = {
     "Look around and prepare": (
         tools.recipes,
         partitioning.partition,
+        cache,
         tools.prototypes,
         tools.certs,
         tools.doctor,

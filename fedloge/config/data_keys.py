@@ -21,6 +21,30 @@ class DataKeys(pydantic.BaseModel):
         "",
         description="where downloads and decoded images are kept; empty: the user's cache folder",
     )
+    table: str = Field(
+        "",
+        description="image-folder: tables of the images, in the data set or by path, separated by commas; "
+        "empty: those in it are found; none: no table",
+    )
+    columns: str = Field(
+        "",
+        description='image-folder: what columns of a table mean, "site = hospital, label = diagnosis"; of '
+        "path, label, site, split, group and id",
+    )
+    layout: Literal["auto", "classes", "splits", "sites"] = Field(
+        "auto",
+        description="image-folder: what folders mean; classes: an image's folder is its class, whatever is "
+        "above; splits or sites: the first folder is one; auto: by their depth",
+    )
+    missing: Literal["refuse", "skip"] = Field(
+        "refuse",
+        description="image-folder: images without a row, rows without an image, doubles, unknown classes; "
+        "skip: left out, with a warning",
+    )
+    bad_files: Literal["refuse", "skip"] = Field(
+        "refuse",
+        description="image-folder: files that cannot be decoded; skip: left out, with a warning",
+    )
     image_size: int = Field(
         0, ge=0, le=1024, description="image-folder: resize to squares of this side; 0: do not"
     )

@@ -55,6 +55,7 @@ OPERATIONAL = frozenset(
         "name",
         "runs-dir",
         "data-path",
+        "table",
         "cache-dir",
         "rounds",
         "device",

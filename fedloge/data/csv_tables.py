@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import gzip
 import io
@@ -11,6 +10,8 @@ import unicodedata
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import IO
+from urllib.parse import urlsplit
 
 from fedloge.data.manifest import ROLES, Manifest, column_name
 from fedloge.errors import ConfigError, DataError, unknown_name
@@ -47,6 +48,7 @@ _SPLITS = {
     "validation": ("val", "valid", "validation", "dev"),
     "test": ("test", "testing"),
 }
+_URL = "image_url"
 _LONGEST_LINE = 1 << 20
 
 
@@ -75,7 +77,16 @@ def parse_columns(text: str) -> dict[str, str]:
 
 
 def read_table(path: Path, columns: Mapping[str, str] | None = None) -> Manifest:
-    """A CSV file as a manifest: each column under its own name, and those of a role under the role's too.
+    """A CSV file as a manifest (`parsed_table`). `DataError`: it cannot be read, or is not what it should be."""
+    try:
+        with path.open("rb") as stream:
+            return parsed_table(str(path), stream, columns or {})
+    except OSError as exc:
+        raise DataError(f"{path}: cannot be read as a table ({exc.strerror})") from None
+
+
+def parsed_table(name: str, stream: IO[bytes], columns: Mapping[str, str]) -> Manifest:
+    """A CSV table as a manifest: each column under its own name, and those of a role under the role's too.
 
     UTF-8 with or without a byte order mark; plain or gzip; comma, semicolon or tab, whichever its
     first line has most of. Between tabs a quote is an ordinary character unless it encloses the
@@ -84,35 +95,40 @@ def read_table(path: Path, columns: Mapping[str, str] | None = None) -> Manifest
 
     Parameters
     ----------
-    path : the table, with the names of its columns in the first line.
+    name : of the table, for messages.
+    stream : its bytes, with the names of the columns in the first line.
     columns : for some roles the column to take (`parse_columns`); for the others `SYNONYMS` decide.
 
     Raises
     ------
     DataError
-        The file cannot be read, a line has too few or too many values, a column that `columns`
+        The table cannot be read, a line has too few or too many values, a column that `columns`
         names is missing, or several columns could be taken for one role.
     """
     try:
-        with opened_text(path) as file:
-            header, rows = _parsed(path, file)
+        header, rows = _parsed(name, _text_of(stream))
     except (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error) as exc:
-        raise DataError(f"{path}: cannot be read as a table ({_reason(exc)})") from None
-    names = [column_name(name) for name in header]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise DataError(f"{path}: two columns are called {min(twice)!r}; rename one")
-    table = {name: values for name, values in zip(names, rows, strict=True) if name}
-    return Manifest(table | _roles(path, table, columns or {}))
+        raise DataError(f"{name}: cannot be read as a table ({_reason(exc)})") from None
+    names = [column_name(column) for column in header]
+    if twice := {column for column in names if names.count(column) > 1}:
+        raise DataError(f"{name}: two columns are called {min(twice)!r}; rename one")
+    table = {column: values for column, values in zip(names, rows, strict=True) if column}
+    return with_roles(name, table, columns)
 
 
-@contextlib.contextmanager
-def opened_text(path: Path) -> Iterator[io.TextIOBase]:
-    """A text file in UTF-8, with or without a byte order mark, plain or gzip."""
-    with path.open("rb") as raw:
-        packed = raw.read(2) == b"\x1f\x8b"
-        raw.seek(0)
-        stream = gzip.GzipFile(fileobj=raw) if packed else raw
-        yield io.TextIOWrapper(stream, "utf-8-sig", newline="")
+def with_roles(
+    name: str, table: Mapping[str, Sequence[str]], columns: Mapping[str, str]
+) -> Manifest:
+    """The manifest of a table's columns, as in `parsed_table`."""
+    return Manifest({**table, **_roles(name, table, columns)})
+
+
+def _text_of(stream: IO[bytes]) -> io.TextIOBase:
+    """UTF-8 with or without a byte order mark, plain or gzip."""
+    buffered = io.BufferedReader(stream)  # type: ignore[type-var]
+    packed = buffered.peek(2)[:2] == b"\x1f\x8b"
+    plain = gzip.GzipFile(fileobj=buffered) if packed else buffered
+    return io.TextIOWrapper(plain, "utf-8-sig", newline="")
 
 
 def _reason(exc: Exception) -> str:
@@ -121,7 +137,7 @@ def _reason(exc: Exception) -> str:
     return (isinstance(exc, OSError) and exc.strerror) or str(exc)
 
 
-def _parsed(path: Path, file: io.TextIOBase) -> tuple[list[str], list[tuple[str, ...]]]:
+def _parsed(path: str, file: io.TextIOBase) -> tuple[list[str], list[tuple[str, ...]]]:
     """The header, and the values of each column."""
     lines_read = iter(lambda: file.readline(_LONGEST_LINE), "")
     first = next((line for line in lines_read if line.strip()), "")
@@ -167,7 +183,7 @@ def _unquoted(value: str) -> str:
 
 
 def _roles(
-    path: Path, table: Mapping[str, Sequence[str]], columns: Mapping[str, str]
+    path: str, table: Mapping[str, Sequence[str]], columns: Mapping[str, str]
 ) -> dict[str, Sequence[str]]:
     found: dict[str, Sequence[str]] = {}
     for role in ROLES:
@@ -181,6 +197,9 @@ def _roles(
             found[role] = [split_name(value) for value in table[name]]
             if name == "is_valid":
                 found[role] = _from_flags(path, table[name])
+    if "path" not in found and _URL in table:
+        # As iNaturalist's photos are named: .../photos/NUMBER/medium.jpg
+        found["path"] = ["/".join(urlsplit(url).path.split("/")[-3:]) for url in table[_URL]]
     if "label" not in found and (one_hot := _one_hot(table)):
         log.info("%s: labels from the columns %s, one of which is 1", path, ", ".join(one_hot))
         found["label"] = [
@@ -190,7 +209,7 @@ def _roles(
     return found
 
 
-def _only_candidate(path: Path, role: str, table: Mapping[str, Sequence[str]]) -> str | None:
+def _only_candidate(path: str, role: str, table: Mapping[str, Sequence[str]]) -> str | None:
     there = [name for name in SYNONYMS[role] if name in table]
     if role == "label" and set(table) in (_HSU, _HSU | {"user_id"}):
         return "class"
@@ -212,7 +231,7 @@ def split_name(value: str) -> str:
     return usual.get(value.strip().lower(), value)
 
 
-def _from_flags(path: Path, values: Sequence[str]) -> list[str]:
+def _from_flags(path: str, values: Sequence[str]) -> list[str]:
     flags = {"true": "validation", "1": "validation", "false": "train", "0": "train"}
     unknown = {value for value in values if value.lower() not in flags}
     if unknown:

@@ -46,8 +46,15 @@ class Examples:
         return self.labels if self.labels.ndim == 1 else self.labels.argmax(dim=1)
 
     def take(self, indices: NDArray[np.integer] | Int64[Tensor, " chosen"]) -> Examples:
-        """A copy of the chosen examples, in the order of `indices`; repeats are allowed."""
+        """A copy of the chosen examples, in the order of `indices`; repeats are allowed.
+
+        All of them in their own order are not copied: they may be a file that is larger than memory.
+        """
         chosen = torch.as_tensor(indices, dtype=torch.int64, device=self.device)
+        if len(chosen) == len(self) and torch.equal(
+            chosen, torch.arange(len(self), device=self.device)
+        ):
+            return self
         return Examples(self.inputs[chosen], self.labels[chosen])
 
     def to(self, device: torch.device) -> Examples:

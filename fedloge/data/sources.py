@@ -7,7 +7,7 @@ import dataclasses
 import gzip
 import importlib.util
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,12 +16,14 @@ import torch
 from numpy.typing import NDArray
 
 from fedloge.config import Config
-from fedloge.data.cache import Decoded
+from fedloge.data.catalogue import InputOptions
+from fedloge.data.csv_tables import parse_columns
 from fedloge.data.examples import DataSet, Examples
-from fedloge.data.folder import load_image_folder
+from fedloge.data.folder import Images, ImageSet, load_images
 from fedloge.data.image_preparation import Augmentation, ImagePreparation, channel_statistics
 from fedloge.data.images.decoding import Decoding
 from fedloge.data.images.window import parse_window
+from fedloge.data.layouts import FORMS
 from fedloge.data.manifest import Manifest
 from fedloge.errors import ConfigError, DataError, PluginError
 from fedloge.folders import cache_folder
@@ -31,7 +33,10 @@ if TYPE_CHECKING:
     from torchvision.datasets import CIFAR10
 
 # Keys that only image folders read.
-_FOLDER_KEYS = ("image-size", "resize", "interpolation", "window")
+_FOLDER_KEYS = (
+    *("image-size", "resize", "interpolation", "window"),
+    *("table", "columns", "layout", "missing", "bad-files"),
+)
 
 # scikit-learn and torchvision take seconds to import, so only the sources that need them do.
 
@@ -186,54 +191,57 @@ def _cifar_examples(split: CIFAR10) -> Examples:
 
 
 def _image_folder(config: Config) -> DataSet:
-    """The user's own images, ``train/<class>/*`` and ``test/<class>/*``."""
+    """The user's own images, in any of the layouts of `fedloge.data.catalogue`."""
     if not config.data_path:
         raise DataError(
-            "dataset 'image-folder' needs data-path: a folder or tar archive with "
-            "train/<class>/<image> and test/<class>/<image>"
+            f"dataset 'image-folder' needs data-path: a folder or an archive, with {FORMS}"
         )
-    decoded = load_image_folder(
-        Path(config.data_path).expanduser(), decoding_of(config), cache_folder(config.cache_dir)
+    images = load_images(
+        Path(config.data_path).expanduser(),
+        decoding_of(config),
+        _input_options(config),
+        cache_folder(config.cache_dir),
     )
-    return _decoded_set("image-folder", decoded, decoded.mean, decoded.std, "crop-flip")
+    return _data_set("image-folder", images, images.mean, images.std, "crop-flip")
 
 
-def _decoded_set(
+def _input_options(config: Config, classes: Sequence[str] | None = None) -> InputOptions:
+    return InputOptions(
+        table=config.table,
+        columns=parse_columns(config.columns),
+        layout=config.layout,
+        missing=config.missing,
+        bad_files=config.bad_files,
+        classes=classes,
+    )
+
+
+def _data_set(
     name: str,
-    decoded: Decoded,
+    images: ImageSet,
     mean: tuple[float, ...],
     std: tuple[float, ...],
     augmentation: Augmentation,
 ) -> DataSet:
     return DataSet(
         name=name,
-        train=_decoded_examples(decoded, "train"),
-        test=_decoded_examples(decoded, "test"),
-        classes=decoded.classes,
+        train=_examples(images.train, images.classes),
+        test=_examples(images.test, images.classes),
+        classes=images.classes,
         preparation=ImagePreparation(mean, std, augmentation),
-        train_manifest=_decoded_manifest(decoded, "train"),
-        test_manifest=_decoded_manifest(decoded, "test"),
+        train_manifest=images.train.rows,
+        test_manifest=images.test.rows,
     )
 
 
-def _decoded_examples(decoded: Decoded, split: str) -> Examples:
-    counts = torch.tensor(decoded.counts[split])
-    labels = torch.arange(len(decoded.classes)).repeat_interleave(counts)
-    return Examples(torch.from_numpy(decoded.pixels[split]), labels)
-
-
-def _decoded_manifest(decoded: Decoded, split: str) -> Manifest:
-    labels = [
-        name
-        for name, count in zip(decoded.classes, decoded.counts[split], strict=True)
-        for _ in range(count)
-    ]
-    paths = decoded.files[split]
-    return Manifest({"path": paths, "label": labels, "split": [split] * len(paths)})
+def _examples(images: Images, classes: Sequence[str]) -> Examples:
+    number = {name: c for c, name in enumerate(classes)}
+    labels = [number[name] for name in images.rows.column("label")] if len(images.rows) else []
+    return Examples(torch.from_numpy(images.pixels), torch.tensor(labels, dtype=torch.int64))
 
 
 def load_own_images(config: Config, folder: Path) -> DataSet:
-    """One site's images, ``train/<class>/*`` and ``test/<class>/*``, of the classes that the config names.
+    """One site's images, of the classes that the config names, with or without a split.
 
     Classes and splits may be missing. Pixels in [0, 1] are normalised with mean 0.5 and standard
     deviation 0.5 at every site. With statistics of its own each site would normalise the same image
@@ -242,14 +250,17 @@ def load_own_images(config: Config, folder: Path) -> DataSet:
     Raises
     ------
     DataError
-        The folder has neither split, a class that is not in the list, or an unreadable image.
+        The folder holds no images, a class that is not in the list, or an unreadable image.
     """
-    decoded = load_image_folder(
-        folder.expanduser(), decoding_of(config), cache_folder(config.cache_dir), config.class_names
+    images = load_images(
+        folder.expanduser(),
+        decoding_of(config),
+        _input_options(config, config.class_names),
+        cache_folder(config.cache_dir),
     )
     augmentation: Augmentation = "crop-flip" if config.augment == "auto" else config.augment
     middle = (0.5,) * 3
-    return _decoded_set(config.dataset, decoded, middle, middle, augmentation)
+    return _data_set(config.dataset, images, middle, middle, augmentation)
 
 
 SOURCES: Mapping[str, Callable[[Config], DataSet]] = {

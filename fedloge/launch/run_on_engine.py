@@ -54,6 +54,9 @@ def with_whole_paths(config: Config) -> Config:
     changes = {"runs_dir": str(Path(config.runs_dir).expanduser().resolve())}
     if config.data_path and (data := Path(config.data_path).expanduser()).exists():
         changes["data_path"] = str(data.resolve())
+    tables = [Path(part.strip()).expanduser() for part in config.table.split(",")]
+    if config.table and all(table.is_file() for table in tables):
+        changes["table"] = ", ".join(str(table.resolve()) for table in tables)
     return config.replace(**changes)
 
 

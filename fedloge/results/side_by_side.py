@@ -12,7 +12,7 @@ from fedloge.results.recorded_run import RecordedRun
 from fedloge.results.run_figures import mean_of_last
 from fedloge.results.settings import Value, known_keys, settings, written
 
-_WHERE_A_RUN_LIES = ("name", "runs-dir", "data-path", "cache-dir")
+_WHERE_A_RUN_LIES = ("name", "runs-dir", "data-path", "table", "cache-dir")
 
 
 @dataclass(frozen=True)
