@@ -16,7 +16,8 @@ report, the export) take the paths from here, so that both mean the same files::
       split.safetensors      examples of each class on each client
       prototypes.safetensors the fixed classifier, for methods that have one
       checkpoint/            manifest.json, round-000012.safetensors
-      heads/                 client-00003/round-000012.safetensors, the personal tensors
+      heads/                 client-00003/round-000012.safetensors, the personal tensors;
+                             secure-sums.jsonl, what the client remembers of secure sums
       report.html            the page about the run
       mistakes.html          a page of a model's mistakes, where one was asked for
       run.lock               held by the process that runs it
@@ -32,6 +33,9 @@ FORMAT = 2
 
 ROUND_FILES = ("metrics", "timing", "clients", "classes", "calibration", "failures")
 """The JSON-lines files that grow with every round, in the order in which they are written."""
+
+MASK_MEMORY = "secure-sums.jsonl"
+"""In a client's folder of personal tensors: the secure sums that it took part in."""
 
 CHECKPOINT_MANIFEST = "manifest.json"
 

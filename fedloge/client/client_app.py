@@ -13,7 +13,9 @@ from fedloge.client import client as work
 from fedloge.client.class_sums import allowed_counts
 from fedloge.client.client import Client, Trained, personal_folder
 from fedloge.client.guard import GuardedApp
+from fedloge.client.masking_keys import simulated_keys, site_keys
 from fedloge.client.own_site import config_of, own_site
+from fedloge.client.secure_sum import SecureSum
 from fedloge.errors import FedlogeError, UpdateError, in_one_line
 from fedloge.federation import Federation, open_federation, open_site
 from fedloge.messages import (
@@ -21,11 +23,13 @@ from fedloge.messages import (
     CLASS_COUNTS,
     METRICS,
     NUM_EXAMPLES,
+    STAMP,
     Downlink,
     Stamp,
     failure_content,
     reply_content,
 )
+from fedloge.messages.cohort import FEWEST, UNMASK, Unmasking
 from fedloge.methods.method import Part
 
 app = GuardedApp()
@@ -59,7 +63,8 @@ def train(message: Message, context: Context) -> Message:
     """Train on this client's images; the personal tensors stay here."""
     try:
         client, stamp = _client(message, context)
-        content = _trained(client, stamp, client.train(stamp, _shared(client, message)))
+        trained = client.train(stamp, _shared(client, message))
+        content = _trained(client, stamp, trained, message, context)
     except FedlogeError as exc:
         content = failure_content(str(exc))
     return Message(content, reply_to=message)
@@ -75,36 +80,43 @@ def train_together(exchanges: Sequence[tuple[Message, Context]]) -> list[Message
     # A site's guard sees each message alone.
     if any(own_site(context.node_config) is not None for _, context in exchanges):
         return replies
-    asked: dict[int, tuple[Client, Message]] = {}
+    asked: dict[int, tuple[Message, Context]] = {}
+    clients: list[Client] = []
     for message, context in exchanges:
         try:
             client, stamp = _client(message, context)
             shared = _shared(client, message)
-            asked[client.index] = client, message
+            asked[client.index] = message, context
+            clients.append(client)
         except FedlogeError as exc:
             replies.append(Message(failure_content(str(exc)), reply_to=message))
     if len(asked) < 2:
         return replies
-    clients = [client for client, _ in asked.values()]
     federation = clients[0].federation
     try:
         if federation.stacked is None:
             return replies
         for client, done in work.train_together(clients, stamp, shared, federation.stacked):
-            content = (
-                failure_content(str(done))
-                if isinstance(done, FedlogeError)
-                else _trained(client, stamp, done)
-            )
-            replies.append(Message(content, reply_to=asked[client.index][1]))
+            message, context = asked[client.index]
+            try:
+                if isinstance(done, FedlogeError):
+                    raise done
+                content = _trained(client, stamp, done, message, context)
+            except FedlogeError as exc:
+                content = failure_content(str(exc))
+            replies.append(Message(content, reply_to=message))
     except Exception as exc:  # whatever it is, the clients can still be trained one by one
         federation.stop_stacking(in_one_line(exc))
     return replies
 
 
-def _trained(client: Client, stamp: Stamp, trained: Trained) -> RecordDict:
-    width = client.federation.config.wire_dtype
-    return reply_content(stamp, trained.metrics, trained.shared, trained.sums, width)
+def _trained(
+    client: Client, stamp: Stamp, trained: Trained, message: Message, context: Context
+) -> RecordDict:
+    config = client.federation.config
+    if config.secure_aggregation:
+        return _secure_sum(client, context).answer("train", stamp, message.content, trained)
+    return reply_content(stamp, trained.metrics, trained.shared, trained.sums, config.wire_dtype)
 
 
 @app.evaluate()
@@ -113,7 +125,12 @@ def evaluate(message: Message, context: Context) -> Message:
     try:
         client, stamp = _client(message, context)
         figures, sums = client.evaluate(stamp, _shared(client, message))
-        content = reply_content(stamp, figures, sums=sums)
+        if sums and client.federation.config.secure_aggregation:
+            measured = Trained({}, figures, sums)
+            secure = _secure_sum(client, context)
+            content = secure.answer("evaluate", stamp, message.content, measured)
+        else:
+            content = reply_content(stamp, figures, sums=sums)
     except FedlogeError as exc:
         content = failure_content(str(exc))
     return Message(content, reply_to=message)
@@ -122,6 +139,30 @@ def evaluate(message: Message, context: Context) -> Message:
 def _shared(client: Client, message: Message) -> dict[str, Tensor]:
     template = client.federation.initial[Part.SHARED]
     return _downlink.tensors(message.content, ARRAYS, template)
+
+
+@app.query(UNMASK)
+def unmask(message: Message, context: Context) -> Message:
+    """Help to take the masks off a sum of this client's and others' answers."""
+    try:
+        client, stamp = _client(message, context)
+        opened = _secure_sum(client, context).unmask(Unmasking.from_content(message.content))
+        content = RecordDict({STAMP: stamp.to_record(), UNMASK: opened.to_record()})
+    except FedlogeError as exc:
+        content = failure_content(str(exc))
+    return Message(content, reply_to=message)
+
+
+def _secure_sum(client: Client, context: Context) -> SecureSum:
+    config = client.federation.config
+    site = own_site(context.node_config)
+    keys = (
+        site_keys(context.node_config, site.state, client.index)
+        if site
+        else simulated_keys(config.seed, config.num_clients, client.index)
+    )
+    fewest = site.policy.min_cohort if site else FEWEST
+    return SecureSum(config, client.index, client.num_train, keys, client.store.folder, fewest)
 
 
 def _client(message: Message, context: Context) -> tuple[Client, Stamp]:

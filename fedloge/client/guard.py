@@ -27,8 +27,9 @@ from fedloge.errors import (
     printable_line,
 )
 from fedloge.messages import STAMP, Stamp, failure_content, failure_reason, num_bytes, record_digest
+from fedloge.messages.cohort import UNMASK_MESSAGE
 
-KINDS = ("query.whoami", "train", "evaluate")
+KINDS = ("query.whoami", "train", "evaluate", UNMASK_MESSAGE)
 _ROUNDS_REMEMBERED = 100
 Answering = Callable[[Message, Context], Message]
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from fedloge.digest import digest
 from fedloge.errors import CheckpointError, RunError
 from fedloge.messages import Stamp
-from fedloge.run_files import client_folder, tensors_of_round
+from fedloge.run_files import MASK_MEMORY, client_folder, tensors_of_round
 
 _FILE = re.compile(r"round-(\d{6})\.safetensors")
 _HEADER = {
@@ -113,8 +113,12 @@ class PersonalStore:
             self._prune(stamp, rounds)
 
     def read_files(self) -> dict[str, bytes]:
-        """The content of all versions, by file name, to be carried to the worker that runs this client."""
-        return {self._path(round).name: self._path(round).read_bytes() for round in self._rounds()}
+        """The content of all versions, by file name, to be carried to the worker that runs this client.
+
+        With them goes what it remembers of secure sums.
+        """
+        paths = [*map(self._path, self._rounds()), self.folder / MASK_MEMORY]
+        return {path.name: path.read_bytes() for path in paths if path.exists()}
 
     def write_files(self, files: Mapping[str, bytes]) -> None:
         """Make the folder hold exactly these versions.
@@ -127,7 +131,7 @@ class PersonalStore:
             The disk refused the write.
         """
         for name, content in files.items():
-            if not _FILE.fullmatch(name):
+            if not _FILE.fullmatch(name) and name != MASK_MEMORY:
                 raise CheckpointError(
                     f"client {self.client}: {name!r} is not the file name of a personal state"
                 )

@@ -56,6 +56,8 @@ class SitePolicy(Options):
     `max_megabytes_per_round`: of tensors, received and sent, in a round of a run; 10^6 bytes each.
     `keep_runs`: of so many runs personal state is kept; a further run is refused.
     `min_client_noise`: least noise multiplier of privacy at the client; 0: it is not demanded.
+    `secure_aggregation`: whether a run must have it, so that the server sees no update of this site.
+    `min_cohort`: with secure aggregation, over how many clients a sum must be.
     """
 
     methods: list[str] = Field([ANY])
@@ -72,6 +74,8 @@ class SitePolicy(Options):
     max_megabytes_per_round: float = Field(1000.0, gt=0)
     keep_runs: int = Field(20, ge=1)
     min_client_noise: float = Field(0.0, ge=0)
+    secure_aggregation: bool = False
+    min_cohort: int = Field(3, ge=3)
 
     @field_validator("plugins")
     @classmethod
@@ -107,6 +111,11 @@ class SitePolicy(Options):
         told = method_class(config.method).class_told
         if told is not None:
             self.check_told(told, f"method {config.method!r}")
+        if self.secure_aggregation and not config.secure_aggregation:
+            raise PolicyError(
+                "secure-aggregation",
+                "it is demanded, and the run shows the server this site's update",
+            )
         if self.min_client_noise:
             raise PolicyError(
                 "min-client-noise",

@@ -36,6 +36,7 @@ _COMMANDS = {
         cache,
         tools.prototypes,
         tools.certs,
+        tools.site_key,
         tools.doctor,
         audit,
     ),

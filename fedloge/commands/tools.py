@@ -117,6 +117,16 @@ def certs(
     stdout().print(deployment.next_steps(out, made), soft_wrap=True, markup=False)
 
 
+def site_key(
+    client: Annotated[int, typer.Option(help="The site's partition id.", min=0)],
+    out: Annotated[Path, typer.Option(help="The file to make.")] = Path("masking.key"),
+) -> None:
+    """Make a site's own key for secure aggregation, at the site; prints its line for everybody's peers.toml."""
+    from fedloge.commands.site_keys import make_masking_key
+
+    stdout().print(make_masking_key(out, client), soft_wrap=True, markup=False, highlight=False)
+
+
 def doctor(json_: Json = False) -> None:
     """Check this machine and this installation."""
     from fedloge.commands.doctor import examine

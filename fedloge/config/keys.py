@@ -23,6 +23,7 @@ from fedloge.config.model_keys import ModelKeys
 from fedloge.config.on_node import OnNodeOptions
 from fedloge.config.robust_rules import answers_needed, needs_answers
 from fedloge.config.running_keys import RunningKeys
+from fedloge.config.secure_rules import secure_problem
 from fedloge.config.server_keys import AggregationKeys, MeasurementKeys
 from fedloge.config.tables import (
     MOVED,
@@ -100,6 +101,8 @@ class Config(
         self._refuse_unread()
         if self.on_node:
             self._check_on_node()
+        if self.secure_aggregation and (problem := secure_problem(self.nested())):
+            raise ValueError(f"secure-aggregation: {problem}")
         if self.dp_clip and self.wire_dtype != "float32":
             raise ValueError("dp-clip measures updates exactly: set wire-dtype=float32")
         if self.dp_clip and self.aggregation != "mean":
@@ -119,6 +122,8 @@ class Config(
             "dp_delta": (not self.dp_clip, "set dp-clip"),
             "resize": (not self.image_size, "set image-size"),
             "interpolation": (not self.image_size, "set image-size"),
+            "secure_neighbours": (not self.secure_aggregation, "set secure-aggregation=true"),
+            "secure_threshold": (not self.secure_aggregation, "set secure-aggregation=true"),
             "clients_at_once": (not self.fast, "set fast=true"),
             "imbalance_factor": (
                 self.long_tail == "auto" and self.tail == "none",

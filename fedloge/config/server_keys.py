@@ -32,6 +32,21 @@ class AggregationKeys(pydantic.BaseModel):
     dp_delta: float = Field(
         1e-5, gt=0, lt=1, description="central privacy: delta of the reported epsilon"
     )
+    secure_aggregation: bool = Field(
+        False,
+        description="the server sees only sums over clients, of updates, losses and probes; same bits",
+    )
+    secure_neighbours: int = Field(
+        0,
+        ge=0,
+        multiple_of=2,
+        description="secure aggregation: with how many others a client masks; 0: with all",
+    )
+    secure_threshold: Literal["two-thirds", "half"] = Field(
+        "two-thirds",
+        description="secure aggregation: more than this share of a client's neighbours must stay to the end of "
+        "a round; two-thirds withstands a server that lies about who is there",
+    )
 
 
 class MeasurementKeys(pydantic.BaseModel):

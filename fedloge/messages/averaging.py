@@ -150,6 +150,16 @@ class ExactSum:
             parts = ((value - whole) * 2.0**_FRACTION_BITS).round().to(torch.int64)
             self._carry(name, whole.to(torch.int64), parts)
 
+    def partial(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """The int64 sums so far, whole parts and fractions (in units of 2^-52), for `merge_partial` elsewhere."""
+        return {name: (self._whole[name], self._parts[name]) for name in self._dtypes}
+
+    def merge_partial(self, sums: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+        """Add what partial sums of the same template add up to; together of fewer than 2^11 clients."""
+        for name in self._dtypes:
+            whole, parts = sums[name]
+            self._carry(name, whole, parts)
+
     def total(self) -> dict[str, Tensor]:
         """The sums, in each tensor's own dtype."""
         return {

@@ -25,6 +25,10 @@ STAMP = "stamp"
 FAILURE = "failure"
 NUM_EXAMPLES = "num-examples"
 CLASS_COUNTS = "class-counts"
+LARGEST_SUM = 2.0**40
+"""Bound on the magnitude of values in the sums that are sent beside the model."""
+LARGEST_FIGURE = 1e6
+"""Bound on the magnitude of a mean, such as a loss."""
 T = TypeVar("T", str, int, list)
 
 

@@ -44,7 +44,10 @@ class Measured:
 
 
 def measured(
-    federation: Federation, stamp: Stamp, shared: Mapping[str, Tensor], sums: Mapping[str, Tensor]
+    federation: Federation,
+    stamp: Stamp,
+    shared: Mapping[str, Tensor],
+    sums: Mapping[str, Tensor] | None,
 ) -> Measured:
     """Let the probes finish, and measure each global model on the server's test set.
 
@@ -53,7 +56,8 @@ def measured(
 
     Parameters
     ----------
-    sums : what the probes asked for, summed over clients; each named ``PROBE/NAME``.
+    sums : what the probes asked for, summed over clients; each named ``PROBE/NAME``. None: that was lost, so
+        that no probe can finish.
     """
     fed, found = federation, Measured()
     net = fed.load(shared, fed.initial[Part.PERSONAL]).eval()
@@ -61,6 +65,8 @@ def measured(
     whole = fed.has_global_network
     predictors = fed.method.global_predictors(net) if whole else {}
     for probe in fed.probes:
+        if sums is None:
+            break
         prefix = f"{probe.name}/"
         own = {k.removeprefix(prefix): v for k, v in sums.items() if k.startswith(prefix)}
         findings = probe.finish(net, own)

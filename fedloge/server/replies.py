@@ -7,9 +7,9 @@ turn, and the round goes on.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from torch import Tensor
@@ -17,6 +17,8 @@ from torch import Tensor
 from fedloge.errors import FedlogeError, UpdateError, in_one_line
 from fedloge.messages import (
     ARRAYS,
+    LARGEST_FIGURE,
+    LARGEST_SUM,
     METRICS,
     NUM_EXAMPLES,
     PARTIAL,
@@ -30,20 +32,18 @@ from fedloge.messages import (
     record_digest,
     record_of,
 )
+from fedloge.messages.cohort import MASKED, SEALED, Kind
 
-LARGEST_SUM = 2.0**40
-"""Bound on the magnitude of values in the sums that are sent beside the model."""
 MOST_IMAGES = 2**29
 # A method with eight personal models, each with accuracy, recall, AUROC and more, fills half of it.
 MOST_FIGURES = 256
 LONGEST_NAME = 64
-LARGEST_FIGURE = 1e6
 
-Kind = Literal["train", "evaluate"]
 _RECORDS: Mapping[Kind, set[str]] = {
     "train": {STAMP, METRICS, ARRAYS, SUMS, PARTIAL, f"{PARTIAL}-sums", f"{PARTIAL}-weight"},
     "evaluate": {STAMP, METRICS, SUMS},
 }
+_MASKED_RECORDS = {STAMP, METRICS, MASKED, SEALED}
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ class Asked:
     uplink : zeros with the names, shapes and dtypes of the sums it was asked for.
     num_examples : the training examples that it registered with.
     epochs : passes over them in training.
+    masked : whether it was asked for its tensors and sums under masks.
     """
 
     kind: Kind
@@ -63,6 +64,7 @@ class Asked:
     uplink: Mapping[str, Tensor]
     num_examples: int
     epochs: int
+    masked: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,8 @@ def read_reply(reply: Message, asked: Asked) -> Answer:
 def _answer(content: RecordDict, asked: Asked) -> Answer:
     if reason := failure_reason(content):
         raise UpdateError(reason)
-    check_records(content, _RECORDS[asked.kind] - (set() if asked.uplink else {SUMS}))
+    known = _RECORDS[asked.kind] - (set() if asked.uplink else {SUMS})
+    check_records(content, _MASKED_RECORDS if asked.masked else known)
     given, stamp = Stamp.from_content(content), asked.stamp
     if given != stamp:
         raise UpdateError(
@@ -125,6 +128,8 @@ def _answer(content: RecordDict, asked: Asked) -> Answer:
         raise UpdateError(
             f"it says it trained in {shown(figures['trained-rounds'])} rounds, after {stamp.round}"
         )
+    if asked.masked:
+        return Answer(figures, {})
     sums = received_tensors(content, SUMS) if asked.uplink else {}
     check_update(sums, asked.uplink, limit=LARGEST_SUM)
     return Answer(figures, sums)
@@ -160,6 +165,17 @@ def read_figures(content: RecordDict, kind: Kind) -> dict[str, float | int]:
             raise UpdateError(f"its figure {name!r} is {shown(value)}, expected {rule.expected}")
         figures[name] = value  # type: ignore[assignment]
     return figures
+
+
+def check_masked_figures(names: Sequence[str]) -> None:
+    """`UpdateError` if a client masks a figure of training that is not known, or too many."""
+    if len(names) > MOST_FIGURES:
+        raise UpdateError(f"it masks {len(names)} figures, expected {MOST_FIGURES} at most")
+    for name in names:
+        if _rule("train", name) is not _MEAN:
+            raise UpdateError(f"its masked figure {name[:LONGEST_NAME]!r} is not known")
+    if list(names) != sorted(set(names)):
+        raise UpdateError("its masked figures are not in order")
 
 
 def shown(value: Any) -> str:
@@ -208,8 +224,8 @@ def _rule(kind: Kind, name: str) -> _Rule | None:
 
 def digest_of(reply: Message) -> str:
     """Hash of the tensors in an answer, as its site's audit log has it; empty if there are none."""
-    record = record_of(reply.content, ARRAYS, ArrayRecord)
-    return record_digest(record) if record is not None else ""
+    records = (record_of(reply.content, name, ArrayRecord) for name in (ARRAYS, MASKED))
+    return next((record_digest(record) for record in records if record is not None), "")
 
 
 def bytes_of(reply: Message, model_bytes: int) -> int:
@@ -218,6 +234,6 @@ def bytes_of(reply: Message, model_bytes: int) -> int:
     Tensors that a worker has added up already count as `model_bytes`, which their client would
     have sent.
     """
-    records = (record_of(reply.content, name, ArrayRecord) for name in (ARRAYS, SUMS))
+    records = (record_of(reply.content, name, ArrayRecord) for name in (ARRAYS, SUMS, MASKED))
     own = sum(num_bytes(record) for record in records if record is not None)
     return own + (model_bytes if PARTIAL in reply.content else 0)

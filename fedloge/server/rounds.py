@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from flwr.app import ConfigRecord
+from flwr.app import ConfigRecord, Message
 from flwr.serverapp import Grid
 from torch import Tensor
 
 from fedloge.config import Config
-from fedloge.errors import CheckpointError, RunDirError
+from fedloge.errors import CheckpointError, RunDirError, RunError
 from fedloge.federation import Federation
 from fedloge.messages import Stamp, decode, encode
 from fedloge.methods.method import Aggregate, Part
@@ -22,12 +23,15 @@ from fedloge.partition import held_out_clients
 from fedloge.server.central_privacy import Epsilon, with_privacy
 from fedloge.server.checkpoint import Checkpoint, CheckpointStore
 from fedloge.server.figures import client_rows, measured, personal_figures, reliability_lines
+from fedloge.server.masked_mean import SumLost
 from fedloge.server.pooled_training import PooledTraining
 from fedloge.server.roster import Roster
 from fedloge.server.run_record import RunRecord
 from fedloge.server.strategy import RoundOutcome, RoundStrategy
 
 log = logging.getLogger(__name__)
+_MOST_LOST = 3
+"""So many rounds in a row may be lost under secure aggregation before the run stops."""
 
 
 def run_rounds(
@@ -120,6 +124,7 @@ class Rounds:
         self.federation, self.config = federation, federation.config
         self.shared, self.state = start.shared, start.server
         self._grid = grid
+        self._lost = 0
         net = federation.load(start.shared, federation.initial[Part.PERSONAL])
         uplinks = {
             "train": federation.method.uplink(net),
@@ -157,7 +162,8 @@ class Rounds:
         began = time.perf_counter()
         averaged, figures, images = self._train(round)
         done = self._trained(round, figures, images, seconds=time.perf_counter() - began)
-        self._take(self._after_server_step(round, averaged))
+        if averaged is not None:
+            self._take(self._after_server_step(round, averaged))
         if round % self.config.evaluate_every == 0 or round == self.config.rounds:
             self._evaluate(round, done)
             seconds = time.perf_counter() - began - done.timing["train-seconds"]
@@ -169,16 +175,40 @@ class Rounds:
         done.timing["seconds"] = time.perf_counter() - began
         return done
 
-    def _train(self, round: int) -> tuple[dict[str, Tensor], dict[str, float], int]:
-        """The averaged tensors, the clients' mean figures, and how many images they passed through."""
+    def _train(self, round: int) -> tuple[dict[str, Tensor] | None, dict[str, float], int]:
+        """The averaged tensors, the clients' mean figures, and how many images they passed through.
+
+        There are no tensors where their masks cannot be taken off.
+        """
         if self._pooled is not None:
             self._strategy.outcome = RoundOutcome()  # nobody was asked
             return self._pooled.train(round, self.shared)
         messages = self._averaging.configure_train(round, self._arrays, ConfigRecord(), self._grid)
         replies = self._grid.send_and_receive(messages, timeout=self.config.round_timeout)
-        averaged, figures = self._averaging.average(round, replies)
+        averaged, figures = self._averaged(round, replies)
         asked = self._strategy.outcome.replies
         return averaged, figures, sum(int(reply.get("images", 0)) for reply in asked.values())
+
+    def _averaged(
+        self, round: int, replies: Iterable[Message]
+    ) -> tuple[dict[str, Tensor] | None, dict[str, float]]:
+        """The mean; None where its masks cannot be taken off: the round is passed over.
+
+        To repeat it would ask the clients for another sum of the same updates, which they refuse.
+        """
+        try:
+            averaged, figures = self._averaging.average(round, replies)
+        except SumLost as exc:
+            self._lost += 1
+            if self._lost == _MOST_LOST:
+                raise RunError(
+                    f"round {round}: {_MOST_LOST} rounds in a row were lost ({exc}); see to the clients, "
+                    "then resume"
+                ) from None
+            log.warning("round %d is passed over, the model stays as it is: %s", round, exc)
+            return None, {}
+        self._lost = 0
+        return averaged, figures
 
     def _trained(
         self, round: int, figures: dict[str, float], images: int, *, seconds: float
@@ -219,9 +249,14 @@ class Rounds:
         strategy, fed = self._strategy, self.federation
         messages = strategy.configure_evaluate(round, self._arrays, ConfigRecord(), self._grid)
         replies = self._grid.send_and_receive(messages, timeout=self.config.round_timeout)
-        strategy.aggregate_evaluate(round, replies)
         outcome = strategy.outcome
-        found = measured(fed, strategy.stamp_of(round), self.shared, outcome.sums)
+        sums: dict[str, Tensor] | None = None
+        try:
+            strategy.aggregate_evaluate(round, replies)
+            sums = outcome.sums
+        except SumLost as exc:
+            log.warning("round %d: what the probes measured was lost: %s", round, exc)
+        found = measured(fed, strategy.stamp_of(round), self.shared, sums)
         held_out = held_out_clients(self.config)
         done.row |= found.figures | personal_figures(outcome.replies, self.config.seed, held_out)
         done.row["evaluated-clients"] = len(outcome.replies)

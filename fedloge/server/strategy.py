@@ -36,10 +36,12 @@ from fedloge.messages import (
     num_bytes,
     received_tensors,
 )
+from fedloge.messages.cohort import COHORT, Cohort, Kind, MaskGraph
 from fedloge.partition import held_out_clients
 from fedloge.rng import rng
 from fedloge.server.aggregation import combination
-from fedloge.server.replies import Asked, Kind, bytes_of, digest_of, read_reply
+from fedloge.server.masked_mean import MaskedMean, Sum, SumLost
+from fedloge.server.replies import Asked, bytes_of, digest_of, read_reply
 from fedloge.server.roster import Member, Roster
 from fedloge.server.weights import Weights
 
@@ -90,6 +92,7 @@ class RoundStrategy(Strategy):
         self._asked: dict[int, Member] = {}
         self._weights = Weights(config, roster)
         self._model_bytes = 0
+        self._masked: MaskedMean | None = None
 
     def sample(self, round: int) -> list[int]:
         """The partition ids of the clients of a round, ascending; they depend on seed and round only.
@@ -107,15 +110,14 @@ class RoundStrategy(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """One message for each client drawn this round."""
-        return self._messages("train", server_round, arrays, self.sample(server_round))
+        return self._messages("train", server_round, arrays, self.sample(server_round), grid)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """One message for every client, since personal figures are over all of them."""
-        return self._messages(
-            "evaluate", server_round, arrays, list(range(self.config.num_clients))
-        )
+        everybody = list(range(self.config.num_clients))
+        return self._messages("evaluate", server_round, arrays, everybody, grid)
 
     def average(
         self, round: int, replies: Iterable[Message]
@@ -126,9 +128,11 @@ class RoundStrategy(Strategy):
         ------
         RunError
             Fewer clients than the quorum answered with something usable.
+        SumLost
+            With secure aggregation: the sum's masks cannot be taken off.
         """
         weights = {client: self._weights.of(member) for client, member in self._asked.items()}
-        combined = combination(
+        combined = self._masked or combination(
             self.config, self.template, max(1, sum(weights.values())), self.partial_sums
         )
         self._collect(
@@ -137,8 +141,14 @@ class RoundStrategy(Strategy):
             replies,
             lambda client, reply: combined.add(client, reply, weights[client]),
         )
+        if self._masked is not None:
+            self._leave_out(self._masked.odd_ones())
         self._check_quorum(round)
-        return combined.result(round), self._mean_figures()
+        try:
+            return combined.result(round), self._mean_figures()
+        except SumLost as exc:
+            self._leave_out(dict.fromkeys([*self.outcome.replies], f"the sum was lost: {exc}"))
+            raise
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -148,8 +158,19 @@ class RoundStrategy(Strategy):
         return encode(shared), self._as_record(figures)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord:
-        """The unweighted mean over clients; each client's own figures are in `outcome`."""
-        self._collect("evaluate", server_round, replies, lambda client, reply: None)
+        """The unweighted mean over clients; each client's own figures are in `outcome`.
+
+        `SumLost`: with secure aggregation, the masks of the probes' sums cannot be taken off.
+        """
+        masked = self._masked
+        self._collect(
+            "evaluate",
+            server_round,
+            replies,
+            lambda client, reply: masked.add(client, reply, 1) if masked else None,
+        )
+        if masked is not None:
+            masked.result(server_round)
         return self._as_record(self._mean_figures())
 
     def summary(self) -> None:
@@ -160,7 +181,7 @@ class RoundStrategy(Strategy):
         return dataclasses.replace(self.stamp, round=round)
 
     def _messages(
-        self, kind: str, round: int, arrays: ArrayRecord, clients: list[int]
+        self, kind: Kind, round: int, arrays: ArrayRecord, clients: list[int], grid: Grid
     ) -> list[Message]:
         members = self.roster.members()
         self._asked = {client: members[client] for client in clients if client in members}
@@ -171,6 +192,7 @@ class RoundStrategy(Strategy):
         )
         stamp = self.stamp_of(round).to_record()
         total = max(1, sum(self._weights.of(member) for member in self._asked.values()))
+        cohort = self._secure_sum(kind, round, arrays, grid)
         return [
             Message(
                 RecordDict(
@@ -178,6 +200,7 @@ class RoundStrategy(Strategy):
                         ARRAYS: arrays,
                         STAMP: stamp,
                         PLAN: Plan(self._weights.of(member), total).to_record(),
+                        **cohort,
                     }
                 ),
                 dst_node_id=member.node_id,
@@ -187,6 +210,33 @@ class RoundStrategy(Strategy):
             )
             for member in self._asked.values()
         ]
+
+    def _secure_sum(
+        self, kind: Kind, round: int, arrays: ArrayRecord, grid: Grid
+    ) -> dict[str, ConfigRecord]:
+        """Begin the sum of a round's masked answers; returns what goes into its messages."""
+        self._masked = None
+        sums = self.uplinks[kind]
+        if not self.config.secure_aggregation or (kind == "evaluate" and not sums):
+            return {}
+        weights = {k: self._weights.of(member) for k, member in sorted(self._asked.items())}
+        weighing = {k: weight for k, weight in weights.items() if weight}
+        cohort = Cohort(tuple(weighing), tuple(weighing.values()))
+        self._masked = MaskedMean(
+            Sum(
+                kind,
+                self.stamp_of(round),
+                cohort,
+                MaskGraph.of(self.config, cohort.clients, round),
+                {k: self._asked[k].node_id for k in weighing},
+                arrays,
+                self.template if kind == "train" else {},
+                sums,
+            ),
+            lambda messages: grid.send_and_receive(messages, timeout=self.config.round_timeout),
+            self.config.round_timeout,
+        )
+        return {COHORT: cohort.to_record()}
 
     def check(self, round: int, replies: Iterable[Message]) -> None:
         """Check answers to train messages before others than this strategy read them.
@@ -215,6 +265,7 @@ class RoundStrategy(Strategy):
             self.uplinks[kind],
             self._asked[client].num_examples,
             self.config.local_epochs,
+            masked=self._masked is not None,
         )
 
     def _collect(
@@ -228,7 +279,7 @@ class RoundStrategy(Strategy):
         by_node = {member.node_id: client for client, member in self._asked.items()}
         outcome, answered = self.outcome, set()
         digests: dict[int, str] = {}
-        sums = ExactSum(self.uplinks[kind])
+        sums = ExactSum({} if self._masked else self.uplinks[kind])
         for reply in replies:
             client = by_node.get(reply.metadata.src_node_id)
             if client is None or client in answered:
@@ -270,6 +321,12 @@ class RoundStrategy(Strategy):
         ]
         audit.write(*results, *refused)
 
+    def _leave_out(self, reasons: Mapping[int, str]) -> None:
+        """Count clients as failed whose answers had been taken."""
+        outcome = self.outcome
+        outcome.replies = {k: row for k, row in outcome.replies.items() if k not in reasons}
+        outcome.failures = dict(sorted((outcome.failures | dict(reasons)).items()))
+
     def _check_quorum(self, round: int) -> None:
         good = len(self.outcome.replies)
         asked = good + len(self.outcome.failures)
@@ -300,6 +357,9 @@ class RoundStrategy(Strategy):
         for name in names:
             values = [row[name] for row in rows if name in row]
             means[name] = math.fsum(values) / len(values)
+        if self._masked is not None and (read := self._masked.read):
+            self.outcome.sums = read.sums
+            means |= {name: total / len(rows) for name, total in read.figures.items()}
         return means
 
     def _as_record(self, figures: Mapping[str, float]) -> MetricRecord:

@@ -59,6 +59,7 @@ FORBIDDEN: dict[str, tuple[dict[str, Any], dict[str, Any], str, str]] = {
     "class directions": ({"method": "fednh"}, {"class_sums": True}, "class-counts", "method 'fednh' sends counts"),
     "many epochs": ({"local_epochs": 21}, {}, "max-local-epochs", "local-epochs is 21, 20 are allowed"),
     "many rounds": ({"rounds": 11}, {"max_rounds": 10}, "max-rounds", "rounds is 11, 10 are allowed"),
+    "no masks": ({}, {"secure_aggregation": True}, "secure-aggregation", "shows the server this site's update"),
     "no noise": ({}, {"min_client_noise": 0.5}, "min-client-noise", "noise of 0.5 at the client is demanded"),
 }  # fmt: skip
 
@@ -76,8 +77,17 @@ def test_what_is_forbidden_is_refused_by_its_rule(name: str, kind: str, tmp_path
 
 
 def test_every_rule_is_tried() -> None:
-    elsewhere = {"min-images-per-class", "max-megabytes-per-round", "keep-runs"}
+    elsewhere = {"min-images-per-class", "max-megabytes-per-round", "keep-runs", "min-cohort"}
     assert {row[2] for row in FORBIDDEN.values()} | elsewhere == set(SitePolicy.names())
+
+
+def test_a_site_without_a_masking_key_does_not_take_one_that_others_can_compute(
+    tmp_path: Path,
+) -> None:
+    node = at_site(tmp_path, secure_aggregation=True)
+    config = harness.tiny(tmp_path, secure_aggregation=True)
+    said = reason(ask(config, "train", work(config), **node))
+    assert "needs this site's own masking key" in said and "fedloge site-key" in said
 
 
 def test_a_strict_site_takes_part_in_what_tells_nothing_of_classes(tmp_path: Path) -> None:

@@ -19,9 +19,9 @@ from fedloge import messages as wire
 from fedloge.engines.local import LocalGrid
 from fedloge.errors import RunError
 from fedloge.federation import open_federation
-from fedloge.messages import Stamp
+from fedloge.messages import LARGEST_FIGURE, Stamp
 from fedloge.methods.method import Part
-from fedloge.server.replies import LARGEST_FIGURE, read_figures
+from fedloge.server.replies import read_figures
 from fedloge.server.roster import Roster
 from fedloge.server.strategy import RoundStrategy
 
