@@ -21,7 +21,12 @@ from fedloge.errors import ConfigError
 from fedloge.methods.method import ClientData, MethodOptions, Predictor, Task
 from fedloge.methods.single_head import HeadNetwork, SharedHead
 
-_NEUTRAL = {"aggregation": "mean", "norm-sharing": "all", "dp-clip": 0.0}
+_NEUTRAL = {
+    "aggregation": "mean",
+    "norm-sharing": "all",
+    "dp-clip": 0.0,
+    "secure-aggregation": False,
+}
 
 
 class Centralised(SharedHead[HeadNetwork]):

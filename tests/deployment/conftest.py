@@ -7,6 +7,7 @@ its place: host names, ports, paths of secrets and volumes.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shlex
@@ -44,6 +45,21 @@ def compose(**environment: str) -> dict[str, Any]:
     return yaml.safe_load(interpolated(text, environment))
 
 
+def with_clients(file: dict[str, Any], clients: int) -> dict[str, Any]:
+    """The file with at least so many clients: copies of client 2 with another number, as the guide says."""
+    for k in range(3, clients):
+        for part in ("services", "secrets", "networks", "volumes"):
+            for name, entry in list(file[part].items()):
+                if re.search(r"(^|-)2(-|$)", name):
+                    text = re.sub(
+                        r"(client|supernode|id=|data/client)(-?)2\b",
+                        rf"\1\g<2>{k}",
+                        json.dumps(entry),
+                    )
+                    file[part][re.sub(r"-2\b", f"-{k}", name)] = json.loads(text)
+    return file
+
+
 def words(value: str | list[str]) -> list[str]:
     """A command as a list."""
     return shlex.split(value) if isinstance(value, str) else [str(word) for word in value]
@@ -74,7 +90,7 @@ class Deployment:
         self.runs = folder / "runs"
         self.home = folder / "flwr"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
-        self.file = compose(FEDLOGE_SECRETS=str(self.secrets))
+        self.file = with_clients(compose(FEDLOGE_SECRETS=str(self.secrets)), clients)
         self._id = uuid.uuid4().hex
         ports = iter(free_ports(2 * len(self.file["services"])))
         self.superlink_port, self.gateway_port = next(ports), next(ports)
