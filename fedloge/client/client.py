@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,14 @@ from fedloge.client.personal_state import PersonalState, PersonalStore
 from fedloge.client.site_policy import SitePolicy
 from fedloge.errors import FedlogeError, RunError, UpdateError
 from fedloge.federation.evaluation import client_figures, predictor_accuracy, predictor_guesses
+from fedloge.federation.feature_bank import FeatureBank
 from fedloge.federation.federation import Federation
+from fedloge.federation.new_clients import NewClient
 from fedloge.learning.class_told import ClassTold
 from fedloge.learning.client_data import ClientData
 from fedloge.learning.fast.stacked import StackedClients
 from fedloge.learning.guesses import Guesses
+from fedloge.learning.metrics import accuracy
 from fedloge.learning.probes import Probe
 from fedloge.messages import NUM_EXAMPLES, Stamp
 from fedloge.methods.method import Part, Update
@@ -168,7 +172,25 @@ class Client:
             if held_out:
                 right = predictor_accuracy(fed.method, net, predictor, data)
                 figures[f"personal/{name}/validation"] = right
+        if self.index in fed.partition.held_out and len(indices) and len(data.train):
+            figures |= self._as_new(data, indices)
         return figures, self._allowed(sums, data)
+
+    def _as_new(self, data: ClientData, indices: Tensor) -> dict[str, float]:
+        """Figures of a client that never trains: what the shared model gives it, before and after its own step."""
+        fed = self.federation
+        first = dataclasses.replace(data, round=data.round + 1)
+        initial = fed.initial[Part.PERSONAL]
+        new = NewClient(fed.method, fed.net, data.received, initial, fed.has_global_network, first)
+        bank = FeatureBank(fed.test.take(indices), fed.data.preparation.prepare)
+        return {
+            f"new/{stage}/{name}": value
+            for stage, guesses in new.measured(bank).items()
+            for name, value in {
+                "accuracy": accuracy(guesses.confusion),
+                **guesses.quality(),
+            }.items()
+        }
 
     def _allowed(self, sums: Mapping[str, Tensor], data: ClientData) -> dict[str, Tensor]:
         """The probes' sums as far as they may leave the site."""

@@ -28,6 +28,12 @@ COLUMNS: dict[str, dict[str, str]] = {
 }
 QUALITY = {"recall": "mean recall", "macro-f1": "macro F1", "auroc": "AUROC", "ece": "ECE"}
 """Column headings of the figures beside accuracy (`fedloge.learning.guesses.Guesses.quality`)."""
+NEW_CLIENTS = {
+    "shared": "global model",
+    "untrained": "own, before training",
+    "personalized": "own model",
+}
+"""Names of the stages of a client that never took part (`fedloge.federation.new_clients.STAGES`)."""
 _PREDICTORS = ("fixed", "raw", "tuned", "realigned")
 
 
@@ -95,6 +101,21 @@ def quality_rows(run: RecordedRun) -> list[tuple[str, bool, dict[str, float]]]:
             # Macro-F1 alone is all that earlier versions recorded, and stands in the other table.
             if found.keys() - {"macro-f1"}:
                 rows.append((f"{side} {name}", name == primary, found))
+    return rows
+
+
+def new_client_rows(run: RecordedRun) -> list[tuple[str, dict[str, float]]]:
+    """Means over the clients held out from training, in the last evaluated round, stage by stage.
+
+    Of each stage its name, and ``mean`` (accuracy), ``std``, ``worst-decile`` and those of `QUALITY`.
+    """
+    last = run.evaluated[-1] if run.evaluated else {}
+    rows = []
+    for stage, name in NEW_CLIENTS.items():
+        prefix = f"new-clients/{stage}/"
+        found = {key.removeprefix(prefix): last[key] for key in last if key.startswith(prefix)}
+        if found:
+            rows.append((name, found))
     return rows
 
 

@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from fedloge.results.figure_rows import COLUMNS, predictors
+from fedloge.results.figure_rows import COLUMNS, NEW_CLIENTS, predictors
 from fedloge.results.grouping import Row, Section, find_row
 from fedloge.results.paired_tests import (
     JUDGED,
@@ -29,6 +29,7 @@ Figure = tuple[str, str]
 FIGURES: tuple[Figure, ...] = (
     *(("global", name) for name in COLUMNS["global"]),
     *(("personal", name) for name in ("mean", "worst-decile", "std")),
+    *(("new-clients", stage) for stage in NEW_CLIENTS),
 )
 NOISE = 2.0
 """Within how many standard errors of their difference two rows are not told apart."""
@@ -198,6 +199,12 @@ def describe(table: PaperTable) -> list[str]:
     if len(seeds) > 1:
         said.append("Rows have unequal numbers of seeds; tests use those that both rows have.")
     said += _over_whom(table.rows)
+    if any(("new-clients", "personalized") in row.cells for row in table.rows):
+        said.append(
+            "New clients are held out from training; each has its own model after one local step. Without "
+            "a figure before training, a method keeps nothing at its clients between rounds; without one "
+            "of an own model, it has none, so there is nothing to personalise."
+        )
     for side in JUDGED:
         compared = [row.compared[side] for row in table.rows if side in row.compared]
         if compared:
@@ -257,17 +264,20 @@ def _models(row: Row, all_predictors: bool) -> list[tuple[str, dict[str, str]]]:
 
 def _table_row(label: str, row: Row, models: Mapping[str, str], when: When) -> TableRow:
     lines = [figures_at(run, when) for run in row.runs]
+    judged = not models.get("personal") or all(
+        run.primary.get("personal", "").split("/")[1:2] == [models["personal"]] for run in row.runs
+    )
     cells = {}
     for side, figure in FIGURES:
         name = f"{side}/{models.get(side)}/{figure}"
+        if side == "new-clients":
+            # A new client has one model, that by which the method is judged.
+            name = f"{side}/{figure}/mean" if judged else ""
         values = tuple(line[name] for line in lines if name in line)
         # A mean over some of the seeds could not be compared with one over all of them.
         if values and len(values) == len(lines):
             cells[side, figure] = Cell(values)
     personal = ("personal", "mean") in cells
-    judged = not models.get("personal") or all(
-        run.primary.get("personal", "").split("/")[1:2] == [models["personal"]] for run in row.runs
-    )
     over = [measured(run) for run in row.runs] if personal else []
     spreads = []
     if personal and judged:

@@ -224,8 +224,8 @@ class RecordedRun:
 
 
 def is_figure(key: str) -> bool:
-    """Whether a key of a line is an accuracy of global or personal models."""
-    return key.startswith(("global/", "personal/"))
+    """Whether a key of a line is a figure of global or personal models, or of new clients'."""
+    return key.startswith(("global/", "personal/", "new-clients/"))
 
 
 def list_runs(folder: str | Path) -> list[Path]:

@@ -10,12 +10,17 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from fedloge.results.figure_rows import COLUMNS
+from fedloge.results.figure_rows import COLUMNS, NEW_CLIENTS
 from fedloge.results.grouping import setting_in_words
+from fedloge.results.paired_tests import JUDGED
 from fedloge.results.paper_table import FIGURES, Cell, PaperTable, TableRow, describe
 
 Bold = Callable[[str], str]
-TITLES = {"global": "Global model", "personal": "Personal models"}
+TITLES = {
+    "global": "Global model",
+    "personal": "Personal models",
+    "new-clients": "New clients, held out from training",
+}
 SIDES = tuple(TITLES)
 
 
@@ -58,16 +63,18 @@ def csv_text(tables: Sequence[PaperTable]) -> str:
     """One line for each row of each table; accuracies in [0, 1] at full precision, empty if unknown."""
     out = io.StringIO()
     keys = list(dict.fromkeys(key for table in tables for key in table.setting))
-    names = [f"{side}/{figure}" for side, figure in FIGURES]
+    # Those of new clients only where some were held out.
+    columns = [f for f in FIGURES if f[0] in JUDGED or any(_shown(t, f[0]) for t in tables)]
+    names = [f"{side}/{figure}" for side, figure in columns]
     writer = csv.writer(out, lineterminator="\n")
     heading = [*keys, "when", "method", "seeds"]
     heading += [f"{name} {what}" for name in names for what in ("mean", "std")]
-    writer.writerow([*heading, *(f"{side} p (Holm)" for side in SIDES)])
+    writer.writerow([*heading, *(f"{side} p (Holm)" for side in JUDGED)])
     for table in tables:
         for row in table.rows:
-            cells = [row.cells.get(figure) for figure in FIGURES]
+            cells = [row.cells.get(figure) for figure in columns]
             figures = [v for c in cells for v in ((c.mean, c.std) if c else (None, None))]
-            p = [row.compared[s].p_holm if s in row.compared else None for s in SIDES]
+            p = [row.compared[s].p_holm if s in row.compared else None for s in JUDGED]
             settings = [table.setting.get(key) for key in keys]
             writer.writerow(
                 [*settings, table.when, row.label, " ".join(map(str, row.seeds)), *figures, *p]
@@ -131,6 +138,8 @@ def _grid(
 
 
 def _heading(figure: tuple[str, str]) -> str:
+    if figure[0] == "new-clients":
+        return NEW_CLIENTS[figure[1]]
     return COLUMNS[figure[0]][figure[1]].replace("\N{NO-BREAK SPACE}", " ")
 
 

@@ -13,6 +13,7 @@ from fedloge.results.figure_rows import (
     QUALITY,
     FigureRow,
     figure_rows,
+    new_client_rows,
     notes,
     progress,
     quality_rows,
@@ -46,6 +47,10 @@ def show(run: RecordedRun) -> RenderableType:
     if quality := quality_rows(run):
         title = f"Beside accuracy, round {run.evaluated_rounds[-1]}, %"
         parts += [Text(f"\n{title}"), _quality_table(quality)]
+    if new := new_client_rows(run):
+        held_out = len(run.info.get("held-out-clients") or [])
+        title = f"New clients ({held_out} held out from training), each on its own test images, %"
+        parts += [Text(f"\n{title}"), _new_client_table(new)]
     if run.evaluated:
         parts.append(Text("* the model the method is judged by", style="dim"))
     parts += [Text(note, style="yellow") for note in notes(run)]
@@ -111,6 +116,17 @@ def _quality_table(rows: Sequence[tuple[str, bool, dict[str, float]]]) -> Table:
         table.add_row(
             Text(f"{name} *" if primary else name), *cells, style="bold" if primary else ""
         )
+    return table
+
+
+def _new_client_table(rows: Sequence[tuple[str, dict[str, float]]]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("model", overflow="fold")
+    columns = {"mean": "mean", "worst-decile": "worst 10\N{NO-BREAK SPACE}%", **QUALITY}
+    for heading in columns.values():
+        table.add_column(heading.replace(" ", "\n", 1), justify="right", no_wrap=True)
+    for name, figures in rows:
+        table.add_row(Text(name), *(percent(figures.get(column)) for column in columns))
     return table
 
 

@@ -115,6 +115,9 @@ def personal_figures(
 
     Clients that are held out from training stand apart: theirs are ``held-out/MODEL/...``,
     ``interval/held-out/MODEL/mean``, ``measured-held-out-clients`` and ``measured-held-out-images``.
+    ``new-clients/STAGE/...`` are theirs as clients that join after this round: under the shared model,
+    with their own before it has trained, and after one local step
+    (`fedloge.federation.new_clients.STAGES`).
 
     Parameters
     ----------
@@ -127,6 +130,7 @@ def personal_figures(
     if held_out:
         apart = {k: row for k, row in replies.items() if k in held_out}
         figures |= _over_clients(apart, "held-out", seed)
+        figures |= _over_clients(apart, "new-clients", seed, said="new")
         figures |= _measured(apart, "measured-held-out")
     return figures
 
@@ -137,13 +141,14 @@ def _measured(replies: Mapping[int, Mapping[str, float | int]], name: str) -> di
 
 
 def _over_clients(
-    replies: Mapping[int, Mapping[str, float | int]], side: str, seed: int
+    replies: Mapping[int, Mapping[str, float | int]], side: str, seed: int, said: str = "personal"
 ) -> dict[str, Any]:
-    names = sorted({key for row in replies.values() for key in row if key.startswith("personal/")})
+    """The figures that clients give as ``SAID/MODEL/...``, as ``SIDE/MODEL/...`` over them."""
+    names = sorted({key for row in replies.values() for key in row if key.startswith(f"{said}/")})
     figures: dict[str, Any] = {}
     for name in names:
         values = [float(row[name]) for row in replies.values() if name in row]
-        shown = f"{side}/{name.removeprefix('personal/')}"
+        shown = f"{side}/{name.removeprefix(f'{said}/')}"
         model, _, figure = shown.rpartition("/")
         if figure == "accuracy":
             figures |= {f"{model}/{key}": value for key, value in across_clients(values).items()}

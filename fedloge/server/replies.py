@@ -15,6 +15,7 @@ from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from torch import Tensor
 
 from fedloge.errors import FedlogeError, UpdateError, in_one_line
+from fedloge.federation.new_clients import STAGES
 from fedloge.messages import (
     ARRAYS,
     LARGEST_FIGURE,
@@ -212,6 +213,8 @@ _FIGURES: Mapping[Kind, list[tuple[str, _Rule]]] = {
         ("num-test", _IMAGES),
         ("trained-rounds", _WHOLE),
         (rf"personal/[!-.0-~]+/({'|'.join(_SHARES)})", _SHARE),
+        # Of clients that are held out from training (`fedloge.federation.new_clients`).
+        (rf"new/({'|'.join(STAGES)})/({'|'.join(_SHARES)})", _SHARE),
     ],
 }
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fedloge.results.figure_rows import (
     QUALITY,
     figure_rows,
+    new_client_rows,
     notes,
     predictors,
     quality_rows,
@@ -77,7 +78,7 @@ def headline(run: RecordedRun) -> Headline:
         warnings=notes(run),
         sentence=_in_a_sentence(run) if run.evaluated else "",
         tiles=_tiles(run),
-        tables=tables + _quality(run),
+        tables=tables + _quality(run) + _new_clients(run),
         best=_best(run) if run.evaluated else "",
         meaning=meaning([run]) if run.evaluated else "",
     )
@@ -196,6 +197,24 @@ def _quality(run: RecordedRun) -> list[Table]:
     marked = [i for i, (_, primary, _) in enumerate(found) if primary]
     caption = f"Beside accuracy, round {run.evaluated_rounds[-1]}, %"
     return [Table(("model", *QUALITY.values()), rows, caption, marked=marked)]
+
+
+def _new_clients(run: RecordedRun) -> list[Table]:
+    found = new_client_rows(run)
+    if not found:
+        return []
+    columns = {
+        "mean": "mean",
+        "std": "std",
+        "worst-decile": "worst 10\N{NO-BREAK SPACE}%",
+        **QUALITY,
+    }
+    rows = [
+        (name, *(percent(figures.get(column)) for column in columns)) for name, figures in found
+    ]
+    held_out = plural(len(run.info.get("held-out-clients") or []), "client")
+    caption = f"New clients: {held_out} held out from training, each on its own test images, %"
+    return [Table(("model", *columns.values()), rows, caption)]
 
 
 def _best(run: RecordedRun) -> str:
