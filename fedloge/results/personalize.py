@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fedloge.config import Config
 from fedloge.data.examples import Examples, Preparation
+from fedloge.data.images.file_tree import composed, passed_over
 from fedloge.errors import DataError, InputError, unknown_name
 from fedloge.federation.feature_bank import FeatureBank
 from fedloge.federation.new_clients import NewClient, can_personalize
@@ -270,12 +271,13 @@ def _from_folder(folder: Path, base: Base) -> tuple[Examples, Examples | None]:
 def _examples(folder: Path, base: Base, taker: Taker) -> Examples:
     inputs, labels, bad = [], [], []
     for place in filter(Path.is_dir, _visible(folder)):
-        if place.name not in base.classes:
-            raise InputError(f"{folder}: {unknown_name('class', place.name, base.classes)}")
+        label = composed(place.name)
+        if label not in base.classes:
+            raise InputError(f"{folder}: {unknown_name('class', label, base.classes)}")
         for file in _visible(place):
             try:
                 inputs.append(taker.taken(file))
-                labels.append(base.classes.index(place.name))
+                labels.append(base.classes.index(label))
             except DataError as exc:
                 bad.append(f"{file} {exc}")
     if bad:
@@ -289,4 +291,4 @@ def _examples(folder: Path, base: Base, taker: Taker) -> Examples:
 
 
 def _visible(folder: Path) -> list[Path]:
-    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    return sorted(entry for entry in folder.iterdir() if not passed_over(entry.name))

@@ -15,13 +15,14 @@ from PIL import Image
 from torch import Tensor
 
 from fedloge.data.images.decoding import (
-    MOST_BYTES,
     BadImageError,
     Decoding,
     Resize,
     decode,
     fitted_to,
 )
+from fedloge.data.images.file_tree import passed_over
+from fedloge.data.images.read_place import read_place
 from fedloge.errors import DataError, InputError, in_one_line
 
 Input = str | Path | Image.Image | NDArray[Any] | Tensor
@@ -135,7 +136,9 @@ class Taker:
         """
         if isinstance(given, str | Path):
             self._images_only()
-            return self._fitting(decode(_content(Path(given)), str(given), self.decoding))
+            return self._fitting(
+                decode(read_place(("file", str(given))), str(given), self.decoding)
+            )
         if isinstance(given, Image.Image):
             self._images_only()
             return self._fitting(_of_image(given, self.decoding))
@@ -222,23 +225,11 @@ def _files(path: Path) -> list[Path]:
         file
         for file in path.rglob("*")
         if file.suffix.lower() in {*known, ".dcm"}
-        and not any(part.startswith(".") for part in file.relative_to(path).parts)
+        and not any(passed_over(part) for part in file.relative_to(path).parts)
     )
     if not found:
         raise InputError(f"predict: {path}: no images in this folder")
     return found
-
-
-def _content(path: Path) -> bytes:
-    try:
-        # Reading a pipe or a device might never end.
-        if not path.is_file():
-            raise DataError("no such file" if not path.exists() else "is no regular file")
-        if (size := path.stat().st_size) > MOST_BYTES:
-            raise DataError(f"has {size >> 20} MiB, expected {MOST_BYTES >> 20} at most")
-        return path.read_bytes()
-    except OSError as exc:
-        raise DataError(f"cannot be read ({exc.strerror})") from None
 
 
 def _of_image(image: Image.Image, how: Decoding) -> NDArray[np.uint8]:

@@ -48,7 +48,7 @@ def exported(
 ) -> Federation:
     """An untrained network, exported as a run exports a trained one."""
     flat = {"dataset": "image-folder", "data-path": str(image_folder), "num-clients": 1}
-    flat |= {"clients-per-round": 1, "imbalance-factor": 1.0, "device": "cpu"}
+    flat |= {"clients-per-round": 1, "device": "cpu"}
     flat |= {"cache-dir": str(out.parent / "cache"), **keys}
     fed = Federation(from_flat(flat))
     head = fed.net.eval().global_head
@@ -124,7 +124,7 @@ def test_bad_photos_get_a_line_and_the_others_a_prediction(
             assert one.problem.startswith(f"{one.source}: ") and not one.classes
             with pytest.raises(DataError):
                 _ = one.label
-    for number, text in ((0, "empty"), (2, "not an image"), (4, "regular"), (5, "no such file")):
+    for number, text in ((0, "empty"), (2, "not an image"), (4, "regular"), (5, "No such file")):
         assert text in found[number].problem
 
 
