@@ -37,7 +37,7 @@ def allowed_sums(
     if policy is None or not sums:
         return dict(sums)
     policy.check_told(told, who)
-    if not told.counts and not told.sums:
+    if told.leaves_out or not (told.counts or told.sums):
         return dict(sums)
     small = small_classes(counts, policy)
     allowed = {}

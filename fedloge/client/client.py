@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from fedloge.client.class_sums import allowed_sums
+from fedloge.client.class_sums import allowed_sums, small_classes
 from fedloge.client.own_site import OwnSite
 from fedloge.client.personal_state import PersonalState, PersonalStore
 from fedloge.client.site_policy import SitePolicy
@@ -20,13 +21,13 @@ from fedloge.federation.feature_bank import FeatureBank
 from fedloge.federation.federation import Federation
 from fedloge.federation.new_clients import NewClient
 from fedloge.learning.class_told import ClassTold
-from fedloge.learning.client_data import ClientData
+from fedloge.learning.client_data import ClientData, InEvaluation, Labelled
 from fedloge.learning.fast.stacked import StackedClients
 from fedloge.learning.guesses import Guesses
 from fedloge.learning.metrics import accuracy
-from fedloge.learning.probes import Probe
+from fedloge.learning.probes import Probe, of_probe
 from fedloge.messages import NUM_EXAMPLES, Stamp
-from fedloge.methods.method import Part, Update
+from fedloge.methods.method import Network, Part, Predictor, Update
 from fedloge.rng import torch_seeded
 from fedloge.run_files import RunFiles
 
@@ -142,12 +143,12 @@ class Client:
         ``PROBE/NAME``. Without test images and validation images there are no figures of models.
         """
         fed = self.federation
-        personal = self.store.load(stamp, fed.initial[Part.PERSONAL], before=stamp.round + 1)
         self.store.drop_old(stamp)
-        net = fed.load(shared, personal.tensors).eval()
-        data = fed.client_data(self.index, stamp.round, shared, personal.rounds_trained)
-        indices = torch.from_numpy(fed.partition.test[self.index]).to(fed.device)
-        version = stamp.version if fed.backbone_is_shared else None
+        net, data, personal = self._measured(stamp, shared)
+        measured = data.measured
+        assert measured is not None
+        indices = self._test_indices
+        version = self._version(stamp)
         figures: dict[str, float] = {
             NUM_EXAMPLES: len(data.train),
             "num-test": len(indices),
@@ -161,9 +162,7 @@ class Client:
         held_out = len(data.validation) if data.validation is not None else 0
         if not len(indices) and not held_out:
             return figures, self._allowed(sums, data)
-        with torch_seeded(fed.config.seed, "personal-models", stamp.round, self.index):
-            predictors = fed.method.personal_predictors(net, data)
-        for name, predictor in predictors.items():
+        for name, predictor in measured.personal().items():
             if len(indices):
                 found = predictor_guesses(fed.method, net, predictor, fed.bank, version, indices)
                 figures |= client_figures(name, found, fed.personal_groups)
@@ -196,19 +195,82 @@ class Client:
         """The probes' sums as far as they may leave the site."""
         if self.policy is None:
             return dict(sums)
-        fed, held = self.federation, data.validation
-        labels = held.classes.cpu() if held is not None else torch.empty(0, dtype=torch.int64)
-        counts = {
-            "train": torch.from_numpy(fed.partition.train_counts[self.index]),
-            "test": torch.from_numpy(fed.partition.local_test_counts[self.index]),
-            "validation": torch.bincount(labels, minlength=fed.data.num_classes),
-        }
+        fed, counts = self.federation, self._counts(data)
         allowed: dict[str, Tensor] = {}
         for probe in fed.probes:
             own = {k: t for k, t in sums.items() if k.startswith(f"{probe.name}/")}
             told, who = probe.class_told, f"probe {probe.name!r}"
             allowed |= allowed_sums(own, told, counts[told.of], self.policy, who)
         return allowed
+
+    def _counts(self, data: ClientData) -> dict[str, Tensor]:
+        """Examples of each class, of those that are trained on, tested on and held out."""
+        fed, held = self.federation, data.validation
+        labels = held.classes.cpu() if held is not None else torch.empty(0, dtype=torch.int64)
+        return {
+            "train": torch.from_numpy(fed.partition.train_counts[self.index]),
+            "test": torch.from_numpy(fed.partition.local_test_counts[self.index]),
+            "validation": torch.bincount(labels, minlength=fed.data.num_classes),
+        }
+
+    def measure_again(
+        self, stamp: Stamp, shared: Mapping[str, Tensor], given: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """The parts of the second sums of the probes that ask twice, each named ``PROBE/NAME``."""
+        fed = self.federation
+        net, data, _ = self._measured(stamp, shared)
+        sums = {
+            f"{probe.name}/{name}": tensor
+            for probe in fed.two_pass_probes
+            for name, tensor in probe.collect_again(net, data, of_probe(probe, given)).items()
+        }
+        return self._allowed(sums, data)
+
+    def _measured(
+        self, stamp: Stamp, shared: Mapping[str, Tensor]
+    ) -> tuple[Network, ClientData, PersonalState]:
+        """The network after round `stamp.round`, this client's data and its personal state."""
+        fed = self.federation
+        personal = self.store.load(stamp, fed.initial[Part.PERSONAL], before=stamp.round + 1)
+        net = fed.load(shared, personal.tensors).eval()
+        plain = fed.client_data(self.index, stamp.round, shared, personal.rounds_trained)
+
+        def test() -> Labelled:
+            indices, extract = self._test_indices, partial(fed.method.features, net)
+            classes, version = fed.test.classes[indices], self._version(stamp)
+            if version is None and len(indices):
+                return fed.bank.fresh(extract, indices), classes
+            return fed.bank.features(version or "", extract, indices), classes
+
+        def models() -> dict[str, Predictor]:
+            if (kept := fed.personal_models.get(stamp.version, self.index)) is not None:
+                return kept
+            # A probe asks without gradients; a model that is tuned needs them.
+            with (
+                torch.enable_grad(),
+                torch_seeded(fed.config.seed, "personal-models", stamp.round, self.index),
+            ):
+                made = fed.method.personal_predictors(net, plain)
+            if fed.two_pass_probes:
+                fed.personal_models.put(stamp.version, self.index, made)
+            return made
+
+        untold = {}
+        if self.policy is not None:
+            counts = self._counts(plain)
+            untold = {name: small_classes(of, self.policy) for name, of in counts.items()}
+        has = InEvaluation(cache(test), cache(models), untold)
+        return net, replace(plain, measured=has), personal
+
+    @property
+    def _test_indices(self) -> Tensor:
+        return torch.from_numpy(self.federation.partition.test[self.index]).to(
+            self.federation.device
+        )
+
+    def _version(self, stamp: Stamp) -> str | None:
+        """Names the shared backbone's tensors; None if the backbone is this client's own."""
+        return stamp.version if self.federation.backbone_is_shared else None
 
 
 def _of_the_own_model(probes: Sequence[Probe], guesses: Guesses) -> dict[str, Tensor]:

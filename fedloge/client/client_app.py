@@ -21,12 +21,14 @@ from fedloge.federation import Federation, open_federation, open_site
 from fedloge.messages import (
     ARRAYS,
     CLASS_COUNTS,
+    GIVEN,
     METRICS,
     NUM_EXAMPLES,
     STAMP,
     Downlink,
     Stamp,
     failure_content,
+    received_tensors,
     reply_content,
 )
 from fedloge.messages.cohort import FEWEST, UNMASK, Unmasking
@@ -131,6 +133,19 @@ def evaluate(message: Message, context: Context) -> Message:
             content = secure.answer("evaluate", stamp, message.content, measured)
         else:
             content = reply_content(stamp, figures, sums=sums)
+    except FedlogeError as exc:
+        content = failure_content(str(exc))
+    return Message(content, reply_to=message)
+
+
+@app.evaluate("second_pass")
+def second_pass(message: Message, context: Context) -> Message:
+    """Answer the probes that ask again, with what the server gives them."""
+    try:
+        client, stamp = _client(message, context)
+        given = received_tensors(message.content, GIVEN)
+        sums = client.measure_again(stamp, _shared(client, message), given)
+        content = reply_content(stamp, {NUM_EXAMPLES: client.num_train}, sums=sums)
     except FedlogeError as exc:
         content = failure_content(str(exc))
     return Message(content, reply_to=message)

@@ -26,10 +26,18 @@ from fedloge.errors import (
     in_one_line,
     printable_line,
 )
-from fedloge.messages import STAMP, Stamp, failure_content, failure_reason, num_bytes, record_digest
+from fedloge.messages import (
+    SECOND_PASS,
+    STAMP,
+    Stamp,
+    failure_content,
+    failure_reason,
+    num_bytes,
+    record_digest,
+)
 from fedloge.messages.cohort import UNMASK_MESSAGE
 
-KINDS = ("query.whoami", "train", "evaluate", UNMASK_MESSAGE)
+KINDS = ("query.whoami", "train", "evaluate", SECOND_PASS, UNMASK_MESSAGE)
 _ROUNDS_REMEMBERED = 100
 Answering = Callable[[Message, Context], Message]
 

@@ -9,7 +9,14 @@ import click
 import typer
 from typer.core import TyperGroup
 
-from fedloge.commands import partitioning, reading_runs, running, tools, using_models
+from fedloge.commands import (
+    partitioning,
+    prototype_command,
+    reading_runs,
+    running,
+    tools,
+    using_models,
+)
 from fedloge.commands.audit import audit
 from fedloge.commands.cache import cache
 from fedloge.console import fail, warnings_shown
@@ -34,7 +41,7 @@ _COMMANDS = {
         tools.recipes,
         partitioning.partition,
         cache,
-        tools.prototypes,
+        prototype_command.prototypes,
         tools.certs,
         tools.site_key,
         tools.doctor,

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from fedloge.commands.arguments import Json
 from fedloge.console import print_json, stdout
 from fedloge.errors import InputError
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 
 def recipes(json_: Json = False) -> None:
@@ -33,48 +29,6 @@ def recipes(json_: Json = False) -> None:
         width = max(map(len, found[kind]), default=0)
         for name, text in found[kind].items():
             stdout().print(f"  {name:{width}}  {text}", soft_wrap=True, markup=False)
-
-
-def prototypes(
-    classes: Annotated[int, typer.Option(help="Number of classes C.")],
-    dim: Annotated[int, typer.Option(help="Feature width d.")],
-    kind: Annotated[str, typer.Option(help="sparse-etf, etf, basis or auto")] = "sparse-etf",
-    sparsity: Annotated[float, typer.Option(help="Fraction of zeros in every row.")] = 0.6,
-    gamma: Annotated[float, typer.Option(help="Norm of every row.")] = 0.1,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    out: Annotated[
-        Path | None, typer.Option(help="Write the matrix (classes x dim) as safetensors.")
-    ] = None,
-    json_: Json = False,
-) -> None:
-    """Build a fixed classifier and measure it."""
-    import time
-
-    from fedloge.geometry import prototypes as geometry
-
-    began = time.perf_counter()
-    made = geometry.prototypes(classes, dim, kind, sparsity=sparsity, gamma=gamma, seed=seed)
-    seconds = time.perf_counter() - began
-    if out is not None:
-        made.to_file(out)
-    measured = made.certificate()
-    figures = {
-        "kind": made.kind,
-        "classes": classes,
-        "dim": dim,
-        "sparsity": made.sparsity,
-        "gamma": gamma,
-        "seed": seed,
-        **made.quality(),
-        "abs_cos_max": measured.abs_cos_max,
-        "welch": measured.welch,
-        "digest": measured.digest,
-        "seconds": seconds,
-    }
-    if json_:
-        print_json(figures)
-    else:
-        stdout().print(_figures(f"{made.kind}: {made.reason}", figures))
 
 
 def certs(
@@ -142,15 +96,3 @@ def doctor(json_: Json = False) -> None:
             stdout().print(f"{mark} {finding.what}: {finding.found}", soft_wrap=True)
     if any(finding.state == "bad" for finding in findings):
         raise typer.Exit(1)
-
-
-def _figures(title: str, values: Mapping[str, Any]) -> Table:
-    """Names and values, one per line."""
-    from rich.table import Table
-
-    table = Table(box=None, show_header=False, title=title, title_justify="left", pad_edge=False)
-    table.add_column()
-    table.add_column(justify="right")
-    for name, value in values.items():
-        table.add_row(name, f"{value:.6g}" if isinstance(value, float) else str(value))
-    return table

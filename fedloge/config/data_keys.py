@@ -15,7 +15,9 @@ class DataKeys(pydantic.BaseModel):
 
     model_config = STRICT_AND_FROZEN
 
-    dataset: str = Field("digits", description="digits, cifar10, cifar100 or image-folder")
+    dataset: str = Field(
+        "digits", description="digits, cifar10, cifar100, image-folder, sotu or sotu-characters"
+    )
     data_path: str = Field("", description="folder or archive of the data set")
     cache_dir: str = Field(
         "",

@@ -124,6 +124,7 @@ class Config(
             "interpolation": (not self.image_size, "set image-size"),
             "secure_neighbours": (not self.secure_aggregation, "set secure-aggregation=true"),
             "secure_threshold": (not self.secure_aggregation, "set secure-aggregation=true"),
+            "mixup_at": (not self.mixup, "set mixup"),
             "clients_at_once": (not self.fast, "set fast=true"),
             "imbalance_factor": (
                 self.long_tail == "auto" and self.tail == "none",

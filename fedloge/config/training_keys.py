@@ -21,6 +21,17 @@ class TrainingKeys(pydantic.BaseModel):
     lr: float = Field(0.03, gt=0, description="SGD learning rate")
     momentum: float = Field(0.5, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
+    mixup: float = Field(
+        0.0,
+        ge=0,
+        description="mixup: alpha of the Beta distribution of the shares; 0: off. FedLoGe mixes for its "
+        "fixed classifier alone",
+    )
+    mixup_at: Literal["inputs", "layers"] = Field(
+        "inputs",
+        description="with mixup: what is mixed, inputs; or the output of a layer of the backbone drawn for "
+        "every batch, or inputs (manifold mixup)",
+    )
     precision: Literal["float32", "tf32", "bf16"] = Field(
         "float32",
         description="of training: float32; tf32, products with 10 bits of mantissa, on GPUs only; bf16, "

@@ -25,6 +25,7 @@ from fedloge.data.images.decoding import Decoding
 from fedloge.data.images.window import parse_window
 from fedloge.data.layouts import FORMS
 from fedloge.data.manifest import Manifest
+from fedloge.data.speeches import installed_speeches, load_speeches
 from fedloge.errors import ConfigError, DataError, PluginError
 from fedloge.folders import cache_folder
 from fedloge.plugins import load_plugin
@@ -263,9 +264,27 @@ def load_own_images(config: Config, folder: Path) -> DataSet:
     return _data_set(config.dataset, images, middle, middle, augmentation)
 
 
+def _sotu(config: Config) -> DataSet:
+    """Annual messages of the presidents, by word; see `fedloge.data.speeches`."""
+    return _speeches(config, characters=False)
+
+
+def _sotu_characters(config: Config) -> DataSet:
+    """The same by character."""
+    return _speeches(config, characters=True)
+
+
+def _speeches(config: Config, *, characters: bool) -> DataSet:
+    _refuse_folder_keys(config)
+    folder = Path(config.data_path).expanduser() if config.data_path else installed_speeches()
+    return load_speeches(folder, characters=characters)
+
+
 SOURCES: Mapping[str, Callable[[Config], DataSet]] = {
     "digits": _digits,
     "cifar10": _cifar10,
     "cifar100": _cifar100,
     "image-folder": _image_folder,
+    "sotu": _sotu,
+    "sotu-characters": _sotu_characters,
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -22,21 +22,23 @@ from fedloge.data.longtail import long_tail_indices, said_of_tail
 from fedloge.data.manifest import Manifest
 from fedloge.data.sources import load_dataset
 from fedloge.digest import digest
-from fedloge.errors import ConfigError, PluginError
+from fedloge.errors import ConfigError
 from fedloge.federation.device import resolve_device, set_precision
 from fedloge.federation.feature_bank import FeatureBank
+from fedloge.federation.personal_models import PersonalModels
+from fedloge.federation.run_probes import probes_of
 from fedloge.geometry.prototypes import Prototypes
 from fedloge.learning.client_data import ClientData
 from fedloge.learning.fast.graphs import StepRecorder, cuda_graph
 from fedloge.learning.fast.stacked import StackedClients
 from fedloge.learning.metrics import ShotGroups, shot_groups
+from fedloge.learning.mixup import Mixer
 from fedloge.learning.pooled_data import PooledData
-from fedloge.learning.probes import PROBES, Probe, ProbeTask, Validation
+from fedloge.learning.probes import Probe, ProbeTask, TwoPassProbe
 from fedloge.methods import make_method
 from fedloge.methods.method import Method, Task
 from fedloge.models import Backbone, FixedHead, Network, Part, build_backbone, parts_of_tensors
 from fedloge.partition import Partition, make_partition
-from fedloge.plugins import load_plugin
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +62,7 @@ class Federation:
         set_precision(self.device, config.precision)
         self._loaded = data
         self._one_by_one = False
+        self.personal_models = PersonalModels()
 
     @cached_property
     def data(self) -> DataSet:
@@ -151,7 +154,13 @@ class Federation:
     def method(self) -> Method:
         """The configured method."""
         return make_method(
-            Task(self.config, self.data.num_classes, self._backbone, self.data.input_shape)
+            Task(
+                self.config,
+                self.data.num_classes,
+                self._backbone,
+                self.data.input_shape,
+                None if self.config.on_node else lambda: self.train_counts,
+            )
         )
 
     def _backbone(self) -> Backbone:
@@ -184,23 +193,15 @@ class Federation:
         Raises `PluginError` for one that is unknown or no probe, or if two have one name.
         """
         whole = self.has_global_network
-        task = ProbeTask(self.config, self.data.num_classes, self.method, whole)
-        probes = self.method.probes() if whole else []
-        if self.config.validation_share and whole:
-            probes.append(Validation(task))
-        for spec in filter(None, (part.strip() for part in self.config.probes.split(","))):
-            found = load_plugin(spec, "fedloge.probes", PROBES, "probe")
-            if not (isinstance(found, type) and issubclass(found, Probe)):
-                raise PluginError(
-                    f"probe {spec!r}: expected a subclass of fedloge.learning.probes.Probe, got {found!r}"
-                )
-            probe = found(task)
-            if whole or probe.personal_template():
-                probes.append(probe)
-        names = [probe.name for probe in probes]
-        if twice := {name for name in names if names.count(name) > 1}:
-            raise PluginError(f"probes: {min(twice)!r} is the name of two; rename one")
-        return probes
+        task = ProbeTask(
+            self.config, self.data.num_classes, self.method, whole, lambda: self.groups
+        )
+        return probes_of(task, self.method.probes() if whole else [])
+
+    @cached_property
+    def two_pass_probes(self) -> list[TwoPassProbe]:
+        """Those of the probes that ask every client twice."""
+        return [probe for probe in self.probes if isinstance(probe, TwoPassProbe)]
 
     @cached_property
     def parts(self) -> dict[str, Part]:
@@ -273,6 +274,9 @@ class Federation:
     @cached_property
     def recorder(self) -> StepRecorder | None:
         """Records training steps as CUDA graphs; None without ``fast`` or without a GPU."""
+        # A recorded step would mix every batch as the first was.
+        if self.config.mixup:
+            return None
         on_gpu = self.config.fast and self.device.type == "cuda"
         return StepRecorder(cuda_graph) if on_gpu else None
 
@@ -284,6 +288,9 @@ class Federation:
     @cached_property
     def _stacked(self) -> StackedClients | None:
         if not self.config.fast or self.config.clients_at_once < 2:
+            return None
+        if self.config.mixup:
+            log.warning("fast: clients whose batches are mixed train one by one")
             return None
         if not self.method.uniform_step:
             log.warning("fast: this method's step differs from client to client; one by one")
@@ -323,7 +330,13 @@ class Federation:
             validation=self.train.take(held[client]) if held else None,
             rounds_trained=rounds_trained,
             recorder=self.recorder,
+            mixer=self._mixer(client, round),
         )
+
+    def _mixer(self, client: int, round: int) -> Mixer | None:
+        by_method, classes = self.method.mixes_itself, self.data.num_classes
+        made = partial(Mixer, self.config, classes, round=round, client=client, by_method=by_method)
+        return made() if self.config.mixup else None
 
     def pooled_data(
         self, round: int, received: Mapping[str, Tensor], first_step: int, steps: int
@@ -345,6 +358,7 @@ class Federation:
             preparation=self.data.preparation,
             received=received,
             recorder=self.recorder,
+            mixer=self._mixer(-1, round),
             first_step=first_step,
             steps=steps,
         )

@@ -16,22 +16,24 @@ that float32 adds them without rounding, see `fedloge.geometry.exact`.
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Float64
+from jaxtyping import Float, Float64
 from numpy import ndarray
 from torch import Tensor
 
 from fedloge.errors import GeometryError
 from fedloge.geometry.certificate import BLOCK_ENTRIES, certificate, welch_bound
 from fedloge.geometry.exact import gram, product, tree_sum
+from fedloge.geometry.kept_search import Kept, Multipliers, Rows, Search
 from fedloge.geometry.simplex import scaled, simplex_rows
+from fedloge.geometry.sparse import draw_support, zeros_per_class
 from fedloge.rng import rng
-
-Rows = Float32[ndarray, "vectors features"]
 
 # float32 adds integers without rounding up to here.
 _EXACT = 2**24
@@ -40,6 +42,7 @@ _COARSE = 2**10
 # Descend to a little less than is asked, as the integers of a step are good to some 1e-4.
 _MARGIN = 0.99
 _MOMENTUM = 0.9
+_KEPT_EVERY = 50
 # Steps of the penalty alone, and from one change of the multipliers to the next.
 _FIRST_MULTIPLIERS, _BETWEEN_MULTIPLIERS = 50, 10
 _ORTHOGONAL = 1e-6
@@ -54,10 +57,6 @@ class _Pull:
     gradient: Rows
 
 
-# A multiplier for every pair, signed as the cosine that it pushes down.
-Multipliers = Float32[ndarray, "vectors vectors"]
-
-
 def basis_vectors(
     num_vectors: int,
     dim: int,
@@ -67,6 +66,8 @@ def basis_vectors(
     gamma: float = 1.0,
     seed: int,
     max_steps: int = 1000,
+    sparsity: float = 0.0,
+    kept_in: Path | None = None,
 ) -> Float[Tensor, "vectors features"]:
     """Vectors whose largest pairwise cosine is as small as asked.
 
@@ -81,19 +82,32 @@ def basis_vectors(
     seed : decides the start, >= 0.
     max_steps : steps at most, >= 1; the search ends as soon as what is asked is reached. A step
         takes 4 N^2 d multiplications and additions.
+    sparsity : share of entries that are 0 in every vector, 0 <= sparsity < 1, the same number in each
+        and at drawn places. Fewer free numbers leave larger cosines.
+    kept_in : a file from which a search goes on, to the bits of one that was not interrupted.
 
     Raises
     ------
     GeometryError
-        An argument is out of range, no such vectors exist, or they were not found.
+        An argument is out of range, no such vectors exist or were found, or `kept_in` is no good.
     """
     _check(num_vectors, dim, max_cos, signed, gamma, seed, max_steps)
-    exact = _exact_rows(num_vectors, dim, signed, seed)
+    zeros = zeros_per_class(dim, sparsity)
+    exact = None if zeros else exact_rows(num_vectors, dim, signed, seed)
     if exact is not None:
         return scaled(exact, gamma)
     # Without a goal, about what descents reach; pairs that stay above it are still pulled down.
     goal = 1.35 * welch_bound(num_vectors, dim) if max_cos is None else max_cos
-    rows = _descend(num_vectors, dim, goal, signed, seed, max_steps, asked=max_cos is not None)
+    search = [num_vectors, dim, goal, signed, seed, max_cos is not None, zeros]
+    rows = _descend(
+        _start(num_vectors, dim, seed).astype(np.float32),
+        _support(num_vectors, dim, zeros, seed),
+        goal,
+        signed,
+        max_steps,
+        asked=max_cos is not None,
+        kept=None if kept_in is None else Kept(kept_in, json.dumps(search)),
+    )
     found = scaled(rows.astype(np.float64), gamma)
     reached = _largest(found, signed)
     if max_cos is not None and reached > max_cos:
@@ -105,7 +119,36 @@ def basis_vectors(
     return found
 
 
-def _exact_rows(
+def _support(num_vectors: int, dim: int, zeros: int, seed: int) -> Rows | None:
+    """1 where an entry may be other than 0; None: everywhere."""
+    if not zeros:
+        return None
+    draws = rng(seed, "sparse-basis-vectors")
+    return draw_support(num_vectors, dim, dim - zeros, dim, draws).astype(np.float32)
+
+
+def orthoplex(
+    num_vectors: int, dim: int, *, gamma: float = 1.0, seed: int
+) -> Float[Tensor, "vectors features"]:
+    """Axes and their opposites in a random orientation: all cosines 0 or -1, for N <= 2d.
+
+    The first d rows are the axes, the next their opposites.
+
+    Raises
+    ------
+    GeometryError
+        An argument is out of range, or there are more vectors than 2d.
+    """
+    _check(num_vectors, dim, None, True, gamma, seed, 1)
+    if num_vectors > 2 * dim:
+        raise GeometryError(
+            f"orthoplex: expected up to {2 * dim} vectors in {dim} dimensions, got {num_vectors}"
+        )
+    axes = _orthonormal(dim, dim, seed)
+    return scaled(np.concatenate([axes, -axes])[:num_vectors], gamma)
+
+
+def exact_rows(
     num_vectors: int, dim: int, signed: bool, seed: int
 ) -> Float64[ndarray, "vectors features"] | None:
     """The best there can be, where it is known: for |cos| up to d + 1 vectors, for cos up to 2d."""
@@ -140,35 +183,47 @@ def _start(num_vectors: int, dim: int, seed: int) -> Float64[ndarray, "vectors f
 
 
 def _descend(
-    num_vectors: int,
-    dim: int,
+    start: Rows,
+    support: Rows | None,
     goal: float,
     signed: bool,
-    seed: int,
     max_steps: int,
     *,
     asked: bool,
+    kept: Kept | None,
 ) -> Rows:
-    """The best vectors met by the penalty; if a goal was asked, the first that keep it, or the best."""
-    v = _normalised(_start(num_vectors, dim, seed).astype(np.float32))
-    moved = np.zeros_like(v)
+    """The best vectors met by the penalty; if a goal was asked, the first that keep it, or the best.
+
+    `support` is 1 where an entry is free and 0 where it stays 0; None: all are free.
+    """
+    v = _normalised(start if support is None else start * support)
+    state = Search(1, v, np.zeros_like(v), v, math.inf, None)
+    if asked:
+        state.multipliers = np.zeros((len(v), len(v)), np.float32)
+    if kept is not None:
+        state = kept.read(state)
     # The curvature grows with the number of vectors per dimension.
-    rate = np.float32(min(0.5, 5 * dim / num_vectors))
-    best, smallest = v, math.inf
+    rate = np.float32(min(0.5, 5 * start.shape[1] / len(start)))
     level = np.float32(_MARGIN * goal)
-    multipliers = np.zeros((num_vectors, num_vectors), np.float32) if asked else None
-    for step in range(1, max_steps + 1):
-        grow = step >= _FIRST_MULTIPLIERS and step % _BETWEEN_MULTIPLIERS == 0
-        pull = _pull(v, level, signed, multipliers, grow=grow)
-        if pull.largest < smallest:
-            best, smallest = v, pull.largest
+    while state.step <= max_steps:
+        v = state.vectors
+        grow = state.step >= _FIRST_MULTIPLIERS and state.step % _BETWEEN_MULTIPLIERS == 0
+        pull = _pull(v, level, signed, state.multipliers, grow=grow)
+        if pull.largest < state.smallest:
+            state.best, state.smallest = v, pull.largest
             # Exactly, and rarely: it takes as long as three steps.
-            if asked and smallest <= goal and _largest(torch.from_numpy(v), signed) <= goal:
+            if asked and pull.largest <= goal and _largest(torch.from_numpy(v), signed) <= goal:
                 break
-        along = tree_sum((pull.gradient * v).T)[:, None]
-        moved = np.float32(_MOMENTUM) * moved + (pull.gradient - along * v)
-        v = _normalised(v - rate * moved)
-    return best
+        gradient = pull.gradient if support is None else pull.gradient * support
+        along = tree_sum((gradient * v).T)[:, None]
+        state.moved = np.float32(_MOMENTUM) * state.moved + (gradient - along * v)
+        state.vectors = _normalised(v - rate * state.moved)
+        state.step += 1
+        if kept is not None and state.step % _KEPT_EVERY == 0:
+            kept.write(state)
+    if kept is not None:
+        kept.write(state)
+    return state.best
 
 
 def _pull(

@@ -14,7 +14,7 @@ everything: as a zero vector it would bend the centre. What a measure cannot be 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -85,6 +85,26 @@ class FeatureSums:
             self.squares + other.squares,
             self.moments + other.moments if both else None,  # type: ignore[operator]
         )
+
+    def only(self, classes: Bool[Tensor, " classes"]) -> FeatureSums:
+        """Of some classes alone, as if the others had no example; without second moments, which are of all."""
+        return FeatureSums(
+            torch.where(classes, self.counts, 0),
+            torch.where(classes[:, None], self.sums, 0.0),
+            torch.where(classes, self.squares, 0.0),
+            None,
+        )
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """By name, in float64, so that clients' sums can be added without their class."""
+        named = {"counts": self.counts.double(), "sums": self.sums, "squares": self.squares}
+        return named if self.moments is None else {**named, "moments": self.moments}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> FeatureSums:
+        """From what `to_tensors` names, alone or added up."""
+        counts = tensors["counts"].round().long()
+        return cls(counts, tensors["sums"], tensors["squares"], tensors.get("moments"))
 
     @property
     def seen(self) -> Bool[Tensor, " classes"]:
@@ -200,11 +220,19 @@ class Alignment:
 
 def alignment(sums: FeatureSums, weight: Float[Tensor, "classes features"]) -> Alignment:
     """NC3 of a head with these rows. A class whose row is zero has no direction and is left out."""
+    cos, _ = cosines_to_rows(sums, weight)
+    return Alignment(_mean(cos), _variance(cos))
+
+
+def cosines_to_rows(
+    sums: FeatureSums, weight: Float[Tensor, "classes features"]
+) -> tuple[Float64[Tensor, " kept"], Int[Tensor, " kept"]]:
+    """cos(w_c, m_c), and of which classes: those seen whose row and centred mean have a direction."""
     rows, centred = weight.detach().to(sums.sums)[sums.seen], sums.centred
     kept = _has_direction(sums) & (rows.norm(dim=1) > 0)
     w, m = rows[kept], centred[kept]
     cos = (w * m).sum(dim=1) / (w.norm(dim=1) * m.norm(dim=1))
-    return Alignment(_mean(cos), _variance(cos))
+    return cos, sums.seen.nonzero()[:, 0][kept]
 
 
 @dataclass(frozen=True)
@@ -228,14 +256,23 @@ class AgreementSums:
         sums: FeatureSums,
     ) -> AgreementSums:
         """One batch against the means of a first pass; only a class seen there can be nearest."""
+        return cls(len(features), int(cls.alike(features, logits, sums).sum()))
+
+    @staticmethod
+    def alike(
+        features: Float[Tensor, "examples features"],
+        logits: Float[Tensor, "examples classes"],
+        sums: FeatureSums,
+    ) -> Bool[Tensor, " examples"]:
+        """On which examples the head and the nearest mean of a class seen decide alike."""
         if not sums.seen.any():
-            return cls(len(features), 0)
+            return torch.zeros(len(features), dtype=torch.bool)
         # As differences, not by the squared-norms identity, which loses close decisions.
         distance = torch.cdist(
             features.detach().double(), sums.means, compute_mode="donot_use_mm_for_euclid_dist"
         )
         nearest = sums.seen.nonzero()[:, 0][distance.argmin(dim=1)]
-        return cls(len(features), int((logits.argmax(dim=1) == nearest).sum()))
+        return logits.argmax(dim=1) == nearest
 
     def __add__(self, other: AgreementSums) -> AgreementSums:
         return AgreementSums(self.examples + other.examples, self.agreed + other.agreed)

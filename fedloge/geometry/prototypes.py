@@ -17,12 +17,12 @@ from torch import Tensor
 from fedloge.digest import digest
 from fedloge.errors import GeometryError, unknown_name
 from fedloge.folders import cache_folder
-from fedloge.geometry.basis_vectors import basis_vectors
+from fedloge.geometry.basis_vectors import basis_vectors, orthoplex
 from fedloge.geometry.certificate import Certificate, certificate, matrix_digest
 from fedloge.geometry.simplex import check_arguments, simplex_etf
 from fedloge.geometry.sparse import sparse_etf, zeros_per_class
 
-KINDS = ("etf", "sparse-etf", "basis")
+KINDS = ("etf", "sparse-etf", "orthoplex", "basis", "sparse-basis")
 _AUTO = "auto"
 
 # Basis vectors are not asked for a largest cosine here; later steps gain little.
@@ -39,9 +39,10 @@ class Prototypes:
     Parameters
     ----------
     matrix : rows w_c, float32.
-    kind : ``"sparse-etf"`` (SSE-C), ``"etf"`` (a simplex without zeros), or ``"basis"``
-        (equiangular basis vectors, for any number of classes).
-    sparsity : share of zeros asked for; 0 but for ``"sparse-etf"``.
+    kind : ``"sparse-etf"`` (SSE-C), ``"etf"`` (a simplex without zeros), ``"orthoplex"`` (a cross-
+        polytope, no two rows closer than a right angle), ``"basis"`` (equiangular basis vectors, for
+        any number of classes) or ``"sparse-basis"`` (such with zeros).
+    sparsity : share of zeros asked for; 0 but for a sparse kind.
     gamma : norm of every row.
     seed : what the matrix was drawn from.
     reason : what was chosen and why, in one sentence.
@@ -124,9 +125,10 @@ def prototypes(
 
     Parameters
     ----------
-    num_classes, dim : C and d, with C >= 2 and d >= C - 1.
-    kind : ``"sparse-etf"`` or ``"etf"``; a sparse one without zeros is an ``"etf"``.
-    sparsity : share of zeros in every row of ``"sparse-etf"``, 0 <= sparsity < 1.
+    num_classes, dim : C >= 2 and d; an etf needs d >= C - 1, an orthoplex d >= C/2.
+    kind : one of `KINDS`, or ``"auto"``: SSE-C where a simplex exists, else basis vectors. A sparse
+        kind without zeros is the one without.
+    sparsity : share of zeros in every row of a sparse kind, 0 <= sparsity < 1.
     gamma : norm of every row, > 0.
     seed : decides the orientation and the places of the zeros, >= 0.
     cache_dir : where built matrices are kept; None: the user's cache folder. If the cache
@@ -141,9 +143,15 @@ def prototypes(
         raise GeometryError(unknown_name("kind of fixed classifier", kind, (*KINDS, _AUTO)))
     if kind == _AUTO:
         kind = "sparse-etf" if num_classes <= dim + 1 else "basis"
-    if kind == "basis":
-        matrix = _made(num_classes, dim, kind, 0.0, float(gamma), seed, cache_dir).clone()
-        return Prototypes(matrix, kind, 0.0, float(gamma), seed, _why_basis(num_classes, dim))
+    if kind == "sparse-basis" and not zeros_per_class(dim, sparsity):
+        kind = "basis"
+    if kind in ("basis", "sparse-basis", "orthoplex"):
+        share = float(sparsity) if kind == "sparse-basis" else 0.0
+        why = _why_sparse_basis(dim, share) if share else _why_basis(num_classes, dim)
+        if kind == "orthoplex":
+            why = _why_orthoplex(num_classes, dim)
+        matrix = _made(num_classes, dim, kind, share, float(gamma), seed, cache_dir).clone()
+        return Prototypes(matrix, kind, share, float(gamma), seed, why)
     check_arguments(num_classes, dim, gamma, seed)
     if kind == "etf":
         zeros, why = 0, "a plain simplex, as asked"
@@ -175,6 +183,22 @@ def _why_basis(num_classes: int, dim: int) -> str:
     )
 
 
+def _why_sparse_basis(dim: int, sparsity: float) -> str:
+    zeros = zeros_per_class(dim, sparsity)
+    return f"basis vectors with {zeros} zeros among the {dim} features of every class, as asked"
+
+
+def _why_orthoplex(num_classes: int, dim: int) -> str:
+    if not 2 <= num_classes <= 2 * dim:
+        raise GeometryError(
+            f"orthoplex: it has up to {2 * dim} classes in {dim} dimensions, got {num_classes}; "
+            "take kind basis, or raise dim"
+        )
+    return (
+        f"an orthoplex, as asked: {num_classes} classes on the axes of {dim} dimensions, both ways"
+    )
+
+
 @functools.lru_cache(maxsize=8)
 def _made(
     num_classes: int,
@@ -193,10 +217,18 @@ def _made(
     path = folder and folder / "prototypes" / f"{kind}-{digest(arguments.encode())}.safetensors"
     if path is not None and (kept := _read(path, num_classes, dim)) is not None:
         return kept
-    if kind == "basis":
-        signed = num_classes <= 2 * dim
+    if kind == "orthoplex":
+        matrix = orthoplex(num_classes, dim, gamma=gamma, seed=seed)
+    elif kind in ("basis", "sparse-basis"):
+        signed = num_classes <= 2 * dim and not sparsity
         matrix = basis_vectors(
-            num_classes, dim, signed=signed, gamma=gamma, seed=seed, max_steps=_BASIS_STEPS
+            num_classes,
+            dim,
+            signed=signed,
+            gamma=gamma,
+            seed=seed,
+            max_steps=_BASIS_STEPS,
+            sparsity=sparsity,
         )
     elif kind == "etf":
         matrix = simplex_etf(num_classes, dim, gamma=gamma, seed=seed)

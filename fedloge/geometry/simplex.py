@@ -53,7 +53,7 @@ def check_arguments(num_classes: int, dim: int, gamma: float, seed: int) -> None
         raise GeometryError(
             f"fixed classifier: no simplex of {num_classes} classes exists in {dim} feature dimensions, "
             f"as C points need at least C - 1; raise dim to {num_classes - 1} or more, "
-            f"or take at most {dim + 1} classes"
+            f"or take at most {dim + 1} classes; kinds basis and sparse-basis have any number"
         )
     if not (gamma > 0 and math.isfinite(gamma)):
         raise GeometryError(

@@ -65,7 +65,7 @@ def sparse_etf(
     start = simplex_rows(num_classes, dim, seed)
     best = _Solution(start, np.inf)
     for attempt, features in enumerate(_feature_counts(num_classes, dim, nonzeros)):
-        support = _draw_support(
+        support = draw_support(
             num_classes, dim, nonzeros, features, rng(seed, "sparse-etf", attempt)
         )
         if not _all_pairs_meet(support):
@@ -116,9 +116,10 @@ def _feature_counts(num_classes: int, dim: int, nonzeros: int) -> list[int]:
     )
 
 
-def _draw_support(
+def draw_support(
     num_classes: int, dim: int, nonzeros: int, features: int, generator: np.random.Generator
 ) -> Support:
+    """Where entries may be nonzero: `nonzeros` in every row, in `features` drawn columns, none alone in one."""
     # Raw draws and sorts of integers: numpy keeps these the same across versions and machines,
     # but not its own shuffles.
     draw = generator.bit_generator.random_raw

@@ -7,16 +7,18 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from fedloge.config import Config
 from fedloge.data.examples import Examples, Preparation
+from fedloge.learning.mixup import Mixer
 from fedloge.rng import rng
 
 EVALUATION_BATCH = 256
 """Examples per forward pass where nothing is trained. One size everywhere: it changes the last bits."""
 
+Labelled = tuple[Float[Tensor, "examples features"], Int[Tensor, " examples"]]
 Batches = Iterator[tuple[Shaped[Tensor, "batch ..."], Int[Tensor, " batch"]]]
 
 
@@ -26,6 +28,23 @@ class Recorder(Protocol):
     def recorded(self, step: Any, purpose: str, *, uniform: bool) -> tuple[Any, Any]:
         """The step that names the loss terms, and the function to call in its place; see `Step`."""
         ...
+
+
+@dataclass(frozen=True)
+class InEvaluation:
+    """What an evaluation has of a client anyway, for probes; each is computed when first asked for, once.
+
+    Attributes
+    ----------
+    test : shared features and classes of the client's test examples.
+    personal : the client's models by name, of type `fedloge.models.head.Predictor`.
+    untold : by ``train`` and ``test``, which classes the site has too few examples of to tell of
+        them; {}: all may be told.
+    """
+
+    test: Callable[[], Labelled]
+    personal: Callable[[], Mapping[str, Any]]
+    untold: Mapping[str, Bool[Tensor, " classes"]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -43,6 +62,8 @@ class ClientData:
     validation : the client's examples that are held out from training; None if none are.
     rounds_trained : rounds in which this client has trained before; 0 means never.
     recorder : records training steps and replays them (config ``fast``); None: plain steps.
+    mixer : mixes the batches of local training (config ``mixup``); None: they are not mixed.
+    measured : in an evaluation, what it has of the client; None in training.
     """
 
     client: int
@@ -55,6 +76,8 @@ class ClientData:
     validation: Examples | None = None
     rounds_trained: int = 0
     recorder: Recorder | None = field(default=None, repr=False)
+    mixer: Mixer | None = field(default=None, repr=False)
+    measured: InEvaluation | None = field(default=None, repr=False)
 
     @property
     def who(self) -> str:
@@ -93,9 +116,7 @@ class ClientData:
             part = slice(start, start + EVALUATION_BATCH)
             yield self.preparation.prepare(self.train.inputs[part]), self.train.labels[part]
 
-    def plain_features(
-        self, features: Callable[[Tensor], Tensor]
-    ) -> tuple[Float[Tensor, "examples features"], Int[Tensor, " examples"]]:
+    def plain_features(self, features: Callable[[Tensor], Tensor]) -> Labelled:
         """What ``features`` makes of `plain_batches`, and the labels; the caller sets the mode."""
         parts = [(features(x), y) for x, y in self.plain_batches()]
         return torch.cat([h for h, _ in parts]), torch.cat([y for _, y in parts])

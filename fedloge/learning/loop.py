@@ -97,9 +97,10 @@ def sgd(
     net.train()
     if frozen is not None:
         frozen.eval()
+    mixed = client.mixer.step if client.mixer else None
     steps, sums = 0, torch.zeros(())
     for inputs, labels in client.batches(epochs, purpose):
-        terms = train(inputs, labels)
+        terms = mixed(train, net, inputs, labels) if mixed else train(inputs, labels)
         steps += 1
         sums = terms.clone() if steps == 1 else sums.add_(terms)
     return mean_losses(client, step.terms, (sums / steps).tolist())

@@ -192,6 +192,9 @@ _LOSSES: dict[str, Callable[..., Tensor]] = {
 WITHOUT_COUNTS = ("cross-entropy", "focal")
 """Losses that do not use the client's counts, so that a step is the same for every client."""
 
+WITH_SOFT_LABELS = ("cross-entropy", "balanced-softmax", "logit-adjusted", "fedlc")
+"""Losses that also take the shares of the classes."""
+
 LOSSES = tuple(_LOSSES)
 """The names of all losses."""
 

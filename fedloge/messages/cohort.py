@@ -32,7 +32,7 @@ MASKED = "masked"
 SEALED = "sealed"
 UNMASK = "unmask"
 UNMASK_MESSAGE = "query.unmask"
-Kind = Literal["train", "evaluate"]
+Kind = Literal["train", "evaluate", "evaluate.second_pass"]
 FEWEST = 3
 """A sum over fewer clients would say too much of each."""
 _HASH_BYTES = 32

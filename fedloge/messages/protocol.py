@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from torch import Tensor
@@ -19,6 +19,7 @@ from fedloge.messages.records import encode, record_of
 
 ARRAYS = "arrays"
 SUMS = "sums"
+GIVEN = "given"
 PLAN = "plan"
 METRICS = "metrics"
 STAMP = "stamp"
@@ -29,6 +30,8 @@ LARGEST_SUM = 2.0**40
 """Bound on the magnitude of values in the sums that are sent beside the model."""
 LARGEST_FIGURE = 1e6
 """Bound on the magnitude of a mean, such as a loss."""
+SECOND_PASS: Final = "evaluate.second_pass"
+"""Type of the message in which a probe asks again."""
 T = TypeVar("T", str, int, list)
 
 

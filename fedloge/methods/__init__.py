@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from fedloge.config import Config
-from fedloge.errors import PluginError
+from fedloge.errors import ConfigError, PluginError
 from fedloge.methods.apfl import APFL
 from fedloge.methods.ccvr import CCVR
 from fedloge.methods.centralised import Centralised
 from fedloge.methods.creff import CReFF
 from fedloge.methods.ditto import Ditto
+from fedloge.methods.ebv import EBV
 from fedloge.methods.fedavg import FedAvg
 from fedloge.methods.fedbabu import FedBABU
 from fedloge.methods.fedbn import FedBN
@@ -35,6 +36,7 @@ METHODS: dict[str, type[Method]] = {
         Centralised,
         CReFF,
         Ditto,
+        EBV,
         FedAvg,
         FedBABU,
         FedBN,
@@ -75,6 +77,20 @@ def method_options(cls: type[Method], config: Config) -> Options:
 
 
 def make_method(task: Task) -> Method:
-    """The configured method for a task."""
+    """The configured method for a task.
+
+    Raises
+    ------
+    ConfigError
+        An option is unknown or wrong, or the config has mixup and the method takes no mixed labels.
+    PluginError
+        There is no such method, or it cannot be imported.
+    """
     cls = method_class(task.config.method)
-    return cls(task, method_options(cls, task.config))
+    method = cls(task, method_options(cls, task.config))
+    if task.config.mixup and not (method.soft_labels or method.mixes_itself):
+        raise ConfigError(
+            f"mixup: method {method.name!r} takes one class per example with these options, and mixed "
+            "examples have two; take another method or loss, or leave mixup at 0"
+        )
+    return method

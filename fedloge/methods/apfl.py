@@ -47,6 +47,7 @@ class APFL(OwnModel[APFLNetwork]):
         adaptive: bool = True
 
     options: Options
+    soft_labels = OwnModel.soft_labels
 
     def build(self) -> APFLNetwork:
         """Two models with the same initial weights, and alpha."""

@@ -36,6 +36,7 @@ class Centralised(SharedHead[HeadNetwork]):
     primary_personal = "raw"
     pooled = True
     uniform_step = SharedHead.uniform_step
+    soft_labels = SharedHead.soft_labels
 
     def __init__(self, task: Task, options: MethodOptions) -> None:
         super().__init__(task, options)

@@ -57,6 +57,7 @@ class CReFF(FedAvg):
         retrain_batch_size: int = Field(32, ge=1)
 
     options: Options
+    soft_labels = FedAvg.soft_labels
 
     def build(self) -> HeadNetwork:
         """FedAvg's network, and the re-trained head, which no client trains."""

@@ -31,6 +31,7 @@ class Ditto(OwnModel[TwinNetwork]):
         pull: float = Field(1.0, ge=0, alias="lambda")
 
     options: Options
+    soft_labels = OwnModel.soft_labels
 
     def local_update(self, net: TwinNetwork, client: ClientData) -> Update:
         """Train v, pulled to theta as received; then train theta."""

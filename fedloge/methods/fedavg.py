@@ -57,6 +57,8 @@ class FedAvg(SharedHead[HeadNetwork]):
 
     # True if the loss does not use the client's class counts (see `Method.uniform_step`).
     uniform_step = SharedHead.uniform_step
+    # True if the loss takes the shares of the classes, as mixup needs it (see `Method.soft_labels`).
+    soft_labels = SharedHead.soft_labels
 
     def build(self) -> HeadNetwork:
         """The configured backbone and a linear head; the same initial weights on every call."""
@@ -76,7 +78,10 @@ class FedAvg(SharedHead[HeadNetwork]):
     def global_predictors(self, net: HeadNetwork) -> dict[str, Predictor]:
         """The averaged model (``raw``), and what the option ``post-hoc`` makes of its head."""
         weight = net.head.weight.detach()
-        return {"raw": Predictor.of(net.head), **post_hoc(self.options.post_hoc, weight)}
+        return {
+            "raw": Predictor.of(net.head),
+            **post_hoc(self.options.post_hoc, weight, self.task.counts_for),
+        }
 
     def personal_predictors(self, net: HeadNetwork, client: ClientData) -> dict[str, Predictor]:
         """The averaged model (``raw``), and the same with its head tuned on the client's examples."""

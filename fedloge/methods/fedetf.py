@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, linear, normalize
+from torch.nn.functional import cross_entropy, normalize
 
 from fedloge.geometry.prototypes import prototypes
 from fedloge.learning.losses import balanced_softmax
@@ -33,6 +33,7 @@ from fedloge.methods.method import (
     Predictor,
 )
 from fedloge.models import head as heads
+from fedloge.models.cosine_head import scaled_cosines
 from fedloge.models.head import FixedHead, LinearHead, Scalar
 from fedloge.rng import rng
 
@@ -96,8 +97,14 @@ class FedETF(Method[FedETFNetwork]):
         self, net: FedETFNetwork, inputs: Tensor, labels: Tensor, client: ClientData
     ) -> Losses:
         """Balanced softmax of the scaled cosines."""
-        logits = net.scale.value * net.fixed(self.features(net, inputs))
+        projected = net.projection(net.backbone(inputs))
+        logits = scaled_cosines(projected, net.fixed.weight, net.scale.value)
         return {"balanced": balanced_softmax(logits, labels, client.counts)}
+
+    @property
+    def soft_labels(self) -> bool:
+        """True: cross-entropies take shares of classes."""
+        return True
 
     def features(self, net: FedETFNetwork, inputs: Tensor) -> Float[Tensor, "batch features"]:
         """The projected features, scaled to norm 1."""
@@ -136,7 +143,7 @@ class FedETF(Method[FedETFNetwork]):
                 order = torch.from_numpy(generator.permutation(len(labels))).to(labels.device)
                 for batch in order.split(config.batch_size):
                     optimiser.zero_grad()
-                    logits = scale * linear(normalize(projection(h[batch])), weight)
+                    logits = scaled_cosines(projection(h[batch]), weight, scale)
                     cross_entropy(logits, labels[batch]).backward()
                     optimiser.step()
         projection.requires_grad_(False)

@@ -27,10 +27,11 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, normalize
 
 from fedloge.config import Config
 from fedloge.errors import ConfigError
+from fedloge.geometry.law_realignment import at_law_norms, global_realign_by_law
 from fedloge.geometry.prototypes import prototypes
 from fedloge.geometry.realignment import (
     absent_mask,
@@ -39,6 +40,7 @@ from fedloge.geometry.realignment import (
     local_realign_sum,
 )
 from fedloge.learning.losses import logit_adjusted
+from fedloge.learning.mixup import Mix
 from fedloge.methods.feature_scale import MEASURED_ON, suited_gamma
 from fedloge.methods.head_tuning import tuned_head
 from fedloge.methods.method import (
@@ -52,6 +54,7 @@ from fedloge.methods.method import (
 )
 from fedloge.methods.post_hoc import post_hoc
 from fedloge.methods.single_head import PostHocOptions
+from fedloge.models.cosine_head import scaled_cosines
 from fedloge.models.head import FixedHead, LinearHead, linear
 
 log = logging.getLogger(__name__)
@@ -80,13 +83,16 @@ class FedLoGe(Method[FedLoGeNetwork]):
     }
     primary_global = "realigned"
     primary_personal = "realigned"
+    mixes_itself = True
 
     class Options(PostHocOptions):
         """The fixed classifier W, the heads' rate, and how personal models are read.
 
         - `prototypes`: W is SSE-C (``sparse-etf``), a plain simplex (``etf``), equiangular basis vectors
-          (``basis``), which also exist for more classes than features + 1, or ``none``, a trained layer
-          in its place. `sparsity`: share of zeros in every row of SSE-C.
+          (``basis``; with zeros ``sparse-basis``), which also exist for more classes than features + 1, or
+          ``none``, a trained layer in its place. `sparsity`: share of zeros in every row of a sparse kind.
+        - `fixed_head`: logits W h (``linear``, the paper), or the head of equiangular basis vectors
+          (``cosine``): cosines over `temperature`, with `label_smoothing`; `gamma` then plays no part.
         - `gamma`: norm of every row of W, a temperature. The paper has 0.1, for 512 features and 500
           rounds; ``auto`` is what suits the network's features (`fedloge.methods.feature_scale`).
         - `head_rate`: factor of the two heads' learning rate; 1 in the paper.
@@ -96,11 +102,17 @@ class FedLoGe(Method[FedLoGeNetwork]):
           measured.
         - `personal_realignment`: LA-FR as phi' = psi ||phi|| (``norm``), or its logits plus the local
           head's own (``sum``).
+        - `realign_by`: by which norms heads are realigned: those that rows have (``norms``, the paper), or
+          those that the imbalanced law, fitted to them, has for the class sizes (``law``): psi's by the counts
+          of all clients, phi's by the client's own. What class sizes do not explain of psi is then kept.
         - `tune_epochs`: also measure personal models whose local head was first tuned on the client's
           examples, for so many passes. 0, as in the paper: none. FedAvg's are tuned so, for 5.
         """
 
-        prototypes: Literal["sparse-etf", "etf", "basis", "none"] = "sparse-etf"
+        prototypes: Literal["sparse-etf", "etf", "basis", "sparse-basis", "none"] = "sparse-etf"
+        fixed_head: Literal["linear", "cosine"] = "linear"
+        temperature: float = Field(0.07, gt=0)
+        label_smoothing: float = Field(0.1, ge=0, lt=1)
         sparsity: float = Field(0.6, ge=0, lt=1)
         gamma: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
         head_rate: float = Field(1.0, gt=0)
@@ -109,14 +121,26 @@ class FedLoGe(Method[FedLoGeNetwork]):
         global_model: Literal["realigned", "raw", "fixed"] = "realigned"
         personal_model: Literal["realigned", "raw", "with-fixed", "tuned"] = "realigned"
         personal_realignment: Literal["norm", "sum"] = "norm"
+        realign_by: Literal["norms", "law"] = "norms"
         tune_epochs: int = Field(0, ge=0)
 
         @model_validator(mode="after")
-        def _has_its_model(self) -> FedLoGe.Options:
+        def _consistent(self) -> FedLoGe.Options:
+            """Refuse a model that is not made, and what the chosen head does not read."""
             if self.personal_model == "tuned" and not self.tune_epochs:
                 raise ValueError(
                     "personal-model: 'tuned' is the local head after tune-epochs more passes, which are 0; "
                     "set tune-epochs=5, say"
+                )
+            cosine = {"gamma", "fixed_adjustment"}
+            unread = {"linear": {"temperature", "label_smoothing"}, "cosine": cosine}
+            for name in sorted(unread[self.fixed_head] & self.model_fields_set):
+                raise ValueError(
+                    f"{name.replace('_', '-')} is not read with fixed-head={self.fixed_head}; leave it out"
+                )
+            if self.fixed_head == "cosine" and self.prototypes == "none":
+                raise ValueError(
+                    "fixed-head=cosine takes fixed rows; set prototypes to a kind of them"
                 )
             return self
 
@@ -176,15 +200,36 @@ class FedLoGe(Method[FedLoGeNetwork]):
         self, net: FedLoGeNetwork, inputs: Tensor, labels: Tensor, client: ClientData
     ) -> Losses:
         """The three losses; each trains one part only, so one backward pass of their sum is enough."""
+        mix = client.mixer.now if client.mixer else None
         h = net.backbone(inputs)
         x, rate = h.detach(), self.options.head_rate
-        fixed, shared = self.options.fixed_adjustment, self.options.global_adjustment
-        n = client.counts
+        shared, n = self.options.global_adjustment, client.counts
         return {
-            self.w: adjusted(net.classifier(h), labels, n, fixed),  # trains theta, as W is fixed
+            self.w: self.fixed_loss(net, h, labels, n)  # trains theta, as W is fixed
+            if mix is None
+            else self._mixed(net, inputs, labels, n, mix),
             "global": at_rate(rate, adjusted(net.global_head(x), labels, n, shared)),  # trains psi
             "local": at_rate(rate, cross_entropy(net.local_head(x), labels)),  # trains phi
         }
+
+    def _mixed(
+        self, net: FedLoGeNetwork, inputs: Tensor, labels: Tensor, counts: Tensor, mix: Mix
+    ) -> Tensor:
+        """Mixup of the first loss alone: the heads' norms keep their meaning on features as they are."""
+        shares = mix.labels(labels, self.task.num_classes)
+        return self.fixed_loss(net, mix.features(net.backbone, inputs), shares, counts)
+
+    def fixed_loss(
+        self, net: FedLoGeNetwork, features: Tensor, labels: Tensor, counts: Tensor
+    ) -> Tensor:
+        """CE(W h, y); with `fixed_head` ``cosine`` the EBV head, smoothed CE of cosines over a temperature."""
+        o = self.options
+        if o.fixed_head == "linear":
+            return adjusted(net.classifier(features), labels, counts, o.fixed_adjustment)
+        # The rows of W are gamma long.
+        rows = normalize(net.classifier.weight)
+        logits = scaled_cosines(features, rows, 1 / o.temperature)
+        return cross_entropy(logits, labels, label_smoothing=o.label_smoothing)
 
     @property
     def uniform_step(self) -> bool:
@@ -197,9 +242,15 @@ class FedLoGe(Method[FedLoGeNetwork]):
         return {
             self.w: Predictor.of(net.classifier),
             "raw": Predictor.of(net.global_head),
-            **post_hoc(self.options.post_hoc, psi),
-            "realigned": Predictor(LinearHead(global_realign(psi))),
+            **post_hoc(self.options.post_hoc, psi, self.task.counts_for),
+            "realigned": Predictor(LinearHead(self._global_realigned(psi))),
         }
+
+    def _global_realigned(self, psi: Tensor) -> Tensor:
+        if self.options.realign_by == "norms":
+            return global_realign(psi)
+        counts = self.task.counts_for("method-options.realign-by = law")
+        return global_realign_by_law(psi, counts)
 
     def personal_predictors(self, net: FedLoGeNetwork, client: ClientData) -> dict[str, Predictor]:
         """phi_k, LA-FR's phi'_{k,c} = psi_c ||phi_{k,c}||, and W + phi_k, absent classes masked but in phi_k.
@@ -217,12 +268,13 @@ class FedLoGe(Method[FedLoGeNetwork]):
                 "realigned": Predictor(LinearHead(psi, mask=mask)),
             }
             if new
-            else self._personal(psi, net.local_head, mask)
+            else self._personal(psi, net.local_head, mask, client.counts)
         )
         predictors[f"with-{self.w}"] = self._with_classifier(net, mask, new)
         if epochs := self.options.tune_epochs:
             own = net.global_head if new else net.local_head
-            tuned = self._personal(psi, tuned_head(self, net, own, client, epochs=epochs), mask)
+            trained = tuned_head(self, net, own, client, epochs=epochs)
+            tuned = self._personal(psi, trained, mask, client.counts)
             predictors |= {"tuned": tuned["raw"], "tuned-realigned": tuned["realigned"]}
         return predictors
 
@@ -234,8 +286,12 @@ class FedLoGe(Method[FedLoGeNetwork]):
         weight, bias = shared.weight + own.weight, shared.offset() + own.offset()
         return Predictor(LinearHead(weight, bias, mask))
 
-    def _personal(self, psi: Tensor, own: nn.Linear, mask: Tensor) -> dict[str, Predictor]:
+    def _personal(
+        self, psi: Tensor, own: nn.Linear, mask: Tensor, counts: Tensor
+    ) -> dict[str, Predictor]:
         phi = own.weight.detach()
+        if self.options.realign_by == "law":
+            phi = at_law_norms(phi, counts)
         if self.options.personal_realignment == "sum":
             weight, bias = local_realign_sum(psi, phi), own.bias.detach()
         else:

@@ -41,32 +41,16 @@ from fedloge.methods.method import (
     Update,
     plain_features,
 )
+from fedloge.models.cosine_head import CosineHead
 from fedloge.models.head import LinearHead
-
-
-class PrototypeHead(nn.Module):
-    """logits = s W h / ||h||; training changes s (or nothing), never W."""
-
-    weight: Tensor
-
-    def __init__(
-        self, weight: Float[Tensor, "classes features"], scale: float, *, learn_scale: bool
-    ) -> None:
-        super().__init__()
-        self.register_buffer("weight", weight)
-        self.scale = nn.Parameter(torch.tensor(scale), requires_grad=learn_scale)
-
-    def forward(self, features: Float[Tensor, "batch features"]) -> Float[Tensor, "batch classes"]:
-        """Scaled cosines with the prototypes."""
-        return self.scale * normalize(features) @ self.weight.T
 
 
 class FedNHNetwork(Network):
     """A backbone, the prototypes that it trains against, and the client's own copy of both."""
 
-    prototypes: PrototypeHead
+    prototypes: CosineHead
     own_backbone: nn.Module
-    own_prototypes: PrototypeHead
+    own_prototypes: CosineHead
 
 
 class FedNH(Method[FedNHNetwork]):
@@ -96,7 +80,7 @@ class FedNH(Method[FedNHNetwork]):
         """The backbone, prototypes at the corners of a simplex, and copies for the client's own."""
         backbone, options = self.task.backbone(), self.options
         start = simplex_etf(self.task.num_classes, backbone.out_features, seed=self.config.seed)
-        head = PrototypeHead(start, options.scale, learn_scale=options.learn_scale)
+        head = CosineHead(start, options.scale, learn_scale=options.learn_scale)
         return FedNHNetwork(
             backbone=backbone,
             prototypes=head,
@@ -107,6 +91,11 @@ class FedNH(Method[FedNHNetwork]):
     def loss(self, net: FedNHNetwork, inputs: Tensor, labels: Tensor, client: ClientData) -> Losses:
         """Cross-entropy of the scaled cosines."""
         return {"ce": cross_entropy(net.prototypes(net.backbone(inputs)), labels)}
+
+    @property
+    def soft_labels(self) -> bool:
+        """True: cross-entropies take shares of classes."""
+        return True
 
     def local_update(self, net: FedNHNetwork, client: ClientData) -> Update:
         """Train, then send the mean directions of the classes under the trained backbone."""

@@ -32,6 +32,7 @@ class FedProx(FedAvg):
         mu: float = Field(0.01, ge=0)
 
     options: Options
+    soft_labels = FedAvg.soft_labels
 
     def local_update(self, net: HeadNetwork, client: ClientData) -> Update:
         """SGD on the loss plus the proximal term over all parameters that are shared."""

@@ -29,6 +29,7 @@ class FedRep(FedPer):
         head_epochs: int = Field(10, ge=1)
 
     options: Options
+    soft_labels = FedPer.soft_labels
 
     def local_update(self, net: HeadNetwork, client: ClientData) -> Update:
         """Train the head, then the backbone; the other one does not change meanwhile."""

@@ -54,6 +54,11 @@ class FedROD(SharedHead[FedRODNetwork]):
             "private": cross_entropy(both, labels),
         }
 
+    @property
+    def soft_labels(self) -> bool:
+        """True: cross-entropies take shares of classes."""
+        return True
+
     def personal_predictors(self, net: FedRODNetwork, client: ClientData) -> dict[str, Predictor]:
         """The sum of both heads' logits; the generic ones for a client that has never trained."""
         generic, private = LinearHead.of(net.head), LinearHead.of(net.private_head)

@@ -15,10 +15,11 @@ from functools import partial
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from fedloge.config import Config
+from fedloge.errors import ConfigError
 from fedloge.learning.class_told import ClassTold
 from fedloge.learning.client_data import ClientData
 from fedloge.learning.loop import Losses, sgd
@@ -53,12 +54,24 @@ class Task:
     backbone : makes the configured backbone, from inputs to ``out_features`` features; a new
         module with the same initial weights on every call.
     input_shape : of one input; () where it is not known.
+    class_counts : gives the training examples of each class over all clients; None where a side does
+        not know them, as with examples that lie at their sites.
     """
 
     config: Config
     num_classes: int
     backbone: Callable[[], Backbone]
     input_shape: tuple[int, ...] = ()
+    class_counts: Callable[[], Int[Tensor, " classes"]] | None = None
+
+    def counts_for(self, what: str) -> Int[Tensor, " classes"]:
+        """The class counts of all clients; `ConfigError` naming what needs them, where they are not known."""
+        if self.class_counts is None:
+            raise ConfigError(
+                f"{what} needs the class counts of all clients, which are not known here: the examples lie at "
+                "their sites; leave it out"
+            )
+        return self.class_counts()
 
 
 @dataclass(frozen=True)
@@ -133,6 +146,10 @@ class Method(ABC, Generic[N]):
         # Each class declares it anew, because a subclass may change what a step reads.
         if "uniform_step" not in cls.__dict__:
             cls.uniform_step = Method.uniform_step  # type: ignore[method-assign]
+        # Likewise, unless it trains as its base does.
+        own = {"loss", "local_update"} & cls.__dict__.keys()
+        if own and "soft_labels" not in cls.__dict__:
+            cls.soft_labels = Method.soft_labels  # type: ignore[method-assign]
 
     @abstractmethod
     def build(self) -> N:
@@ -159,6 +176,17 @@ class Method(ABC, Generic[N]):
         stacked (config ``fast``). Each class says so for itself; it is not inherited.
         """
         return False
+
+    @property
+    def soft_labels(self) -> bool:
+        """Whether `loss` takes the shares of all classes in place of a class, as mixup needs it.
+
+        A class with a loss or a local update of its own says so for itself; it inherits nothing then.
+        """
+        return False
+
+    mixes_itself: ClassVar[bool] = False
+    """Whether `loss` mixes its batch by ``client.mixer.now``; it then gets the batch as it is."""
 
     def trainable(self, net: N) -> list[nn.Parameter]:
         """The parameters that the local update trains."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from jaxtyping import Float
+from collections.abc import Callable
+
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from fedloge.errors import ConfigError, unknown_name
+from fedloge.geometry.law_fit import fit_law, law_tau
 from fedloge.geometry.realignment import tau_norm
 from fedloge.methods.method import Predictor
 from fedloge.models.head import LinearHead
@@ -14,13 +17,22 @@ from fedloge.models.head import LinearHead
 _DEFAULT_TAU = 0.7
 
 
-def post_hoc(text: str, weight: Float[Tensor, "classes features"]) -> dict[str, Predictor]:
+def post_hoc(
+    text: str,
+    weight: Float[Tensor, "classes features"],
+    counts: Callable[[str], Int[Tensor, " classes"]] | None = None,
+) -> dict[str, Predictor]:
     """The models that the option ``post-hoc`` asks for, by name; they have no bias.
 
-    ``tau-norm`` or ``tau-norm = TAU`` divides the rows by ||psi_c||^TAU (Kang et al., "Decoupling
-    Representation and Classifier for Long-Tailed Recognition", ICLR 2020). ``ga-fr`` is FedLoGe's
-    global realignment, which is TAU = 1; its model is called ``realigned``. Several are separated
-    by commas.
+    ``tau-norm``, ``tau-norm = TAU`` or ``tau-norm = law`` divides the rows by ||psi_c||^TAU (Kang et
+    al., "Decoupling Representation and Classifier for Long-Tailed Recognition", ICLR 2020); with
+    ``law``, TAU is what class sizes explain of the norms (`fedloge.geometry.law_fit.law_tau`).
+    ``ga-fr`` is FedLoGe's global realignment, which is TAU = 1; its model is called ``realigned``.
+    Several are separated by commas.
+
+    Parameters
+    ----------
+    counts : gives the class counts of all clients, for what it is told; None: only the text is checked.
 
     Raises
     ------
@@ -33,11 +45,22 @@ def post_hoc(text: str, weight: Float[Tensor, "classes features"]) -> dict[str, 
         if name == "ga-fr" and not equals:
             found["realigned"] = Predictor(LinearHead(tau_norm(weight, 1.0)))
         elif name == "tau-norm":
-            tau = _tau(value) if equals else _DEFAULT_TAU
+            tau = _DEFAULT_TAU
+            if value == "law":
+                tau = (
+                    1.0 if counts is None else _law_tau(counts("post-hoc: tau-norm = law"), weight)
+                )
+            elif equals:
+                tau = _tau(value)
             found["tau-norm"] = Predictor(LinearHead(tau_norm(weight, tau)))
         else:
             raise ConfigError(f"post-hoc: {unknown_name('model', item, ('ga-fr', 'tau-norm'))}")
     return found
+
+
+def _law_tau(counts: Tensor, weight: Tensor) -> float:
+    norms = weight.norm(dim=1).double().cpu().numpy()
+    return law_tau(fit_law(counts.cpu().numpy(), norms), norms)
 
 
 def _tau(text: str) -> float:
@@ -46,5 +69,5 @@ def _tau(text: str) -> float:
     except ValueError:
         tau = -1.0
     if not 0 <= tau <= 1:
-        raise ConfigError(f"post-hoc: tau-norm takes a number from 0 to 1, got {text!r}")
+        raise ConfigError(f"post-hoc: tau-norm takes a number from 0 to 1, or law, got {text!r}")
     return tau

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
-from fedloge.learning.losses import WITHOUT_COUNTS, LocalLoss, local_loss
+from fedloge.learning.losses import WITH_SOFT_LABELS, WITHOUT_COUNTS, LocalLoss, local_loss
 from fedloge.methods.method import ClientData, Losses, Method, MethodOptions, Network, Part, Task
 from fedloge.methods.post_hoc import post_hoc
 from fedloge.models.head import Predictor, linear
@@ -84,6 +84,11 @@ class SingleHead(Method[H]):
         """True if the local loss does not use the client's class counts."""
         return cast(LossOptions, self.options).loss in WITHOUT_COUNTS
 
+    @property
+    def soft_labels(self) -> bool:
+        """True if the local loss is a cross-entropy of changed logits."""
+        return cast(LossOptions, self.options).loss in WITH_SOFT_LABELS
+
     def local_loss(self, logits: Tensor, labels: Tensor, client: ClientData) -> Tensor:
         """The configured local loss, with this client's class counts."""
         if self._bound is None or self._bound[0] is not client:  # once per round, not per batch
@@ -105,7 +110,10 @@ class SharedHead(SingleHead[H]):
     def global_predictors(self, net: H) -> dict[str, Predictor]:
         """The averaged model, and what the option ``post-hoc`` makes of its head."""
         text = cast(PostHocOptions, self.options).post_hoc
-        return {"raw": Predictor.of(net.head), **post_hoc(text, net.head.weight.detach())}
+        return {
+            "raw": Predictor.of(net.head),
+            **post_hoc(text, net.head.weight.detach(), self.task.counts_for),
+        }
 
     def head_norms(self, net: H) -> dict[str, Tensor]:
         """Row norms of the head, which follow the class sizes."""

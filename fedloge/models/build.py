@@ -11,6 +11,7 @@ from fedloge.models.backbone import Backbone
 from fedloge.models.cnn import Cnn
 from fedloge.models.norm import drop_batch_counters, use_group_norm
 from fedloge.models.resnet import CifarResNet
+from fedloge.models.token_nets import TOKEN_NETS, token_net
 from fedloge.models.torchvision_nets import TorchvisionBackbone, torchvision_names
 from fedloge.options import checked_options, keyword_options
 from fedloge.plugins import load_plugin, names_a_plugin
@@ -38,7 +39,8 @@ def build_backbone(
     Parameters
     ----------
     name : ``cnn`` (d = 128), ``resnet8`` (64), ``resnet18`` and ``resnet34`` (512, for small
-        images), ``resnet50`` (2048, for large ones), any torchvision classification model, or a
+        images), ``resnet50`` (2048, for large ones), ``transformer`` and ``embedding-mlp`` (for token ids, with
+        options), any torchvision classification model, or a
         class of the user's own by entry point, ``package.module:Class`` or ``path/to/file.py:Class``,
         made with the input shape and its options.
     input_shape : shape of one input; (channels, height, width) for an image.
@@ -69,6 +71,8 @@ def build_backbone(
 def _build(name: str, input_shape: tuple[int, ...], options: Mapping[str, Any]) -> Backbone:
     if names_a_plugin(name, "fedloge.models"):
         return _plugin(name, input_shape, options)
+    if name in TOKEN_NETS:
+        return token_net(name, input_shape, options)
     make = _builtin(name)
     if options:
         raise ConfigError(
@@ -90,7 +94,9 @@ def _builtin(name: str) -> Callable[[tuple[int, ...]], Backbone]:
         return lambda shape: CifarResNet(shape[0], widths, blocks)
     if name in torchvision_names():
         return lambda shape: TorchvisionBackbone(name, (shape[0], shape[1], shape[2]))
-    raise ConfigError(unknown_name("model", name, {"cnn", *_RESNETS, *torchvision_names()}))
+    raise ConfigError(
+        unknown_name("model", name, {"cnn", *_RESNETS, *TOKEN_NETS, *torchvision_names()})
+    )
 
 
 def _plugin(name: str, input_shape: tuple[int, ...], options: Mapping[str, Any]) -> Backbone:

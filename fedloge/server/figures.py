@@ -18,6 +18,7 @@ from fedloge.learning.metrics import (
     per_class_accuracy,
     summary,
 )
+from fedloge.learning.probes import of_probe
 from fedloge.messages import NUM_EXAMPLES, Stamp
 from fedloge.methods.method import Part
 from fedloge.rng import rng
@@ -68,8 +69,7 @@ def measured(
         if sums is None:
             break
         prefix = f"{probe.name}/"
-        own = {k.removeprefix(prefix): v for k, v in sums.items() if k.startswith(prefix)}
-        findings = probe.finish(net, own)
+        findings = probe.finish(net, of_probe(probe, sums))
         predictors |= findings.predictors
         found.figures |= {f"probe/{prefix}{key}": value for key, value in findings.figures.items()}
         for key, values in findings.by_class.items():

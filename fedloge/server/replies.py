@@ -43,6 +43,7 @@ LONGEST_NAME = 64
 _RECORDS: Mapping[Kind, set[str]] = {
     "train": {STAMP, METRICS, ARRAYS, SUMS, PARTIAL, f"{PARTIAL}-sums", f"{PARTIAL}-weight"},
     "evaluate": {STAMP, METRICS, SUMS},
+    "evaluate.second_pass": {STAMP, METRICS, SUMS},
 }
 _MASKED_RECORDS = {STAMP, METRICS, MASKED, SEALED}
 
@@ -216,6 +217,7 @@ _FIGURES: Mapping[Kind, list[tuple[str, _Rule]]] = {
         # Of clients that are held out from training (`fedloge.federation.new_clients`).
         (rf"new/({'|'.join(STAGES)})/({'|'.join(_SHARES)})", _SHARE),
     ],
+    "evaluate.second_pass": [(NUM_EXAMPLES, _OWN)],
 }
 
 

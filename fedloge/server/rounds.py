@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from flwr.app import ConfigRecord, Message
 from flwr.serverapp import Grid
@@ -16,7 +16,8 @@ from torch import Tensor
 from fedloge.config import Config
 from fedloge.errors import CheckpointError, RunDirError, RunError
 from fedloge.federation import Federation
-from fedloge.messages import Stamp, decode, encode
+from fedloge.learning.probes import Probe, of_probe
+from fedloge.messages import SECOND_PASS, Stamp, decode, encode
 from fedloge.methods.method import Aggregate, Part
 from fedloge.observer import Observers, RoundDone, RunEnded, RunStarted
 from fedloge.partition import held_out_clients
@@ -128,11 +129,10 @@ class Rounds:
         net = federation.load(start.shared, federation.initial[Part.PERSONAL])
         uplinks = {
             "train": federation.method.uplink(net),
-            "evaluate": {
-                f"{probe.name}/{name}": zeros
-                for probe in federation.probes
-                for name, zeros in (probe.template(net) | probe.personal_template()).items()
-            },
+            "evaluate": _named(
+                federation.probes, lambda p: p.template(net) | p.personal_template()
+            ),
+            SECOND_PASS: _named(federation.two_pass_probes, lambda p: p.second_template(net)),
         }
         self._strategy = RoundStrategy(
             self.config,
@@ -167,11 +167,7 @@ class Rounds:
         if round % self.config.evaluate_every == 0 or round == self.config.rounds:
             self._evaluate(round, done)
             seconds = time.perf_counter() - began - done.timing["train-seconds"]
-            done.timing |= {
-                "evaluate-seconds": seconds,
-                "evaluate-bytes-down": strategy.outcome.bytes_down,
-                "evaluate-bytes-up": strategy.outcome.bytes_up,
-            }
+            done.timing["evaluate-seconds"] = seconds
         done.timing["seconds"] = time.perf_counter() - began
         return done
 
@@ -256,6 +252,14 @@ class Rounds:
             sums = outcome.sums
         except SumLost as exc:
             log.warning("round %d: what the probes measured was lost: %s", round, exc)
+        second = self._second_pass(round, sums) if sums is not None else {}
+        again = strategy.outcome if second else RoundOutcome()
+        done.timing |= {
+            "evaluate-bytes-down": outcome.bytes_down + again.bytes_down,
+            "evaluate-bytes-up": outcome.bytes_up + again.bytes_up,
+        }
+        if sums is not None:
+            sums = sums | second
         found = measured(fed, strategy.stamp_of(round), self.shared, sums)
         held_out = held_out_clients(self.config)
         done.row |= found.figures | personal_figures(outcome.replies, self.config.seed, held_out)
@@ -265,9 +269,28 @@ class Rounds:
                 "clients": client_rows(round, outcome.replies),
                 "classes": [{"round": round, **found.by_class}] if found.by_class else [],
                 "calibration": reliability_lines(round, found.reliability),
-                "failures": _failures(round, outcome.failures),
+                "failures": _failures(round, again.failures | outcome.failures),
             }
         )
+
+    def _second_pass(self, round: int, sums: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The second sums of the probes that ask twice; {} without such probes."""
+        fed, strategy = self.federation, self._strategy
+        if not fed.two_pass_probes:
+            return {}
+        net = fed.load(self.shared, fed.initial[Part.PERSONAL]).eval()
+        given = _named(fed.two_pass_probes, lambda p: p.given(net, of_probe(p, sums)))
+        messages = strategy.configure_second_pass(round, self._arrays, self._grid, given)
+        replies = self._grid.send_and_receive(messages, timeout=self.config.round_timeout)
+        return strategy.second_sums(round, replies)
+
+
+P = TypeVar("P", bound=Probe)
+
+
+def _named(probes: Sequence[P], tensors: Callable[[P], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Each probe's tensors as ``PROBE/NAME``."""
+    return {f"{p.name}/{name}": tensor for p in probes for name, tensor in tensors(p).items()}
 
 
 def _remark(fed: Federation, rows: list[dict[str, Any]], said: set[str]) -> None:

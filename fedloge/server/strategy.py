@@ -25,8 +25,10 @@ from fedloge.config.robust_rules import answers_needed, needs_answers
 from fedloge.errors import FedlogeError, RunError, printable_line
 from fedloge.messages import (
     ARRAYS,
+    GIVEN,
     NUM_EXAMPLES,
     PLAN,
+    SECOND_PASS,
     STAMP,
     ExactSum,
     Plan,
@@ -68,7 +70,7 @@ class RoundStrategy(Strategy):
     ----------
     template : the shared tensors' names, shapes and dtypes.
     stamp : of this attempt; each round's stamp is made from it.
-    uplinks : for ``train`` and for ``evaluate``, templates of the further tensors in an answer.
+    uplinks : for ``train``, ``evaluate`` and `SECOND_PASS`, templates of the further tensors in an answer.
     partial_sums : whether the engine's workers may add up their clients' tensors.
     """
 
@@ -118,6 +120,18 @@ class RoundStrategy(Strategy):
         """One message for every client, since personal figures are over all of them."""
         everybody = list(range(self.config.num_clients))
         return self._messages("evaluate", server_round, arrays, everybody, grid)
+
+    def configure_second_pass(
+        self, round: int, arrays: ArrayRecord, grid: Grid, given: Mapping[str, Tensor]
+    ) -> list[Message]:
+        """One message for every client, with what probes give them when they ask again."""
+        everybody = list(range(self.config.num_clients))
+        return self._messages(SECOND_PASS, round, arrays, everybody, grid, encode(given))
+
+    def second_sums(self, round: int, replies: Iterable[Message]) -> dict[str, Tensor]:
+        """The sums over the accepted answers to `configure_second_pass`."""
+        self._collect(SECOND_PASS, round, replies, lambda client, reply: None)
+        return self.outcome.sums
 
     def average(
         self, round: int, replies: Iterable[Message]
@@ -181,18 +195,25 @@ class RoundStrategy(Strategy):
         return dataclasses.replace(self.stamp, round=round)
 
     def _messages(
-        self, kind: Kind, round: int, arrays: ArrayRecord, clients: list[int], grid: Grid
+        self,
+        kind: Kind,
+        round: int,
+        arrays: ArrayRecord,
+        clients: list[int],
+        grid: Grid,
+        given: ArrayRecord | None = None,
     ) -> list[Message]:
         members = self.roster.members()
         self._asked = {client: members[client] for client in clients if client in members}
         self._model_bytes = num_bytes(arrays)
         self.outcome = RoundOutcome(
             failures={client: "not connected" for client in clients if client not in members},
-            bytes_down=self._model_bytes * len(self._asked),
+            bytes_down=(self._model_bytes + (num_bytes(given) if given else 0)) * len(self._asked),
         )
         stamp = self.stamp_of(round).to_record()
         total = max(1, sum(self._weights.of(member) for member in self._asked.values()))
         cohort = self._secure_sum(kind, round, arrays, grid)
+        further = {} if given is None else {GIVEN: given}
         return [
             Message(
                 RecordDict(
@@ -201,6 +222,7 @@ class RoundStrategy(Strategy):
                         STAMP: stamp,
                         PLAN: Plan(self._weights.of(member), total).to_record(),
                         **cohort,
+                        **further,
                     }
                 ),
                 dst_node_id=member.node_id,

@@ -328,6 +328,7 @@ def test_a_uniform_step_is_declared_by_each_class_for_itself() -> None:
         "fedbn",
         "fedbabu",
         "ccvr",
+        "ebv",
         "local-only",
         "centralised",
     }

@@ -2,14 +2,15 @@
 
 When a round is evaluated, each client adds up what the probe asks for (`Probe.collect`). The
 server sees only the sum over clients, which is exact and does not depend on their order. It makes
-figures or predictors of the sum (`Probe.finish`). The README lists what each probe sends in its
+figures or predictors of the sum (`Probe.finish`). A `TwoPassProbe` asks a second time, with
+something made of the first sums in its hands. The README lists what each probe sends in its
 table of what leaves a client.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -20,6 +21,7 @@ from fedloge.config import Config
 from fedloge.learning.calibration import Reliability
 from fedloge.learning.class_told import ClassTold
 from fedloge.learning.client_data import ClientData
+from fedloge.learning.metrics import ShotGroups
 from fedloge.models.head import Predictor
 from fedloge.models.network import Network
 
@@ -35,6 +37,11 @@ class Measurable(Protocol):
         """The global models by name."""
         ...
 
+    @property
+    def primary_personal(self) -> str | None:
+        """The personal model by which the method is compared; None: it has none."""
+        ...
+
 
 @dataclass(frozen=True)
 class ProbeTask:
@@ -47,12 +54,14 @@ class ProbeTask:
         without gradients.
     global_network : whether there is a global network. There is none where norm layers stay with the
         clients; then a probe is used only if it has a `Probe.personal_template`.
+    groups : the shot groups, as the server knows them; None: not known here.
     """
 
     config: Config
     num_classes: int
     method: Measurable
     global_network: bool = True
+    groups: Callable[[], ShotGroups] | None = None
 
     def features(self, net: Network, inputs: Tensor) -> Tensor:
         """The method's shared features of prepared inputs, (examples, d)."""
@@ -119,3 +128,27 @@ class Probe(ABC):
     @abstractmethod
     def finish(self, net: Network, sums: dict[str, Tensor]) -> Findings:
         """What the sums over all clients that answered mean."""
+
+
+class TwoPassProbe(Probe):
+    """A probe that asks every client twice, for what cannot be measured before the first sums are known."""
+
+    @abstractmethod
+    def second_template(self, net: Network) -> dict[str, Tensor]:
+        """As `template`, of what a client sends the second time, under other names."""
+
+    @abstractmethod
+    def given(self, net: Network, sums: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What the server gives every client for the second pass, made of the first sums."""
+
+    @abstractmethod
+    def collect_again(
+        self, net: Network, client: ClientData, given: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """One client's part of the second sums; `finish` gets both passes' sums."""
+
+
+def of_probe(probe: Probe, sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """One probe's part of what was summed over clients, by its own names."""
+    prefix = f"{probe.name}/"
+    return {k.removeprefix(prefix): v for k, v in sums.items() if k.startswith(prefix)}

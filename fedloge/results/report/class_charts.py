@@ -13,9 +13,11 @@ from fedloge.results.report.axis_ranges import thin
 from fedloge.results.report.client_charts import ordered_predictors
 from fedloge.results.report.curve_charts import GROUP_STYLES, MAX_POINTS, predictor_style
 from fedloge.results.report.drawing import MAX_NAMES, Chart, Drawing, room_for
+from fedloge.results.report.law_notes import law_note, law_of, norms_of
 from fedloge.results.report.styles import TONES, Key, Style
 
 MAX_COSINE_ROWS = 2000
+_LAW = Style("grey", 1)
 
 
 class _Places:
@@ -119,8 +121,8 @@ def class_accuracy(run: RecordedRun) -> Chart | None:
 
 
 def head_norms(run: RecordedRun) -> list[Chart | None]:
-    """Row norms of the recorded heads by class, with the norm of the fixed classifier's rows."""
-    return [_norms(run, name) for name in run.last_class_line if name.startswith("norms/")]
+    """Norms of recorded heads and features by class, beside the imbalanced law and the fixed classifier."""
+    return [_norms(run, name) for name in run.last_class_line if norms_of(name)]
 
 
 def cosines(run: RecordedRun) -> Chart | None:
@@ -162,19 +164,27 @@ def _norms(run: RecordedRun, name: str) -> Chart | None:
         return None
     groups = run.info["groups"]
     gamma = (
-        float(np.linalg.norm(run.prototypes, axis=1).mean()) if run.prototypes is not None else None
+        float(np.linalg.norm(run.prototypes, axis=1).mean())
+        if run.prototypes is not None and name.startswith("norms/")
+        else None
     )
+    law = law_of(run, name)
     known = {c: float(v) for c, v in enumerate(values) if math.isfinite(v)}
     places = _Places(run)
     drawing = Drawing(
-        f"Norms of the {name.removeprefix('norms/').replace('-', ' ')}",
+        f"Norms of the {norms_of(name)}",
         f"{plural(len(run.class_names), 'class', 'classes')}, norms from {min(known.values()):.3g} "
         f"to {max(known.values()):.3g}.",
         below=places.room(),
     )
     places.set_axis(drawing, "norm")
-    drawing.y_range(0, max(*known.values(), gamma or 0.0))
+    drawing.y_range(0, max(*known.values(), gamma or 0.0, *(law.norms if law else ())))
     keys = []
+    if law:
+        drawn = [c for c in places.order if places.sizes.get(c)]
+        xs, ys = [places.x[c] for c in drawn], [float(law.norms[c]) for c in drawn]
+        drawing.axes.plot(xs, ys, **_LAW.line())
+        keys.append(Key(_LAW, "line", "imbalanced law"))
     styles = GROUP_STYLES if places.sizes else {"": Style("blue")}
     for number, (group, style) in enumerate(styles.items()):
         here = [c for c in places.order if c in known and (not group or groups[c] == number)]
@@ -185,4 +195,4 @@ def _norms(run: RecordedRun, name: str) -> Chart | None:
     if gamma is not None:
         drawing.rule(f"fixed classifier: {gamma:.3g} in every class", y=gamma)
     places.hover(drawing, {c: (v, f"norm {v:.3g}") for c, v in known.items()})
-    return drawing.chart(keys)
+    return drawing.chart(keys, law_note(law) if law else "")

@@ -12,8 +12,10 @@ from fedloge.results.number_words import duration, percent, plural, size
 from fedloge.results.recorded_calibration import last_reliability
 from fedloge.results.recorded_run import RecordedRun
 from fedloge.results.report import class_charts, client_charts, curve_charts, split_charts
+from fedloge.results.report.collapse_charts import collapse_charts, overlaid_collapse
 from fedloge.results.report.drawing import Chart
 from fedloge.results.report.guess_charts import reliability_chart
+from fedloge.results.report.law_notes import collapsed_classes
 from fedloge.results.report.run_facts import facts
 from fedloge.results.report.run_headline import Headline, Table, headline, meaning
 from fedloge.results.run_figures import total
@@ -73,6 +75,7 @@ def view(run: RecordedRun, *, detailed: bool = True) -> RunView:
         _clients(run),
         _classes(run),
         _calibration(run),
+        ChartGroup("Neural collapse", collapse_charts(run)),
     ]
     reasons, failures = _failures(run)
     evaluations, configuration = _evaluations(run), _configuration(run)
@@ -128,7 +131,7 @@ def comparison(runs: Sequence[RecordedRun]) -> Compared:
             text_columns=2,
         ),
         compared.sentence,
-        _found(curve_charts.overlay_curves(runs)),
+        [*_found(curve_charts.overlay_curves(runs)), *overlaid_collapse(runs)],
         meaning(runs),
     )
 
@@ -173,6 +176,7 @@ def _classes(run: RecordedRun) -> ChartGroup:
     left_out = []
     if run.evaluated and "global" in run.primary and not sum(run.info.get("test-counts") or [1]):
         left_out.append("The server has no test images, so the global model was not measured.")
+    left_out += collapsed_classes(run)
     title = "Classes" if run.prototypes is None else "Classes and the fixed classifier"
     return ChartGroup(title, _found(charts), left_out)
 
