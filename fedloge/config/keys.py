@@ -118,6 +118,10 @@ class Config(
                 self.aggregation in ("mean", "median"),
                 "set aggregation to krum or trimmed-mean",
             ),
+            "max_update_norm": (
+                self.aggregation != "mean" or bool(self.dp_clip) or self.secure_aggregation,
+                "set aggregation=mean without dp-clip and secure-aggregation",
+            ),
             "dp_noise": (not self.dp_clip, "set dp-clip"),
             "dp_delta": (not self.dp_clip, "set dp-clip"),
             "resize": (not self.image_size, "set image-size"),

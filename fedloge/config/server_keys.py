@@ -25,6 +25,12 @@ class AggregationKeys(pydantic.BaseModel):
         description="misbehaving clients of a round to withstand: f; krum needs 2f + 3 clients or more, "
         "trimmed-mean 2f + 1",
     )
+    max_update_norm: float = Field(
+        128.0,
+        ge=0,
+        description="with mean: an update this many times as long as the median of its round is refused, in "
+        "powers of two; 0: none is",
+    )
     dp_clip: float = Field(
         0.0, ge=0, description="central privacy: L2 norm to which updates are clipped; 0: off"
     )

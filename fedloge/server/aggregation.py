@@ -22,13 +22,23 @@ from fedloge.messages import (
     only_update,
     received_tensors,
 )
+from fedloge.server.update_sizes import UpdateSizes
+
+_OF_WORKERS = 2**20
+"""The group of the answers that workers have added up."""
 
 
 class Combination(Protocol):
     """Takes the answers of a round one by one, in any order."""
 
-    def add(self, client: int, reply: Message, weight: int) -> None:
-        """Take an answer; `UpdateError` if it cannot be used."""
+    def add(self, client: int, reply: Message, weight: int) -> int:
+        """Take an answer; `UpdateError` if it cannot be used. Returns the group that it is in."""
+
+    def refused(self) -> dict[int, str]:
+        """Once all answers are taken: client -> why its answer is left out after all."""
+
+    def keeps(self, group: int) -> bool:
+        """Once all answers are taken: whether the answers of a group count."""
 
     def result(self, round: int) -> dict[str, Tensor]:
         """The shared tensors made of all answers taken."""
@@ -42,32 +52,69 @@ class ExactMean:
     template : the tensors' names, shapes and dtypes.
     total_weight : the weight of all clients that were asked.
     partial_sums : whether the engine's workers may have added up their clients' tensors.
+    sizes : which updates go too far. Those in a worker's sum are not compared: such a worker is one
+        of this run's own processes.
     """
 
     def __init__(
-        self, template: Mapping[str, Tensor], total_weight: int, partial_sums: bool
+        self,
+        template: Mapping[str, Tensor],
+        total_weight: int,
+        partial_sums: bool,
+        sizes: UpdateSizes,
     ) -> None:
         self._template = template
         self._partial_sums = partial_sums
-        self._sum = WeightedSum(template, total_weight)
+        self._total_weight = total_weight
+        self._sizes = sizes
+        self._sums: dict[int, WeightedSum] = {}
         self._expected = 0
 
-    def add(self, client: int, reply: Message, weight: int) -> None:
-        """Add the answer's tensors, or the partial sum that it carries."""
+    def add(self, client: int, reply: Message, weight: int) -> int:
+        """Add the answer's tensors, or the partial sum that it carries, to the sum of those alike in length."""
         if PARTIAL in reply.content and not self._partial_sums:
             raise UpdateError(
                 "the answer is a partial sum, which only workers of the Ray engine may send"
             )
-        self._expected += add_update(reply.content, self._sum, self._template, weight)
+        if PARTIAL in reply.content:
+            total = self._sum(_OF_WORKERS)
+            self._expected += add_update(reply.content, total, self._template, weight)
+            return _OF_WORKERS
+        tensors = received_tensors(reply.content, ARRAYS)
+        check_update(tensors, self._template)
+        group = self._sizes.power(client, tensors)
+        self._sum(group).add(tensors, weight)
+        return group
+
+    def refused(self) -> dict[int, str]:
+        """Clients whose updates are too long."""
+        return self._sizes.refused()
+
+    def keeps(self, group: int) -> bool:
+        """Whether updates of this length count."""
+        most = self._sizes.most()
+        return group == _OF_WORKERS or most is None or group <= most
 
     def result(self, round: int) -> dict[str, Tensor]:
         """The mean; `RunError` if the partial sums are not those of the accepted answers."""
-        if self._sum.weight != self._expected:
+        own = self._sums.get(_OF_WORKERS)
+        if own is not None and own.weight != self._expected:
             raise RunError(
-                f"round {round}: partial sums weigh {self._sum.weight}, the accepted answers {self._expected}; "
+                f"round {round}: partial sums weigh {own.weight}, the accepted answers {self._expected}; "
                 "a worker lost some of its clients: resume the run"
             )
-        return self._sum.mean()
+        kept = [total for group, total in self._sums.items() if self.keeps(group)]
+        if not kept:
+            raise UpdateError("nothing to average: no client gave a usable answer")
+        first, *others = kept
+        for other in others:
+            first.merge_partial(other.partial(), other.weight)
+        return first.mean()
+
+    def _sum(self, group: int) -> WeightedSum:
+        if group not in self._sums:
+            self._sums[group] = WeightedSum(self._template, self._total_weight)
+        return self._sums[group]
 
 
 class RobustRule:
@@ -78,12 +125,21 @@ class RobustRule:
         self._template = template
         self._replies: dict[int, Message] = {}
 
-    def add(self, client: int, reply: Message, weight: int) -> None:
+    def add(self, client: int, reply: Message, weight: int) -> int:
         """Check the answer and keep it until all are there."""
         tensors = received_tensors(reply.content, ARRAYS)
         check_update(tensors, self._template)
         reply.content[ARRAYS] = encode(tensors)  # in float32, however it was sent
         self._replies[client] = reply
+        return 0
+
+    def refused(self) -> dict[int, str]:
+        """None: the rule itself withstands them."""
+        return {}
+
+    def keeps(self, group: int) -> bool:
+        """All."""
+        return True
 
     def result(self, round: int) -> dict[str, Tensor]:
         """What the rule makes of the answers, in the model's dtypes; `RunError` if it makes nothing."""
@@ -97,7 +153,11 @@ class RobustRule:
 
 
 def combination(
-    config: Config, template: Mapping[str, Tensor], total_weight: int, partial_sums: bool
+    config: Config,
+    template: Mapping[str, Tensor],
+    total_weight: int,
+    partial_sums: bool,
+    before: Mapping[str, Tensor],
 ) -> Combination:
     """The rule that the config's `aggregation` names, for one round.
 
@@ -108,6 +168,7 @@ def combination(
     Parameters
     ----------
     template, total_weight, partial_sums : as for `ExactMean`.
+    before : the shared tensors as the clients were sent them.
     """
     bad, asked = config.byzantine_clients, config.clients_per_round
     rules: dict[str, Callable[[], Strategy]] = {
@@ -116,5 +177,7 @@ def combination(
         "trimmed-mean": lambda: FedTrimmedAvg(beta=bad / asked),
     }
     if config.aggregation == "mean":
-        return ExactMean(template, total_weight, partial_sums)
+        # Under privacy updates have been clipped, and all who are asked must count.
+        sizes = UpdateSizes(before, 0.0 if config.dp_clip else config.max_update_norm)
+        return ExactMean(template, total_weight, partial_sums, sizes)
     return RobustRule(rules[config.aggregation](), template)

@@ -14,10 +14,10 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from fedloge.config import Config
-from fedloge.errors import CheckpointError, RunDirError, RunError
+from fedloge.errors import CheckpointError, RunDirError, RunError, UpdateError
 from fedloge.federation import Federation
 from fedloge.learning.probes import Probe, of_probe
-from fedloge.messages import SECOND_PASS, Stamp, decode, encode
+from fedloge.messages import SECOND_PASS, Stamp, check_update, decode, encode
 from fedloge.methods.method import Aggregate, Part
 from fedloge.observer import Observers, RoundDone, RunEnded, RunStarted
 from fedloge.partition import held_out_clients
@@ -163,7 +163,7 @@ class Rounds:
         averaged, figures, images = self._train(round)
         done = self._trained(round, figures, images, seconds=time.perf_counter() - began)
         if averaged is not None:
-            self._take(self._after_server_step(round, averaged))
+            self._take(self._checked(round, self._after_server_step(round, averaged)))
         if round % self.config.evaluate_every == 0 or round == self.config.rounds:
             self._evaluate(round, done)
             seconds = time.perf_counter() - began - done.timing["train-seconds"]
@@ -233,6 +233,21 @@ class Rounds:
         aggregate = Aggregate(round, averaged, self._strategy.outcome.sums, self.state)
         net = fed.load(averaged, fed.initial[Part.PERSONAL])
         return fed.method.server_update(net, aggregate)
+
+    def _checked(self, round: int, aggregate: Aggregate) -> Aggregate:
+        """The aggregate, if it may be sent and kept."""
+        try:
+            check_update(aggregate.shared, self._strategy.template)
+            for name, tensor in aggregate.state.items():
+                if not bool(tensor.isfinite().all()):
+                    raise UpdateError(f"the server's tensor {name!r} is not finite")
+        except UpdateError as exc:
+            keep = self._strategy.stamp.keep_round
+            raise RunError(
+                f"round {round}: no model came of its answers: {exc}; nothing of the round is kept. Resume with "
+                f"--from-round {keep}, or a lower learning rate in a new run; aggregation=median withstands bad answers"
+            ) from None
+        return aggregate
 
     def _take(self, aggregate: Aggregate) -> None:
         self.shared, self.state = aggregate.shared, aggregate.state

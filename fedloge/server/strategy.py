@@ -34,6 +34,7 @@ from fedloge.messages import (
     Plan,
     Stamp,
     check_update,
+    decode,
     encode,
     num_bytes,
     received_tensors,
@@ -41,9 +42,9 @@ from fedloge.messages import (
 from fedloge.messages.cohort import COHORT, Cohort, Kind, MaskGraph
 from fedloge.partition import held_out_clients
 from fedloge.rng import rng
-from fedloge.server.aggregation import combination
+from fedloge.server.aggregation import Combination, combination
 from fedloge.server.masked_mean import MaskedMean, Sum, SumLost
-from fedloge.server.replies import Asked, bytes_of, digest_of, read_reply
+from fedloge.server.replies import Asked, Kind, bytes_of, digest_of, read_reply
 from fedloge.server.roster import Member, Roster
 from fedloge.server.weights import Weights
 
@@ -95,6 +96,7 @@ class RoundStrategy(Strategy):
         self._weights = Weights(config, roster)
         self._model_bytes = 0
         self._masked: MaskedMean | None = None
+        self._before: dict[str, Tensor] = {}
 
     def sample(self, round: int) -> list[int]:
         """The partition ids of the clients of a round, ascending; they depend on seed and round only.
@@ -112,6 +114,9 @@ class RoundStrategy(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """One message for each client drawn this round."""
+        # Whose updates are summed on workers, or masked, are not compared with what they were sent.
+        summed = self.partial_sums or self.config.secure_aggregation
+        self._before = {} if summed else decode(arrays)
         return self._messages("train", server_round, arrays, self.sample(server_round), grid)
 
     def configure_evaluate(
@@ -146,14 +151,15 @@ class RoundStrategy(Strategy):
             With secure aggregation: the sum's masks cannot be taken off.
         """
         weights = {client: self._weights.of(member) for client, member in self._asked.items()}
-        combined = self._masked or combination(
-            self.config, self.template, max(1, sum(weights.values())), self.partial_sums
-        )
+        masked, total = self._masked, max(1, sum(weights.values()))
+        mean = combination(self.config, self.template, total, self.partial_sums, self._before)
+        combined = masked or mean
         self._collect(
             "train",
             round,
             replies,
             lambda client, reply: combined.add(client, reply, weights[client]),
+            None if masked else mean,
         )
         if self._masked is not None:
             self._leave_out(self._masked.odd_ones())
@@ -295,13 +301,18 @@ class RoundStrategy(Strategy):
         kind: Kind,
         round: int,
         replies: Iterable[Message],
-        use: Callable[[int, Message], None],
+        use: Callable[[int, Message], int | None],
+        combined: Combination | None = None,
     ) -> None:
-        """Give each accepted reply to `use`; one that is refused, here or there, is that client's failure."""
+        """Give each accepted reply to `use`; one that is refused, here or there, is that client's failure.
+
+        What `use` returns is the group of the answer, of which `combined` says at the end whether it counts.
+        """
         by_node = {member.node_id: client for client, member in self._asked.items()}
         outcome, answered = self.outcome, set()
         digests: dict[int, str] = {}
-        sums = ExactSum({} if self._masked else self.uplinks[kind])
+        uplink = {} if self._masked else self.uplinks[kind]
+        sums: dict[int, ExactSum] = {}
         for reply in replies:
             client = by_node.get(reply.metadata.src_node_id)
             if client is None or client in answered:
@@ -311,14 +322,21 @@ class RoundStrategy(Strategy):
                 answer = read_reply(reply, self._asked_of(kind, round, client))
                 if self.roster.audit:
                     digests[client] = digest_of(reply)
-                use(client, reply)
+                group = use(client, reply) or 0
             except FedlogeError as exc:
                 outcome.failures[client] = printable_line(str(exc))
                 continue
-            sums.add(answer.sums)
+            sums.setdefault(group, ExactSum(uplink)).add(answer.sums)
             outcome.replies[client] = answer.figures
             outcome.bytes_up += bytes_of(reply, self._model_bytes)
-        outcome.sums = sums.total()
+        late = combined.refused() if combined is not None else {}
+        outcome.failures |= late
+        outcome.replies = {k: row for k, row in outcome.replies.items() if k not in late}
+        total = ExactSum(uplink)
+        for group, part in sums.items():
+            if combined is None or combined.keeps(group):
+                total.merge_partial(part.partial())
+        outcome.sums = total.total()
         for client in self._asked.keys() - answered:
             outcome.failures[client] = (
                 f"no answer within {self.config.round_timeout:g} s, or its node has gone"
@@ -369,7 +387,8 @@ class RoundStrategy(Strategy):
             ]
             raise RunError(
                 f"round {round}: {good} of {asked} clients gave a usable answer, the quorum is {needed} "
-                f"({why}); {'; '.join(first)}"
+                f"({why}); {'; '.join(first)}; resume it, from an older round with --from-round "
+                f"{self.stamp.keep_round}; a new run with aggregation=median withstands bad answers"
             )
 
     def _mean_figures(self) -> dict[str, float]:
