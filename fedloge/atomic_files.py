@@ -12,7 +12,7 @@ from fedloge.errors import RunError
 
 
 def write_atomically(path: Path, content: bytes, *, private: bool = False) -> None:
-    """Write `content` under a temporary name, flush it to the disk, and rename it to `path`.
+    """Write `content` under a temporary name, flush it to the disk, rename it to `path`, and flush the folder.
 
     If `private`, only the owner may read the file.
 
@@ -23,22 +23,50 @@ def write_atomically(path: Path, content: bytes, *, private: bool = False) -> No
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
-        # A left-over would keep its own mode.
-        temporary.unlink(missing_ok=True)
-        mode = 0o600 if private else 0o666
-        with open(temporary, "wb", opener=lambda p, flags: os.open(p, flags, mode)) as f:
-            f.write(content)
-            f.flush()
-            os.fsync(f.fileno())
+        write_new(temporary, content, 0o600 if private else 0o666)
         temporary.replace(path)
+        flush_folder(path.parent)
     except OSError as exc:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise disk_error(path, exc) from None
 
 
+def write_new(path: Path, content: bytes, mode: int = 0o666, *, flush: bool = True) -> None:
+    """Write a file that was not there; what has its name, such as a link, is removed, not followed.
+
+    Parameters
+    ----------
+    mode : permissions, without those that the user's mask takes away.
+    flush : whether it is flushed to the disk; if not, `flush_file` does so later.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
+    with os.fdopen(os.open(path, flags, mode), "wb") as file:
+        file.write(content)
+        if flush:
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def flush_file(path: Path) -> None:
+    """Flush a file that has been written to the disk; nothing if it is not there."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def append_lines(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Append one line of JSON per row; raises `RunError` if the disk refuses the write."""
+    """Append one line of JSON per row; raises `RunError` if the disk refuses the write.
+
+    They are not flushed: `flush_file` does so before something relies on them.
+    """
     text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
     try:
         with path.open("a", encoding="utf-8") as f:

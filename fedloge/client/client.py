@@ -64,7 +64,7 @@ class Client:
         self.federation = federation
         self.policy = policy
         self.index = index
-        self.store = PersonalStore(folder, index)
+        self.store = PersonalStore(folder, index, flush=policy is not None)
 
     def check(self, stamp: Stamp) -> None:
         """`UpdateError` if the message's run computes something else than this client would."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import logging
 import os
 import re
 import struct
@@ -22,11 +23,13 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
+from fedloge.atomic_files import flush_folder, write_new
 from fedloge.digest import digest
 from fedloge.errors import CheckpointError, RunError
 from fedloge.messages import Stamp
 from fedloge.run_files import MASK_MEMORY, client_folder, tensors_of_round
 
+log = logging.getLogger(__name__)
 _FILE = re.compile(r"round-(\d{6})\.safetensors")
 _HEADER = {
     "run-id",
@@ -53,12 +56,15 @@ class PersonalStore:
 
     Parameters
     ----------
-    folder : the run's folder of personal states; created when first written to.
+    folder : the run's folder of personal states; created when first written to, for its owner alone.
     client : the client's partition id.
+    flush : whether each state is flushed to the disk when it is written, as at a site, whose answer
+        the server relies on. In a simulation the server flushes those of a round together.
     """
 
-    def __init__(self, folder: Path, client: int) -> None:
+    def __init__(self, folder: Path, client: int, *, flush: bool = False) -> None:
         self.client = client
+        self._flush = flush
         self.folder = folder / client_folder(client)
 
     def load(self, stamp: Stamp, initial: Mapping[str, Tensor], *, before: int) -> PersonalState:
@@ -71,6 +77,8 @@ class PersonalStore:
         """
         usable = (round for round in reversed(self._rounds()) if round < before)
         for round in usable:
+            if self._set_aside_if_dropped(round, stamp):
+                continue
             header, tensors = self._read(round)
             self._check_run(header, stamp, round)
             if not stamp.follows(header["attempt"], round):
@@ -89,7 +97,7 @@ class PersonalStore:
         RunError
             The disk refused the write; the older versions are untouched.
         """
-        rounds = self._rounds()
+        rounds = [r for r in self._rounds() if not self._set_aside_if_dropped(r, stamp)]
         if rounds:
             newest = rounds[-1]
             header = self._header(newest)
@@ -161,11 +169,16 @@ class PersonalStore:
         temporary = path.with_suffix(".tmp")
         try:
             try:
-                temporary.write_bytes(content)
+                write_new(temporary, content, 0o600, flush=self._flush)
             except FileNotFoundError:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                temporary.write_bytes(content)
+                self.folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                self.folder.mkdir(exist_ok=True, mode=0o700)
+                write_new(temporary, content, 0o600, flush=self._flush)
+                if self._flush:
+                    flush_folder(self.folder.parent)
             temporary.replace(path)
+            if self._flush:
+                flush_folder(self.folder)
         except OSError as exc:
             with contextlib.suppress(OSError):
                 temporary.unlink()
@@ -173,6 +186,26 @@ class PersonalStore:
                 f"client {self.client}: personal state cannot be written to {path} "
                 f"({exc.strerror}); free space or change the folder, then resume"
             ) from None
+
+    def _set_aside_if_dropped(self, round: int, stamp: Stamp) -> bool:
+        """Rename a damaged state of a round that this resumed attempt does again; whether it was one."""
+        if stamp.attempt < 2 or round <= stamp.bases[-1]:
+            return False
+        try:
+            self._header(round)
+        except CheckpointError:
+            path = self._path(round)
+            path.replace(path.with_name(path.name + ".damaged"))
+            log.warning(
+                "client %d: personal state %s is damaged; it is of a round after %d, from which the run goes on, "
+                "so it is set aside as %s.damaged",
+                self.client,
+                path,
+                stamp.bases[-1],
+                path.name,
+            )
+            return True
+        return False
 
     def _prune(self, stamp: Stamp, rounds: list[int]) -> None:
         needed_from = max((r for r in rounds if r <= stamp.keep_round), default=0)

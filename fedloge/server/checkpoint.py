@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load, save
 from torch import Tensor
@@ -164,17 +165,33 @@ class CheckpointStore:
                 )
             if manifest.keys() != _MANIFEST_KEYS or not manifest["checkpoints"]:
                 raise ValueError
-            if any(entry.keys() != _ENTRY_KEYS for entry in manifest["checkpoints"]):
+            if not all(_is_entry(entry) for entry in manifest["checkpoints"]):
+                raise ValueError
+            if not isinstance(manifest["run-id"], str) or type(manifest["round"]) is not int:
                 raise ValueError
             return manifest
         except FileNotFoundError:
             raise CheckpointError(
                 f"{self._manifest} is missing; restore it from a backup, or start the run again"
             ) from None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise CheckpointError(
                 f"{self._manifest} is damaged; restore it from a backup"
             ) from None
+
+
+def _is_entry(entry: Any) -> bool:
+    """Whether an entry of the manifest has the keys and types that it must, and names a file of this folder."""
+    if not isinstance(entry, dict) or entry.keys() != _ENTRY_KEYS:
+        return False
+    numbers = all(
+        type(entry[key]) is int and entry[key] >= 0 for key in ("round", "attempt", "bytes")
+    )
+    return (
+        numbers
+        and entry["file"] == tensors_of_round(entry["round"])
+        and isinstance(entry["sha256"], str)
+    )
 
 
 def _intact(content: bytes, entry: Mapping) -> bool:

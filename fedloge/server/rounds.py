@@ -88,6 +88,7 @@ def run_rounds(
         done = rounds.one_round(round, keep_round=min(checkpoints.kept_rounds()))
         record.append({**done.rows, "metrics": [done.row], "timing": [done.timing]})
         if round % config.checkpoint_every == 0 or round == config.rounds:
+            record.flush()
             checkpoints.save(Checkpoint(round, stamp.attempt, rounds.shared, rounds.state))
         rows.append(done.row)
         _remark(federation, rows, said)
@@ -346,6 +347,13 @@ def _begin_attempt(
     if not fresh:
         checkpoints.rewind(start.round)
     record.rewind(start.round)
+    if missing := record.missing_rounds(start.round):
+        log.warning(
+            "%s has no line of rounds %s; they are lost, and the run goes on after round %d",
+            record.files.metrics,
+            ", ".join(map(str, missing[:20])) + (", ..." if len(missing) > 20 else ""),
+            start.round,
+        )
     bases = record.begin_attempt(start.round, at_least=0 if fresh else start.attempt)
     if fresh:
         checkpoints.save(start)

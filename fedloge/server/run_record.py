@@ -7,6 +7,7 @@ give again; times are in `timing.jsonl`.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import platform
@@ -14,7 +15,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -25,13 +26,23 @@ import torch
 from safetensors.torch import save
 
 from fedloge import config as configs
-from fedloge.atomic_files import append_lines, disk_error, write_atomically
+from fedloge.atomic_files import (
+    append_lines,
+    disk_error,
+    flush_file,
+    flush_folder,
+    write_atomically,
+    write_new,
+)
 from fedloge.config import OPERATIONAL, Config
 from fedloge.data.longtail import said_of_tail
 from fedloge.errors import RunDirError
 from fedloge.federation.federation import Federation
 from fedloge.methods.method import Part
 from fedloge.run_files import FORMAT, ROUND_FILES, RunFiles
+
+_FLUSHED_ONE_BY_ONE = 64
+"""Of more files the whole system's are flushed at once, which is faster."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +51,7 @@ class RunRecord:
 
     folder: Path
     run_id: str
+    _flushed: set[str] = field(default_factory=set, repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -68,7 +80,7 @@ class RunRecord:
         try:
             lines = path.read_text("utf-8").splitlines() if path.exists() else []
             bases = tuple(int(json.loads(line)["base-round"]) for line in lines)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             bases = ()
         if len(bases) < at_least:
             raise RunDirError(
@@ -104,7 +116,13 @@ class RunRecord:
         import fcntl
 
         # The system releases the lock when the process ends, however it ends.
-        with self.files.lock.open("w") as lock:
+        # A link in its place is not followed.
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+        try:
+            descriptor = os.open(self.files.lock, flags, 0o600)
+        except OSError as exc:
+            raise disk_error(self.files.lock, exc) from None
+        with os.fdopen(descriptor, "w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -137,6 +155,49 @@ class RunRecord:
             if rows.get(name):
                 append_lines(self.files.of_rounds(name), rows[name])
 
+    def flush(self) -> None:
+        """Flush to the disk what a checkpoint relies on: the rounds' lines, and the heads of a simulation.
+
+        `RunError` if the disk refuses.
+        """
+        try:
+            for name in ROUND_FILES:
+                flush_file(self.files.of_rounds(name))
+            flush_folder(self.folder)
+            new = self._heads_since_the_last_flush()
+            if len(new) > _FLUSHED_ONE_BY_ONE:
+                os.sync()
+                return
+            for path in new:
+                flush_file(path)
+                flush_folder(path.parent)
+            if self.files.heads.is_dir():
+                flush_folder(self.files.heads)
+        except OSError as exc:
+            raise disk_error(self.folder, exc) from None
+
+    def _heads_since_the_last_flush(self) -> list[Path]:
+        known, found = self._flushed, set[str]()
+        new = []
+        if self.files.heads.is_dir():
+            for client in os.scandir(self.files.heads):
+                for entry in os.scandir(client.path) if client.is_dir() else ():
+                    key = f"{client.name}/{entry.name}/{entry.stat().st_mtime_ns}"
+                    found.add(key)
+                    if key not in known:
+                        new.append(Path(entry.path))
+        known.clear()
+        known.update(found)
+        return new
+
+    def missing_rounds(self, round: int) -> list[int]:
+        """Rounds up to `round` of which ``metrics.jsonl`` has no line."""
+        path = self.files.metrics
+        lines = path.read_text("utf-8", errors="replace").splitlines() if path.exists() else []
+        return sorted(
+            set(range(1, round + 1)) - {int(r) for r in map(_round_of, lines) if r < float("inf")}
+        )
+
     def rewind(self, round: int) -> None:
         """Delete the lines of rounds after `round`, and half a line left by a kill."""
         for name in ROUND_FILES:
@@ -162,24 +223,39 @@ def create(config: Config, federation: Federation) -> RunRecord:
     """
     # Absolute, so that the log says where the run lies to those who read it elsewhere.
     root = Path(config.runs_dir).expanduser().resolve()
-    name = config.name or _free_name(root, config)
-    folder, temporary = root / name, root / f".{name}.tmp"
+    while True:
+        name = config.name or _free_name(root, config)
+        try:
+            return _created(root, name, config, federation)
+        except FileExistsError:
+            # Of runs without a name that start at the same moment, one takes it and the others the next.
+            if config.name:
+                folder = root / name
+                raise RunDirError(
+                    f"{folder} exists already; continue it with 'fedloge resume {folder}', or choose another name"
+                ) from None
+
+
+def _created(root: Path, name: str, config: Config, federation: Federation) -> RunRecord:
+    """Create the directory of this name; `FileExistsError` if there is one."""
+    folder, temporary = root / name, root / f".{name}.{uuid.uuid4().hex[:8]}.tmp"
     if folder.exists():
-        raise RunDirError(
-            f"{folder} exists already; continue it with 'fedloge resume {folder}', or choose another name"
-        )
+        raise FileExistsError(folder)
     run_id = f"{name[:60]}-{uuid.uuid4().hex[:8]}"
     record = RunRecord(folder, run_id)
     # Anything wrong with the config is found here, before anything is written.
     files = _opening_files(config.replace(name=name, resume=False), federation, record)
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         for path, content in files.items():
-            (temporary / path.name).write_bytes(content)
+            write_new(temporary / path.name, content)
+        flush_folder(temporary)
         temporary.rename(folder)
+        flush_folder(root)
     except OSError as exc:
         shutil.rmtree(temporary, ignore_errors=True)
+        if exc.errno in (errno.EEXIST, errno.ENOTEMPTY):
+            raise FileExistsError(folder) from None
         raise disk_error(folder, exc) from None
     return record
 
@@ -202,7 +278,7 @@ def reopen(config: Config, federation: Federation) -> RunRecord:
         started_with = str(info["config-fingerprint"])
     except FileNotFoundError:
         raise RunDirError(f"{folder} is no run directory; give the path of one to resume") from None
-    except (ValueError, OSError, KeyError, TypeError) as exc:
+    except (ValueError, OSError, KeyError, TypeError, RecursionError) as exc:
         raise RunDirError(f"{files.info} is damaged ({exc}); restore it from a backup") from None
     if before.fingerprint() != started_with:
         raise RunDirError(
@@ -310,5 +386,5 @@ def _free_name(root: Path, config: Config) -> str:
 def _round_of(line: str) -> float:
     try:
         return int(json.loads(line)["round"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return float("inf")
