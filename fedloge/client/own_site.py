@@ -27,12 +27,14 @@ class OwnSite:
     ----------
     state : folder of the personal states, one folder in it for each run.
     data : folder of the site's images; empty: it has none.
+    table : the site's own table of its images; empty: those in the folder are found.
     cache : folder for what can be made again; empty: the user's own.
     """
 
     policy: SitePolicy
     state: Path
     data: str
+    table: str
     cache: str
     audit: AuditLog
 
@@ -48,7 +50,8 @@ class OwnSite:
             raise ConfigError(
                 "node config: data-path is missing; name the folder of this site's images"
             )
-        return asked.replace(data_path=self.data, cache_dir=self.cache)
+        table = self.table if asked.dataset == "image-folder" else ""
+        return asked.replace(data_path=self.data, table=table, cache_dir=self.cache)
 
 
 def own_site(node_config: Mapping[str, Any]) -> OwnSite | None:
@@ -74,6 +77,7 @@ def own_site(node_config: Mapping[str, Any]) -> OwnSite | None:
         policy=read_policy(Path(named).expanduser()) if named else SitePolicy(),
         state=state,
         data=str(node_config.get("data-path", "")),
+        table=str(node_config.get("table", "")),
         cache=str(node_config.get("cache-dir", "")),
         audit=AuditLog(Path(audit).expanduser()),
     )

@@ -197,6 +197,7 @@ def test_folders_are_the_sites_own(tmp_path: Path) -> None:
         partitioner_options={"classes": "cat, dog"},
         data_path=str(theirs),
         cache_dir=str(theirs / "cache"),
+        table=str(theirs / "table.csv"),
     )
     node = {"state-dir": str(tmp_path / "state"), "data-path": str(own)}
     answer = ask(config, "query.whoami", RecordDict(), **node, **{"cache-dir": str(tmp_path / "c")})
