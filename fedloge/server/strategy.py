@@ -44,7 +44,7 @@ from fedloge.partition import held_out_clients
 from fedloge.rng import rng
 from fedloge.server.aggregation import Combination, combination
 from fedloge.server.masked_mean import MaskedMean, Sum, SumLost
-from fedloge.server.replies import Asked, Kind, bytes_of, digest_of, read_reply
+from fedloge.server.replies import Asked, bytes_of, digest_of, read_reply
 from fedloge.server.roster import Member, Roster
 from fedloge.server.weights import Weights
 
