@@ -56,7 +56,9 @@ def load_plugin(spec: str, group: str, builtin: Mapping[str, Any], what: str) ->
 
 def names_a_plugin(spec: str, group: str) -> bool:
     """Whether `spec` names something of the user's own: a file, a dotted name or an entry point."""
-    return "." in spec or ":" in spec or spec in entry_points(group=group).names
+    # A name with a slash and a dot is a library's, timm/NAME.TAG; a file has a colon after it.
+    dotted = "." in spec and "/" not in spec
+    return dotted or ":" in spec or spec in entry_points(group=group).names
 
 
 def plugin_file(spec: str, group: str) -> Path | None:

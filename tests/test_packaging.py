@@ -71,7 +71,7 @@ def test_its_command_and_requirements_are_those_of_the_project(wheel: zipfile.Zi
     assert (
         set(said.get_all("Provides-Extra", []))
         == PROJECT["project"]["optional-dependencies"].keys()
-        == {"tensorboard", "privacy", "flwr-datasets", "dicom", "notebooks"}
+        == {"timm", "tensorboard", "privacy", "flwr-datasets", "dicom", "language", "notebooks"}
     )
     assert said["License-Expression"] == "Apache-2.0"
 

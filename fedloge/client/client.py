@@ -72,7 +72,8 @@ class Client:
         if stamp.fingerprint != mine:
             raise UpdateError(
                 f"client {self.index}: the server runs {stamp.fingerprint}, this client computes {mine}; "
-                "config, partition or fixed classifier differ: give both sides the same config and versions"
+                "config, partition, fixed classifier or pretrained weights differ: give both sides the same config, "
+                "files and versions"
             )
 
     def train(self, stamp: Stamp, shared: Mapping[str, Tensor]) -> Trained:
@@ -270,7 +271,7 @@ class Client:
 
     def _version(self, stamp: Stamp) -> str | None:
         """Names the shared backbone's tensors; None if the backbone is this client's own."""
-        return stamp.version if self.federation.backbone_is_shared else None
+        return self.federation.features_version(stamp.version)
 
 
 def _of_the_own_model(probes: Sequence[Probe], guesses: Guesses) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from fedloge.audit_log import FOLDER, AuditLog
 from fedloge.client.site_policy import SitePolicy, read_policy
 from fedloge.config import Config
 from fedloge.errors import ConfigError
+from fedloge.models import names_a_file
 
 SIMULATED = "simulated"
 """A key of the node config by which an engine says that its nodes are no sites."""
@@ -29,6 +30,7 @@ class OwnSite:
     data : folder of the site's images; empty: it has none.
     table : the site's own table of its images; empty: those in the folder are found.
     cache : folder for what can be made again; empty: the user's own.
+    weights : file of pretrained weights; empty: it has none.
     """
 
     policy: SitePolicy
@@ -36,6 +38,7 @@ class OwnSite:
     data: str
     table: str
     cache: str
+    weights: str
     audit: AuditLog
 
     def config(self, asked: Config) -> Config:
@@ -44,14 +47,26 @@ class OwnSite:
         Raises
         ------
         ConfigError
-            The run needs images of the site, and it has named no folder of them.
+            The run needs images of the site, or a file of weights, and it has named none.
         """
         if asked.dataset == "image-folder" and not self.data:
             raise ConfigError(
                 "node config: data-path is missing; name the folder of this site's images"
             )
         table = self.table if asked.dataset == "image-folder" else ""
-        return asked.replace(data_path=self.data, table=table, cache_dir=self.cache)
+        return asked.replace(
+            data_path=self.data, table=table, cache_dir=self.cache, weights=self._weights(asked)
+        )
+
+    def _weights(self, asked: Config) -> str:
+        """A hub's tag as the run names it; a file where this site has it."""
+        if not asked.weights or not names_a_file(asked.weights):
+            return asked.weights
+        if not self.weights:
+            raise ConfigError(
+                "node config: weights is missing; name the file of the run's pretrained weights at this site"
+            )
+        return self.weights
 
 
 def own_site(node_config: Mapping[str, Any]) -> OwnSite | None:
@@ -79,6 +94,7 @@ def own_site(node_config: Mapping[str, Any]) -> OwnSite | None:
         data=str(node_config.get("data-path", "")),
         table=str(node_config.get("table", "")),
         cache=str(node_config.get("cache-dir", "")),
+        weights=str(node_config.get("weights", "")),
         audit=AuditLog(Path(audit).expanduser()),
     )
 

@@ -101,13 +101,13 @@ def _of_data(recipe: str | None, overrides: list[str]) -> _Made:
     from fedloge.launch.runs_from_python import load_recipe
 
     federation = open_federation(settled(load_recipe(recipe, overrides)))
-    kept, of = len(federation.kept), len(federation.data.train)
+    kept, of = len(federation.kept), len(federation.images.train)
     return _Made(
         federation.config,
         federation.partition,
-        federation.data.classes,
+        federation.images.classes,
         federation.train_labels,
-        len(federation.data.test),
+        len(federation.images.test),
         said_of_tail(federation.config.tail, kept, of) if kept < of else "",
     )
 

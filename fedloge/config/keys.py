@@ -39,7 +39,13 @@ from fedloge.digest import digest
 from fedloge.errors import ConfigError, unknown_name
 from fedloge.options import Table, checked_options, first_problem
 
-TABLES = ("method-options", "model-options", "partitioner-options", "long-tail-options")
+TABLES = (
+    "method-options",
+    "model-options",
+    "train-part-options",
+    "partitioner-options",
+    "long-tail-options",
+)
 """The keys that are tables."""
 
 BENCHMARKS = ("digits", "cifar10", "cifar100")
@@ -50,13 +56,14 @@ COUNTED_BY_THE_DATA = ("natural", "explicit")
 
 # Keys that say where, how fast or how long a run runs, but not what a round computes.
 # They stay out of the fingerprint, so that a run may be moved, extended or resumed on
-# another engine.
+# another engine. The weights themselves are part of a federation's fingerprint, by their digest.
 OPERATIONAL = frozenset(
     {
         "name",
         "runs-dir",
         "data-path",
         "table",
+        "weights",
         "cache-dir",
         "rounds",
         "device",
@@ -84,7 +91,13 @@ class Config(
 ):
     """Everything that decides a run. Build it with `load` or `from_flat`, whose errors are readable."""
 
-    @field_validator("method_options", "model_options", "partitioner_options", "long_tail_options")
+    @field_validator(
+        "method_options",
+        "model_options",
+        "train_part_options",
+        "partitioner_options",
+        "long_tail_options",
+    )
     @classmethod
     def _plain(cls, table: Table) -> Table:
         check_table(table)
@@ -129,6 +142,12 @@ class Config(
             "secure_neighbours": (not self.secure_aggregation, "set secure-aggregation=true"),
             "secure_threshold": (not self.secure_aggregation, "set secure-aggregation=true"),
             "mixup_at": (not self.mixup, "set mixup"),
+            "feature_views": (
+                not self.keeps_outputs,
+                "set train-part to none, adapter or last-stage",
+            ),
+            "augment": (self.keeps_outputs, "set feature-views=2, or another train-part"),
+            "preprocessing": (not self.weights, "set weights"),
             "clients_at_once": (not self.fast, "set fast=true"),
             "imbalance_factor": (
                 self.long_tail == "auto" and self.tail == "none",
@@ -175,6 +194,11 @@ class Config(
         if self.long_tail != "auto":
             return self.long_tail
         return "exp" if self.is_benchmark else "none"
+
+    @property
+    def keeps_outputs(self) -> bool:
+        """Whether the outputs of the frozen part are computed once and kept."""
+        return self.train_part in ("last-stage", "adapter", "none")
 
     @property
     def on_node(self) -> bool:

@@ -23,10 +23,37 @@ class ModelKeys(pydantic.BaseModel):
     )
     model: str = Field(
         "cnn",
-        description="backbone: cnn, resnet8, resnet18, resnet34, resnet50, or a torchvision model",
+        description="backbone: cnn, resnet8, resnet18 or resnet34 for small images; torchvision/NAME or "
+        "timm/NAME for large ones; identity for features; or path/to/file.py:Class",
     )
     model_options: Table = Field(
         default_factory=dict, description="the model's own options, as a table"
+    )
+    weights: str = Field(
+        "",
+        description="pretrained weights of the backbone: a safetensors or weights-only file, or a tag of the "
+        "model's hub (hub: the usual one); empty: random weights",
+    )
+    preprocessing: Literal["auto", "data-set"] = Field(
+        "auto",
+        description="size, crop, interpolation and normalisation of images; auto: what the weights expect, "
+        "if there are any; data-set: as without them",
+    )
+    train_part: Literal["all", "last-stage", "norm", "adapter", "low-rank", "none"] = Field(
+        "all",
+        description="what of the backbone is trained; the rest is fixed and never sent, and with last-stage, "
+        "adapter and none its outputs are computed once and kept",
+    )
+    train_part_options: Table = Field(
+        default_factory=dict, description="options of what is trained, as a table"
+    )
+    feature_views: Literal[1, 2] = Field(
+        1, description="kept outputs of every image: its own, or also those of its mirror image"
+    )
+    feature_scale: Literal["auto", "standard", "l2", "none"] = Field(
+        "auto",
+        description="features brought to length 8: standard, each to mean 0 and one deviation; l2, each example; "
+        "auto: with weights standard, or l2 where sites hold their own examples, else none",
     )
     norm: Literal["batch", "group"] = Field(
         "batch", description="normalisation layers of the backbone"

@@ -15,6 +15,7 @@ Scalar = str | int | float | bool
 OWNERS = {
     "method": "method-options",
     "model": "model-options",
+    "train-part": "train-part-options",
     "partitioner": "partitioner-options",
     "long-tail": "long-tail-options",
 }

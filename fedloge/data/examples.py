@@ -156,6 +156,11 @@ class DataSet:
         """Shape of one input: (channels, height, width) of images."""
         return tuple(self.train.inputs.shape[1:])
 
+    @property
+    def network_shape(self) -> tuple[int, ...]:
+        """Shape of one prepared input, as the network takes it."""
+        return tuple(self.blank_inputs(1).shape[1:])
+
     def blank_inputs(self, count: int) -> Tensor:
         """A prepared batch of `count` all-zero inputs, to find out the shapes in a network."""
         raw = torch.zeros(count, *self.input_shape, dtype=self.train.inputs.dtype)

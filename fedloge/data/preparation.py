@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedloge.data.examples import AsTheyAre, Preparation
+from fedloge.data.fitted_images import FittedImages, standard_of
 from fedloge.data.image_preparation import ImagePreparation
 from fedloge.errors import DataError
 
@@ -21,8 +22,11 @@ def preparation_of(described: Mapping[str, Any]) -> Preparation:
     kind = described.get("kind")
     if kind == "image":
         return ImagePreparation(tuple(described["mean"]), tuple(described["std"]), "none")
+    if kind == "fitted-image":
+        return FittedImages(standard_of(described), "none")
     if kind == "as-they-are":
         return AsTheyAre()
     raise DataError(
-        f"inputs were prepared by {kind!r}, which this version does not know; expected image or as-they-are"
+        f"inputs were prepared by {kind!r}, which this version does not know; expected image, "
+        "fitted-image or as-they-are"
     )

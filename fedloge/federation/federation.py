@@ -11,39 +11,32 @@ import logging
 from collections.abc import Mapping
 from functools import cached_property, partial
 
-import numpy as np
 import torch
-from jaxtyping import Int
 from torch import Tensor
 
 from fedloge.config import Config
-from fedloge.data.examples import DataSet, Examples
-from fedloge.data.longtail import long_tail_indices, said_of_tail
-from fedloge.data.manifest import Manifest
-from fedloge.data.sources import load_dataset
+from fedloge.data.examples import DataSet
 from fedloge.digest import digest
-from fedloge.errors import ConfigError
-from fedloge.federation.device import resolve_device, set_precision
 from fedloge.federation.feature_bank import FeatureBank
+from fedloge.federation.federated_data import FederatedData
 from fedloge.federation.personal_models import PersonalModels
 from fedloge.federation.run_probes import probes_of
+from fedloge.federation.trainable import check_something_trains, check_trainable
 from fedloge.geometry.prototypes import Prototypes
 from fedloge.learning.client_data import ClientData
 from fedloge.learning.fast.graphs import StepRecorder, cuda_graph
 from fedloge.learning.fast.stacked import StackedClients
-from fedloge.learning.metrics import ShotGroups, shot_groups
 from fedloge.learning.mixup import Mixer
 from fedloge.learning.pooled_data import PooledData
 from fedloge.learning.probes import Probe, ProbeTask, TwoPassProbe
 from fedloge.methods import make_method
 from fedloge.methods.method import Method, Task
-from fedloge.models import Backbone, FixedHead, Network, Part, build_backbone, parts_of_tensors
-from fedloge.partition import Partition, make_partition
+from fedloge.models import FixedHead, Network, Part, parts_of_tensors
 
 log = logging.getLogger(__name__)
 
 
-class Federation:
+class Federation(FederatedData):
     """A configured federation as one process sees it.
 
     Parameters
@@ -57,98 +50,9 @@ class Federation:
     """
 
     def __init__(self, config: Config, data: DataSet | None = None) -> None:
-        self.config = config
-        self.device = resolve_device(config.device)
-        set_precision(self.device, config.precision)
-        self._loaded = data
+        super().__init__(config, data)
         self._one_by_one = False
         self.personal_models = PersonalModels()
-
-    @cached_property
-    def data(self) -> DataSet:
-        """The data set before the long tail."""
-        return self._loaded or load_dataset(self.config)
-
-    @cached_property
-    def kept(self) -> Int[np.ndarray, " kept"]:
-        """Which examples the long tail keeps, by their positions in the data set's training examples."""
-        c, labels = self.config, self.data.train.classes.numpy()
-        kept = long_tail_indices(labels, c.imbalance_factor, c.tail, c.long_tail_options)
-        if len(kept) < len(labels):
-            # Of a benchmark it is expected; of someone's own data it may be a surprise.
-            level = logging.INFO if c.is_benchmark else logging.WARNING
-            log.log(level, "%s", said_of_tail(c.tail, len(kept), len(labels)))
-        return kept
-
-    @cached_property
-    def train(self) -> Examples:
-        """The long-tailed training examples, on the device; also those on which clients only test."""
-        return self.data.train.take(torch.from_numpy(self.kept)).to(self.device)
-
-    @cached_property
-    def test(self) -> Examples:
-        """The test set's examples, and behind them the clients' own on which they test; on the device."""
-        own = self.partition.own_test
-        if not len(own):
-            return self.data.test.to(self.device)
-        held = self.train.take(torch.from_numpy(own).to(self.device))
-        given = self.data.test.to(self.device)
-        if not len(given):
-            return held
-        return Examples(
-            torch.cat([given.inputs, held.inputs]), torch.cat([given.labels, held.labels])
-        )
-
-    @property
-    def global_test(self) -> Int[Tensor, " tested"]:
-        """The positions in `test` that global models are tested on.
-
-        The test set's own; where there is none, all images on which clients test.
-        """
-        return torch.arange(len(self.data.test) or len(self.test), device=self.device)
-
-    @cached_property
-    def partition(self) -> Partition:
-        """Which client holds which training and test examples."""
-        return make_partition(
-            self.config,
-            self.train_labels,
-            self.data.test.classes.numpy(),
-            self.data.num_classes,
-            self.train_manifest,
-            self.data.test_manifest,
-        )
-
-    @property
-    def train_labels(self) -> Int[np.ndarray, " examples"]:
-        """The classes of `train`, which needs no copy of its inputs."""
-        return self.data.train.classes.numpy()[self.kept]
-
-    @property
-    def train_manifest(self) -> Manifest | None:
-        """What the data say of each example of `train` besides."""
-        manifest = self.data.train_manifest
-        return manifest.take(self.kept) if manifest is not None else None
-
-    @property
-    def train_counts(self) -> Int[Tensor, " classes"]:
-        """Training examples of each class over all clients that train."""
-        return torch.from_numpy(self.partition.training_counts)
-
-    @cached_property
-    def groups(self) -> ShotGroups:
-        """Many, medium and few, from the global training counts."""
-        return shot_groups(self.train_counts, self.config.shot_groups)
-
-    @property
-    def personal_groups(self) -> ShotGroups | None:
-        """The shot groups into which a client's own figures are split; None: they are not split."""
-        return self.groups
-
-    @property
-    def num_train(self) -> int:
-        """Training examples of all clients that train."""
-        return int(self.partition.training_counts.sum())
 
     @cached_property
     def method(self) -> Method:
@@ -157,15 +61,11 @@ class Federation:
             Task(
                 self.config,
                 self.data.num_classes,
-                self._backbone,
-                self.data.input_shape,
+                self.start.backbone.new,
+                self.data.network_shape,
                 None if self.config.on_node else lambda: self.train_counts,
             )
         )
-
-    def _backbone(self) -> Backbone:
-        c = self.config
-        return build_backbone(c.model, self.data.input_shape, c.norm, c.model_options, seed=c.seed)
 
     @cached_property
     def net(self) -> Network:
@@ -174,7 +74,8 @@ class Federation:
         `ConfigError`: it cannot train on inputs of this shape.
         """
         net = self.method.build().to(self.device).to(memory_format=torch.channels_last)
-        self._check_trainable(net)
+        check_something_trains(self.method, net)
+        check_trainable(self.method, net, self.data.blank_inputs(1).to(self.device))
         return net
 
     @property
@@ -228,6 +129,17 @@ class Federation:
         return all(
             p is not Part.PERSONAL for n, p in self.parts.items() if n.startswith("backbone.")
         )
+
+    @cached_property
+    def backbone_is_fixed(self) -> bool:
+        """Whether nothing of the backbone is trained, so that features are the same in all rounds."""
+        return all(p is Part.FIXED for n, p in self.parts.items() if n.startswith("backbone."))
+
+    def features_version(self, version: str) -> str | None:
+        """Names the tensors that shared features depend on after `version`; None: they are each client's own."""
+        if not self.backbone_is_shared:
+            return None
+        return "fixed" if self.backbone_is_fixed else version
 
     @cached_property
     def _homes(self) -> dict[str, tuple[dict, str]]:
@@ -365,31 +277,24 @@ class Federation:
 
     @cached_property
     def prototypes_digest(self) -> str:
-        """Hash of the fixed tensors; empty for a method that has none."""
-        fixed = self.tensors(Part.FIXED)
+        """Hash of the method's fixed parts; empty for one that has none.
+
+        What a backbone has frozen is left out: it is the weights', which have a digest of their own.
+        """
+        fixed = {
+            name: tensor
+            for name, tensor in self.tensors(Part.FIXED).items()
+            if self.method.parts[name.partition(".")[0]] is Part.FIXED
+        }
         return digest(*(t.cpu().numpy().tobytes() for t in fixed.values())) if fixed else ""
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of what the run computes: config, partition and fixed classifier."""
-        names = json.dumps(
-            [self.config.fingerprint(), self.partition.digest(), self.prototypes_digest]
-        )
-        return digest(names.encode())
+        """Hash of what the run computes: config, partition, fixed classifier and pretrained weights."""
+        return self._fingerprint(self.partition.digest())
 
-    def _check_trainable(self, net: Network) -> None:
-        # Batch norm cannot train on a single image whose feature map has shrunk to 1x1. Found here,
-        # it stops the run at once, not when a client's last batch happens to hold one image.
-        net.train()
-        saved = {name: t.clone() for name, t in net.state_dict().items()}
-        try:
-            with torch.no_grad():
-                self.method.features(net, self.data.blank_inputs(1).to(self.device))
-        except (ValueError, RuntimeError, IndexError) as exc:
-            shape = "x".join(map(str, self.data.input_shape))
-            raise ConfigError(
-                f"model: {self.config.model!r} cannot train on inputs of {shape} "
-                f"({str(exc).splitlines()[0]}); use norm=group, a smaller model or a larger image-size"
-            ) from None
-        finally:
-            net.load_state_dict(saved)
+    def _fingerprint(self, partition: str) -> str:
+        names = [self.config.fingerprint(), partition, self.prototypes_digest]
+        if self.pretrained is not None:
+            names.append(self.pretrained.digest)
+        return digest(json.dumps(names).encode())

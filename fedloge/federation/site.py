@@ -7,7 +7,6 @@ and training counts are known only where the clients tell them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -18,9 +17,9 @@ from jaxtyping import Int64
 
 from fedloge.config import Config
 from fedloge.data.examples import DataSet, Examples
+from fedloge.data.fitted_images import fit_images
 from fedloge.data.image_preparation import ImagePreparation
 from fedloge.data.sources import load_own_images
-from fedloge.digest import digest
 from fedloge.errors import DataError
 from fedloge.federation.federation import Federation
 from fedloge.learning.metrics import ShotGroups
@@ -61,11 +60,11 @@ class OnNodeFederation(Federation):
             self._told = np.array([counts[k] for k in sorted(counts)], dtype=np.int64)
 
     @cached_property
-    def data(self) -> DataSet:
+    def images(self) -> DataSet:
         """This site's images; empty without a folder. `DataError`: a client has no training images."""
         if self.folder is None:
-            return self._nothing()
-        data = load_own_images(self.config, self.folder)
+            return self._fitted(self._nothing())
+        data = self._fitted(load_own_images(self.source_config, self.folder))
         if self.site != SERVER and not len(data.train):
             raise DataError(
                 f"client {self.site}: {self.folder} holds no images in train; put some there, "
@@ -151,9 +150,11 @@ class OnNodeFederation(Federation):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of what all sites know alike of the run: config and fixed classifier."""
-        names = json.dumps([self.config.fingerprint(), "on-node", self.prototypes_digest])
-        return digest(names.encode())
+        """Hash of what all sites know alike of the run: config, fixed classifier and pretrained weights."""
+        return self._fingerprint("on-node")
+
+    def _fitted(self, data: DataSet) -> DataSet:
+        return data if self.standard is None else fit_images(data, self.standard)
 
     def _nothing(self) -> DataSet:
         size = self.config.image_size

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from fedloge.rng import torch_seeded
 
+PRETRAINED = 24.0
+"""gamma times the length of scaled features of pretrained weights; measured at length 8 under adapters."""
 LENGTH = 15.0
 """gamma times the initial length of the features."""
 MEASURED_ON = ("cnn", "resnet8")

@@ -21,7 +21,7 @@ import logging
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -41,7 +41,7 @@ from fedloge.geometry.realignment import (
 )
 from fedloge.learning.losses import logit_adjusted
 from fedloge.learning.mixup import Mix
-from fedloge.methods.feature_scale import MEASURED_ON, suited_gamma
+from fedloge.methods.feature_scale import MEASURED_ON, PRETRAINED, suited_gamma
 from fedloge.methods.head_tuning import tuned_head
 from fedloge.methods.method import (
     ClientData,
@@ -94,7 +94,8 @@ class FedLoGe(Method[FedLoGeNetwork]):
         - `fixed_head`: logits W h (``linear``, the paper), or the head of equiangular basis vectors
           (``cosine``): cosines over `temperature`, with `label_smoothing`; `gamma` then plays no part.
         - `gamma`: norm of every row of W, a temperature. The paper has 0.1, for 512 features and 500
-          rounds; ``auto`` is what suits the network's features (`fedloge.methods.feature_scale`).
+          rounds; ``auto`` is what suits the network's features (`fedloge.methods.feature_scale`). With a
+          frozen backbone nothing trains against W; a warning says so.
         - `head_rate`: factor of the two heads' learning rate; 1 in the paper.
         - `fixed_adjustment`, `global_adjustment`: tau of the logit adjustment in the losses of W and of
           psi; 0, the paper's, is plain cross-entropy.
@@ -159,6 +160,8 @@ class FedLoGe(Method[FedLoGeNetwork]):
         """theta, psi and phi are initialised as usual; W is built from the prototypes."""
         backbone = self.task.backbone()
         dim, classes, seed = backbone.out_features, self.task.num_classes, self.config.seed
+        if not any(p.requires_grad for p in backbone.parameters()):
+            _warn_of_idle_w(self.config.train_part)
         if self.w == "fixed":
             o = self.options
             fixed = prototypes(
@@ -180,6 +183,8 @@ class FedLoGe(Method[FedLoGeNetwork]):
         given, shape = self.options.gamma, self.task.input_shape
         if given != "auto":
             return float(given)
+        if length := self.task.backbone().feature_length:
+            return PRETRAINED / length
         if self.config.model not in MEASURED_ON:
             log.warning(
                 "method-options.gamma = auto: the rule was measured on %s, not on model %r; try other "
@@ -333,6 +338,15 @@ class FedLoGe(Method[FedLoGeNetwork]):
 def adjusted(logits: Tensor, labels: Tensor, counts: Tensor, tau: float) -> Tensor:
     """`logit_adjusted`, and at tau = 0 plain cross-entropy to the bit."""
     return logit_adjusted(logits, labels, counts, tau) if tau else cross_entropy(logits, labels)
+
+
+@cache
+def _warn_of_idle_w(part: str) -> None:
+    log.warning(
+        "fedloge: with train-part %s nothing trains against the fixed classifier; what is left are FedAvg's head, a "
+        "local head, and their realignment. Train an adapter or the last stage to have the method",
+        part,
+    )
 
 
 def at_rate(rate: float, loss: Tensor) -> Tensor:

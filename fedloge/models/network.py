@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from torch import nn
 
+from fedloge.models.backbone import Backbone
 from fedloge.models.norm import norm_parameters, norm_statistics
 
 
@@ -61,8 +62,21 @@ def parts_of_tensors(
             local |= norm_statistics(module)
             if norm_sharing == "none":
                 local |= norm_parameters(module)
+        fixed = _fixed_tensors(module)
         tensors |= {
-            f"{child}.{name}": Part.PERSONAL if name in local else part
+            f"{child}.{name}": (
+                Part.FIXED if name in fixed else Part.PERSONAL if name in local else part
+            )
             for name in module.state_dict()
         }
     return tensors
+
+
+def _fixed_tensors(module: nn.Module) -> set[str]:
+    # What a backbone has frozen is fixed wherever the backbone lives.
+    return {
+        f"{prefix}.{name}" if prefix else name
+        for prefix, backbone in module.named_modules()
+        if isinstance(backbone, Backbone)
+        for name in backbone.fixed_tensors()
+    }

@@ -131,8 +131,9 @@ class Chosen:
 
     def packed(self) -> Packed:
         """The model as it is written."""
-        data, net = described(self.federation), self.federation.net
-        return trained_model.pack(self.federation.config, data, net, self.predictor, self.origin)
+        fed = self.federation
+        data, frozen = described(fed), fed.start.backbone.frozen
+        return trained_model.pack(fed.config, data, fed.net, self.predictor, self.origin, frozen)
 
 
 def chosen_global(run: RecordedRun, predictor: str = "") -> Chosen:
@@ -194,12 +195,14 @@ def chosen_client(
 
 def described(federation: Federation) -> dict[str, Any]:
     """What an exported model has to know of the data set: its classes, and what raw inputs are."""
+    images = federation.images
     return {
-        "classes": list(federation.data.classes),
-        "input-shape": list(federation.data.input_shape),
-        "input-dtype": str(federation.data.train.inputs.dtype).removeprefix("torch."),
-        "decoding": decoding_of(federation.config).described(),
-        "preparation": federation.data.preparation.described(),
+        "classes": list(images.classes),
+        "input-shape": list(images.input_shape),
+        "network-shape": list(images.network_shape),
+        "input-dtype": str(images.train.inputs.dtype).removeprefix("torch."),
+        "decoding": decoding_of(federation.source_config).described(),
+        "preparation": images.preparation.described(),
         # No part of prediction; a new client that is given the export trains with it.
         "augmentation": getattr(federation.data.preparation, "augmentation", "none"),
     }

@@ -239,7 +239,7 @@ def _worst(chosen: Chosen, guesses: Guesses, test: Tensor, most: int) -> list[Mi
     found = []
     for at in order.tolist():
         place, true = int(test[at]), int(guesses.labels[at])
-        raw = fed.test.inputs[place].cpu()
+        raw = fed.raw_test_input(place)
         found.append(
             Mistake(
                 source=_source(fed, place),

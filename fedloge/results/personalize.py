@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedloge.config import Config
 from fedloge.data.examples import Examples, Preparation
 from fedloge.data.images.file_tree import composed, passed_over
 from fedloge.errors import DataError, InputError, unknown_name
 from fedloge.federation.feature_bank import FeatureBank
+from fedloge.federation.kept_inputs import ThroughFrozen
 from fedloge.federation.new_clients import NewClient, can_personalize
 from fedloge.learning.client_data import ClientData
 from fedloge.learning.guesses import Guesses
@@ -54,6 +55,11 @@ class Base:
     preparation: Preparation
     origin: Mapping[str, Any]
     data: Mapping[str, Any]
+
+    @property
+    def frozen(self) -> nn.Module | None:
+        """What comes before the network, and is part of the preparation; None: nothing."""
+        return self.preparation.frozen if isinstance(self.preparation, ThroughFrozen) else None
 
     @property
     def classes(self) -> list[str]:
@@ -156,7 +162,7 @@ def personalize(
         "client": "new",
         "rounds-trained": rounds,
     }
-    packed = trained_model.pack(base.config, base.data, base.net, predictor, origin)
+    packed = trained_model.pack(base.config, base.data, base.net, predictor, origin, base.frozen)
     return Personalized(
         model=trained_model.unpack(packed),
         guesses=guesses,
@@ -213,7 +219,7 @@ def base_of_run(run: RecordedRun) -> Base:
         shared=checkpoint.shared,
         initial=federation.initial[Part.PERSONAL],
         whole=federation.has_global_network,
-        preparation=federation.data.preparation,
+        preparation=federation.whole_preparation,
         origin=origin,
         data=described(federation),
     )

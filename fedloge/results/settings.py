@@ -14,11 +14,20 @@ Value = Scalar | tuple[Scalar, ...]
 
 # Keys that belong to a method or to its tuning.
 _METHOD_KEYS = frozenset(
-    {"method", "method-options", "norm-sharing", "lr", "momentum", "weight-decay"}
+    {
+        "method",
+        "method-options",
+        "train-part",
+        "train-part-options",
+        "norm-sharing",
+        "lr",
+        "momentum",
+        "weight-decay",
+    }
 )
 # Keys that do not make runs unlike: paths and machines, the last bits, faults, and the seed,
 # which is looked at separately.
-_WITHOUT_INFLUENCE = (OPERATIONAL - {"rounds"}) | {"seed", "threads", "min-fraction"}
+_WITHOUT_INFLUENCE = (OPERATIONAL - {"rounds", "weights"}) | {"seed", "threads", "min-fraction"}
 
 
 def settings(run: RecordedRun) -> dict[str, Value]:

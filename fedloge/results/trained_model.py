@@ -27,10 +27,11 @@ from fedloge.data.images.decoding import Decoding
 from fedloge.data.sources import decoding_of
 from fedloge.digest import digest
 from fedloge.errors import DataError, InputError, RunError
+from fedloge.federation.kept_inputs import ThroughFrozen
+from fedloge.federation.starting_backbone import StartingBackbone
 from fedloge.learning.client_data import EVALUATION_BATCH
 from fedloge.methods import make_method
 from fedloge.methods.method import Method, Network, Predictor, Task
-from fedloge.models import Backbone, build_backbone
 from fedloge.models.head import LinearHead
 from fedloge.results.prediction import Input, Prediction, Taker, each_input
 
@@ -48,7 +49,7 @@ class Packed(NamedTuple):
 
 
 class Model(nn.Module):
-    """From images to logits: normalisation, the method's features, one linear head.
+    """From images to logits: preparation, what is frozen, the method's features, one linear head.
 
     Attributes
     ----------
@@ -59,15 +60,22 @@ class Model(nn.Module):
     """
 
     def __init__(
-        self, method: Method[Any], net: Network, predictor: Predictor, manifest: dict[str, Any]
+        self,
+        method: Method[Any],
+        net: Network,
+        predictor: Predictor,
+        manifest: dict[str, Any],
+        frozen: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        self.frozen = frozen
         self.net = net.to(memory_format=torch.channels_last)
         self.manifest = manifest
         self.config: Config = method.config
         self.classes: list[str] = manifest["classes"]
         self.method, self._predictor = method, predictor
-        self.preparation = preparation_of(manifest["preparation"])
+        preparation = preparation_of(manifest["preparation"])
+        self.preparation = preparation if frozen is None else ThroughFrozen(preparation, frozen)
         self.takes = taker(manifest)
         self.requires_grad_(False).eval()
 
@@ -155,12 +163,15 @@ def pack(
     net: Network,
     predictor: Predictor,
     origin: Mapping[str, Any],
+    frozen: nn.Module | None = None,
 ) -> Packed:
     """Pack a model for writing; later changes to `net` do not change it.
 
     Parameters
     ----------
-    data : ``classes``, ``input-shape``, ``input-dtype``, ``decoding`` and ``preparation`` of the data set.
+    data : ``classes``, ``input-shape``, ``network-shape``, ``input-dtype``, ``decoding`` and
+        ``preparation`` of the data set.
+    frozen : what comes before `net`; None: nothing.
     origin : which model it is and from which run, for the manifest.
     """
     head = {
@@ -170,6 +181,8 @@ def pack(
     }
     tensors = {f"net.{name}": t for name, t in net.state_dict().items()}
     tensors |= {name: t for name, t in head.items() if t is not None}
+    if frozen is not None:
+        tensors |= {f"frozen.{name}": t for name, t in frozen.state_dict().items()}
     # Cloned, since a head is often also part of the network, and safetensors refuses shared memory.
     weights = to_bytes({k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()})
     manifest = {
@@ -189,20 +202,21 @@ def unpack(packed: Packed) -> Model:
     tensors = from_bytes(packed.weights)
     config = configs.from_flat(manifest["config"], MANIFEST)
     classes = len(manifest["classes"])
+    # Not in the manifests of earlier versions, where prepared inputs had the shape of raw ones.
+    shape = tuple(manifest.get("network-shape", manifest["input-shape"]))
 
-    def backbone() -> Backbone:
-        shape = tuple(manifest["input-shape"])
-        return build_backbone(
-            config.model, shape, config.norm, config.model_options, seed=config.seed
-        )
-
-    method = make_method(Task(config, classes, backbone, tuple(manifest["input-shape"])))
+    start = StartingBackbone(config, shape)
+    method = make_method(Task(config, classes, start.new, start.trained_shape))
     net = method.build()
-    net.load_state_dict(
-        {k.removeprefix("net."): v for k, v in tensors.items() if k.startswith("net.")}
-    )
+    net.load_state_dict(_within(tensors, "net."))
+    if start.frozen is not None:
+        start.frozen.load_state_dict(_within(tensors, "frozen."))
     head = LinearHead(tensors["head.weight"], tensors.get("head.bias"), tensors.get("head.mask"))
-    return Model(method, net, Predictor(head, manifest["extractor"]), manifest)
+    return Model(method, net, Predictor(head, manifest["extractor"]), manifest, start.frozen)
+
+
+def _within(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
 
 
 def write(folder: Path, packed: Packed) -> None:

@@ -79,7 +79,7 @@ def measured(
     everything = fed.global_test
     if not (whole and len(everything)):
         return found
-    version = stamp.version if fed.backbone_is_shared else None
+    version = fed.features_version(stamp.version)
     for name, predictor in predictors.items():
         guesses = predictor_guesses(fed.method, net, predictor, fed.bank, version, everything)
         own_figures = summary(guesses.confusion, fed.groups) | guesses.quality()

@@ -266,8 +266,8 @@ def reopen(config: Config, federation: Federation) -> RunRecord:
     Raises
     ------
     RunDirError
-        There is no such run, its ``run.json`` is damaged, or config, partition or fixed
-        classifier are not those it was started with.
+        There is no such run, its ``run.json`` is damaged, or config, partition, fixed
+        classifier or weights are not those it was started with.
     """
     folder = Path(config.runs_dir).expanduser().resolve() / config.name
     files = RunFiles(folder)
@@ -294,8 +294,8 @@ def reopen(config: Config, federation: Federation) -> RunRecord:
         raise RunDirError(f"{folder} was started with another config: {'; '.join(differing)}")
     if fingerprint != federation.fingerprint:
         raise RunDirError(
-            f"{folder}: partition or fixed classifier is not the one it was started with "
-            f"({fingerprint}, now {federation.fingerprint}): the data or a library has changed; "
+            f"{folder}: partition, fixed classifier or pretrained weights are not those it was started "
+            f"with ({fingerprint}, now {federation.fingerprint}): the data, a file or a library has changed; "
             "resume where the run was started"
         )
     return RunRecord(folder, run_id)
@@ -323,6 +323,7 @@ def _opening_files(config: Config, fed: Federation, record: RunRecord) -> dict[P
             "flwr": version("flwr"),
             "python": platform.python_version(),
         },
+        "weights": fed.pretrained and fed.pretrained.described(),
         "parameters": sum(t.numel() for t in fed.tensors(Part.SHARED).values()),
         "prototype-info": fixed
         and {
@@ -351,7 +352,7 @@ def _opening_files(config: Config, fed: Federation, record: RunRecord) -> dict[P
 def _of_the_split(fed: Federation) -> dict[str, Any]:
     """Who holds how much, and what it is tested on."""
     tested = fed.test.classes.cpu()[fed.global_test.cpu()]
-    kept, of = len(fed.kept), len(fed.data.train)
+    kept, of = len(fed.kept), len(fed.images.train)
     return {
         "train-counts": fed.train_counts.tolist(),
         "test-counts": torch.bincount(tested, minlength=fed.data.num_classes).tolist(),

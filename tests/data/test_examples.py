@@ -64,5 +64,5 @@ def test_a_preparation_is_found_by_its_description() -> None:
 
 @pytest.mark.parametrize("described", [{"kind": "words"}, {}])
 def test_a_preparation_of_another_kind_is_refused(described: dict[str, object]) -> None:
-    with pytest.raises(DataError, match="expected image or as-they-are"):
+    with pytest.raises(DataError, match="expected image, fitted-image or as"):
         preparation_of(described)

@@ -26,6 +26,7 @@ def facts(run: RecordedRun) -> list[tuple[str, str]]:
         ("Method", run.method + (f" ({options})" if options else "")),
         ("Parts", _parts(run)),
         ("Model", config.model + (f", {parameters:,} shared numbers" if parameters else "")),
+        ("Weights", _weights(run)),
         ("Fixed classifier", _fixed_classifier(run)),
         ("Data", _data(run)),
         ("Split", _split(run)),
@@ -100,6 +101,14 @@ def _tests(run: RecordedRun) -> str:
     said = f"{rule}: each client on {own_tests(run)}{share}"
     found = measured(run)
     return f"{said}; {found}" if found else said
+
+
+def _weights(run: RecordedRun) -> str:
+    weights = run.info.get("weights") or {}
+    if not weights:
+        return ""
+    said = f"{weights.get('source')} ({weights.get('digest')}), licence: {weights.get('licence')}"
+    return said + (", excludes commercial use" if weights.get("non-commercial") else "")
 
 
 def _fixed_classifier(run: RecordedRun) -> str:
