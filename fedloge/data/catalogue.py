@@ -95,7 +95,7 @@ def catalogue(path: Path, cache: Path, options: InputOptions) -> Catalogue:
     _refuse_doubles(path, names)
     images = [name for name in names if is_image_name(name)]
     root = common_root(images)
-    found = tables or _tables(tree, images, root, options, Names(names, root))
+    found = tables or _tables(tree, names, images, root, options)
     told_of = {table.name for table in found}
     layout = _layout(path, [n for n in names if n not in told_of], options, needed=not found)
     left = LeftOut()
@@ -148,7 +148,7 @@ def _refuse_doubles(path: Path, names: Sequence[str]) -> None:
 
 
 def _tables(
-    tree: FileTree, images: Sequence[str], root: str, options: InputOptions, names: Names
+    tree: FileTree, names: Sequence[str], images: Sequence[str], root: str, options: InputOptions
 ) -> list[Table]:
     if options.table == NO_TABLE:
         return []
@@ -156,7 +156,7 @@ def _tables(
     asked = [part.strip() for part in options.table.split(",") if part.strip()]
     if asked:
         return [_asked_table(tree, by_name, root, name, options) for name in asked]
-    found = []
+    found, by_any_name = [], None
     for file in tree.files:
         folder, _, last = file.name.rpartition("/")
         base = f"{folder}/" if folder else ""
@@ -166,7 +166,8 @@ def _tables(
             continue
         rows = _read(tree, file, options)
         table = Table(file.name, base, _with_split(last, rows), beside)
-        if fits(table, names):
+        by_any_name = by_any_name or Names(names, root)
+        if fits(table, by_any_name):
             found.append(table)
         else:
             log.warning("%s: %s names none of the images; passed over", tree.path, file.name)

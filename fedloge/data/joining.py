@@ -6,7 +6,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from posixpath import splitext
 
 from fedloge.data.images.file_tree import composed
 from fedloge.data.manifest import Manifest
@@ -78,7 +78,7 @@ class Names:
         for name in names:
             last = name.rpartition("/")[2]
             self._by_last[last].append(name)
-            self._by_stem[PurePosixPath(last).stem].append(name)
+            self._by_stem[splitext(last)[0]].append(name)
 
     def find(self, key: str, base: str = "") -> Sequence[str]:
         """The files that a row may mean; one, if all is well.

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from posixpath import splitext
 from typing import Literal
 
 from PIL import Image
@@ -50,7 +51,7 @@ class Layout:
 
 def is_image_name(name: str) -> bool:
     """Whether a file's suffix is that of an image."""
-    suffix = PurePosixPath(name).suffix.lower()
+    suffix = splitext(name)[1].lower()
     return suffix in Image.registered_extensions() or suffix in (".dcm", ".dicom")
 
 

@@ -170,7 +170,7 @@ from fedloge.data.catalogue import InputOptions
 from fedloge.data.folder import load_images
 from fedloge.data.images import parallel_decoding
 from fedloge.data.images.decoding import Decoding
-parallel_decoding._ALONE_SECONDS = float(sys.argv[3])
+parallel_decoding._LOOK_SECONDS = parallel_decoding._WORTH_SECONDS = float(sys.argv[3])
 print("ready", flush=True)
 sys.stdin.readline()
 images = load_images(Path(sys.argv[1]), Decoding(), InputOptions(), Path(sys.argv[2]))
@@ -201,7 +201,7 @@ def test_processes_that_decode_at_once_agree(tmp_path) -> None:
         one.stdin.write("go\n")
         one.stdin.flush()
     for one in clients:
-        assert one.communicate(timeout=60)[0] == f"{[*range(150), *range(150)]}\n"
+        assert one.communicate(timeout=250)[0] == f"{[*range(150), *range(150)]}\n"
     assert len(entries(tmp_path / "cache")) == 1
 
 
@@ -226,7 +226,7 @@ def test_killed_in_the_middle_with_its_helpers_it_goes_on(tmp_path) -> None:
     (partial,) = entries(cache)
     assert partial.suffix == ".partial"
     again = client(root, cache, 60.0)
-    assert again.communicate("go\n", timeout=60)[0].endswith(f"{[*range(250), *range(250)]}\n")
+    assert again.communicate("go\n", timeout=250)[0].endswith(f"{[*range(250), *range(250)]}\n")
     (entry,) = entries(cache)
     assert damaged_images(entry) == []
 

@@ -26,8 +26,8 @@ from fedloge.errors import DataError
 
 log = logging.getLogger(__name__)
 
-# Helpers take a fraction of a second to start; what is done sooner is done here.
-_ALONE_SECONDS = 0.5
+# Helpers take a fraction of a second to start: what is left after a first look must be worth it.
+_LOOK_SECONDS, _WORTH_SECONDS = 0.1, 1.0
 _BATCH_FILES, _BATCH_BYTES = 32, 8 << 20
 
 Item = tuple[int, StoredFile, bytes | None]
@@ -75,10 +75,12 @@ def decode_files(
     items = _items(files, archive, sink.done)
     began = time.monotonic()
     many = usable_cores() if workers is None else workers
-    for item in items:
+    left = len(files) - len(sink.done)
+    for here, item in enumerate(items, start=1):
         crew.decode_here(item)
         shared = many > 1 and sink.path is not None and sink.shape is not None
-        if shared and time.monotonic() - began > _ALONE_SECONDS:
+        spent = time.monotonic() - began
+        if shared and spent > _LOOK_SECONDS and spent / here * (left - here) > _WORTH_SECONDS:
             # Where helpers cannot be started, the loop goes on alone.
             many = many if crew.decode_together(items, many) else 1
     return crew.bad

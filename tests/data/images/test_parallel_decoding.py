@@ -23,7 +23,8 @@ WHOLE = Decoding()
 
 @pytest.fixture(autouse=True)
 def helpers_at_once(monkeypatch) -> None:
-    monkeypatch.setattr(parallel_decoding, "_ALONE_SECONDS", 0.0)
+    monkeypatch.setattr(parallel_decoding, "_LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(parallel_decoding, "_WORTH_SECONDS", 0.0)
 
 
 def content(count: int = 100) -> dict[str, bytes]:
