@@ -57,17 +57,18 @@ class Reliability:
         if not len(labels):
             return cls.empty(bins)
         confidence, guesses = probabilities.max(dim=1)
-        if not bool(((confidence > 0) & (confidence <= 1 + 1e-6)).all()):
+        low, high = (float(value) for value in confidence.aminmax())
+        if not 0 < low <= high <= 1 + 1e-6:  # false for NaN
             raise InputError(
-                "calibration: the first guesses have probabilities from "
-                f"{float(confidence.min()):g} to {float(confidence.max()):g}, expected more than 0 and at "
-                "most 1; give probabilities, such as softmax makes of finite logits"
+                f"calibration: the first guesses have probabilities from {low:g} to {high:g}, expected more "
+                "than 0 and at most 1; give probabilities, such as softmax makes of finite logits"
             )
         place = torch.bucketize(confidence, _edges(bins).to(confidence))
-        ones = torch.ones(len(labels), dtype=torch.float64, device=labels.device)
-        values = torch.stack([ones, confidence.double(), (guesses == labels).double()])
-        sums = torch.zeros(3, bins, dtype=torch.float64, device=labels.device)
-        return cls(sums.index_add_(1, place, values).cpu())
+        right = (guesses == labels).double()
+        weights = (None, confidence.double(), right)
+        # Not by index_add: on a GPU its sums depend on the order.
+        sums = [torch.bincount(place.cpu(), w if w is None else w.cpu(), bins) for w in weights]
+        return cls(torch.stack([each.double() for each in sums]))
 
     def __add__(self, other: Reliability) -> Reliability:
         return Reliability(self.sums + other.sums)

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from fedloge.errors import InputError
 from fedloge.learning.calibration import Reliability
 from fedloge.learning.metrics import confusion_matrix, macro_f1, macro_recall
 from fedloge.learning.ranking import macro_auroc
@@ -49,9 +50,10 @@ class Guesses:
     @cached_property
     def reliability(self) -> Reliability | None:
         """Confidence and accuracy by bins; None where logits are not finite, so that nothing is known."""
-        if bool(self.probabilities.isnan().any()):
+        try:
+            return Reliability.of(self.probabilities, self.labels)
+        except InputError:
             return None
-        return Reliability.of(self.probabilities, self.labels)
 
     def quality(self) -> dict[str, float]:
         """``recall``, ``macro-f1``, ``auroc`` and ``ece``, in [0, 1]; those that are not defined are left out.

@@ -12,6 +12,8 @@ from torch import Tensor
 
 _BLOCK = 1 << 22
 """Scores that are sorted at a time."""
+_FEW = 200
+"""Up to so many examples, comparing all pairs is faster than sorting."""
 
 
 def auroc(
@@ -29,6 +31,22 @@ def auroc(
     scores, labels = scores.cpu(), labels.cpu()
     examples, classes = scores.shape
     counts = torch.bincount(labels, minlength=classes)
+    inside = counts.double()
+    sums = _few(scores, labels, classes) if examples <= _FEW else _many(scores, labels, counts)
+    return (sums - inside * (inside + 1) / 2) / (inside * (examples - inside))
+
+
+def _few(scores: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """For each class the sum of the ranks of its examples, by comparing all pairs: few, but large, steps."""
+    others = scores[:, labels]
+    own = others.diagonal()
+    twice = (others < own).sum(dim=0) + (others <= own).sum(dim=0) + 1
+    return torch.bincount(labels, twice.double() / 2, classes)
+
+
+def _many(scores: Tensor, labels: Tensor, counts: Tensor) -> Tensor:
+    """The same by sorting."""
+    examples, classes = scores.shape
     order = labels.argsort(stable=True)
     first = counts.cumsum(0) - counts
     at = labels[order], torch.arange(examples) - first[labels[order]]
@@ -46,8 +64,7 @@ def auroc(
         filled = torch.arange(own.shape[1]) < counts[part, None]
         # The mean rank of equal scores, counted from 1.
         ranks[part] = ((below + to + 1) * filled).sum(dim=1).double() / 2
-    inside = counts.double()
-    return (ranks - inside * (inside + 1) / 2) / (inside * (examples - inside))
+    return ranks
 
 
 def macro_auroc(
