@@ -103,7 +103,7 @@ def _clients(classes: Sequence[str], split: Partition) -> Table:
         rows.append([*own, str(len(split.test[k])), str(int((counts[k] > 0).sum()))])
     total = ["all", str(sizes.sum()), *([str(sum(held))] if any(held) else [])]
     total += [str(sum(map(len, split.test))), str(int((counts.sum(axis=0) > 0).sum()))]
-    columns = _class_columns(heads, [*rows, total], split, shown)
+    columns = _class_columns(heads, [*rows, total], classes, split)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, width=None)
     table.add_column(heads[0], justify="left", no_wrap=True)
     for head in heads[1:]:
@@ -118,15 +118,21 @@ def _clients(classes: Sequence[str], split: Partition) -> Table:
 
 
 def _class_columns(
-    heads: list[str], rows: list[list[str]], split: Partition, shown: list[int]
+    heads: list[str], rows: list[list[str]], classes: Sequence[str], split: Partition
 ) -> list[tuple[int, int]]:
-    """The classes that there is room for, each with the width of its largest number."""
+    """The classes that there is room for, each with its width: its numbers fit, and as much of its name as can be."""
     room = WIDTH - 2
     for i, head in enumerate(heads):
         room -= 2 + max(len(head), *(len(row[i]) for row in rows))
+    digits = [len(str(n)) for n in split.train_counts.sum(axis=0)]
+    for longest in range(_LONGEST_NAME, 3, -1):
+        widths = [
+            max(n, min(len(name), longest), 4) for n, name in zip(digits, classes, strict=True)
+        ]
+        if sum(widths) + 2 * len(widths) <= room:
+            return list(enumerate(widths))
     columns = []
-    for c in range(split.train_counts.shape[1]):
-        width = max(len(str(split.train_counts[:, c].sum())), 4)
+    for c, width in enumerate(widths):
         room -= width + 2
         if room < 0:
             break

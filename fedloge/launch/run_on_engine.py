@@ -45,7 +45,7 @@ def run_on_engine(
     if engine == "superlink":
         return module.run(config, superlink, observers)
     ended = _Ended()
-    module.run(config if config.resume else settled(config), [*observers, ended])
+    module.run(settled(config), [*observers, ended])
     return ended.folder
 
 

@@ -24,6 +24,7 @@ from fedloge.results.number_words import compact, plural
 MOST_CELLS = 240
 SUFFIXES = (".pdf", ".png", ".svg")
 _MOST_NAMES, _LONGEST_NAME = 40, 16
+_MUCH = 20
 _BLUE, _GREY = "#0072B2", "#7F7F7F"
 _STYLE: Any = {
     "font.size": 8,
@@ -116,8 +117,10 @@ def _figure(
     _sizes(above, beside, counts)
     bar = figure.colorbar(image, cax=_corner(figure, grid[0, 1]), orientation="horizontal")
     bar.set_label(_what(counts, cells))
+    low, high = float(norm.vmin or 1), float(norm.vmax or 1)
     bar.ax.xaxis.set_minor_locator(NullLocator())
-    bar.ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
+    bar.set_ticks([low, (low * high) ** 0.5, high])
+    bar.ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _rounded(value)))
     figure.suptitle(title, fontsize=9)
     return figure
 
@@ -138,39 +141,43 @@ def _names(axes: Axes, clients: Sequence[str], classes: Sequence[str]) -> None:
     axes.set_xlabel(f"{plural(len(clients), 'client')}, largest first")
     axes.set_ylabel(f"{plural(len(classes), 'class', 'classes')}, largest first")
     if len(clients) <= _MOST_NAMES:
-        longest = max(map(len, clients))
-        axes.set_xticks(
-            range(len(clients)), [_short(n) for n in clients], rotation=90 if longest > 2 else 0
-        )
+        names = [_short(name) for name in clients]
+        # About so many characters fit side by side.
+        turned = len(names) * (max(map(len, names)) + 1) > 120
+        axes.set_xticks(range(len(names)), names, rotation=90 if turned else 0)
     if len(classes) <= _MOST_NAMES:
         axes.set_yticks(range(len(classes)), [_short(name) for name in classes])
 
 
 def _sizes(above: Axes, beside: Axes, counts: Int64[np.ndarray, "clients classes"]) -> None:
-    """The clients' sizes above, the classes' beside, on logarithmic axes."""
+    """The clients' sizes above, the classes' beside; on logarithmic axes where they differ much."""
     of_clients, of_classes = counts.sum(axis=1), counts.sum(axis=0)
-    places = np.arange(len(of_clients) + 1) - 0.5
-    above.stairs(np.maximum(of_clients, 0.5), places, baseline=0.5, fill=True, color=_GREY)
-    edges = np.arange(len(of_classes) + 1) - 0.5
-    beside.stairs(
-        np.maximum(of_classes, 0.5),
-        edges,
-        baseline=0.5,
-        fill=True,
-        color=_BLUE,
-        orientation="horizontal",
-    )
-    counted = FuncFormatter(lambda value, _: compact(value))
-    above.set_yscale("log")
+    for axes, axis, sizes, colour, across in (
+        (above, above.yaxis, of_clients, _GREY, False),
+        (beside, beside.xaxis, of_classes, _BLUE, True),
+    ):
+        wide = sizes.max() > _MUCH * max(1, sizes.min())
+        low = 0.5 if wide else 0.0
+        axes.stairs(
+            np.maximum(sizes, low),
+            np.arange(len(sizes) + 1) - 0.5,
+            baseline=low,
+            fill=True,
+            color=colour,
+            orientation="horizontal" if across else "vertical",
+        )
+        if wide:
+            (axes.set_xscale if across else axes.set_yscale)("log")
+        axis.set_major_formatter(FuncFormatter(lambda value, _: compact(value)))
+        axis.set_minor_locator(NullLocator())
     above.set_ylabel("images")
-    above.yaxis.set_major_formatter(counted)
-    above.yaxis.set_minor_locator(NullLocator())
     above.tick_params(labelbottom=False)
-    beside.set_xscale("log")
     beside.set_xlabel("images of a class")
-    beside.xaxis.set_major_formatter(counted)
-    beside.xaxis.set_minor_locator(NullLocator())
     beside.tick_params(labelleft=False)
+
+
+def _rounded(value: float) -> str:
+    return compact(float(f"{value:.2g}"))
 
 
 def _what(

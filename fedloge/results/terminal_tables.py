@@ -36,7 +36,7 @@ def show(run: RecordedRun) -> RenderableType:
     )
     parts: list[RenderableType] = [head, Text(f"fingerprint {run.fingerprint}", style="dim")]
     titles = {
-        "global": f"Global model, accuracy on {test_set(run)}, %",
+        "global": f"Global model, accuracy in % on {test_set(run)}",
         "personal": "Personal models, each on its client's own test images, %",
     }
     for side, title in titles.items():

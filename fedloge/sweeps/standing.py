@@ -8,6 +8,7 @@ from typing import Literal
 
 from fedloge.config import OPERATIONAL, differences
 from fedloge.errors import RunDirError
+from fedloge.partition import number_is_open
 from fedloge.results.run import Run, open_run
 from fedloge.sweeps.plan import PlannedRun
 
@@ -57,10 +58,13 @@ def rounds_done(run: PlannedRun) -> int:
 
 
 def _check_same(folder: Path, found: Run, run: PlannedRun) -> None:
+    # Where the data say how many clients there are, the run on disk knows it and the plan does not.
+    counted = {"num-clients", "split-into", "clients-per-round"}
+    ignored = OPERATIONAL | (counted if number_is_open(run.config) else set())
     unlike = [
         f"{key} was {old!r}, now {new!r}"
         for key, (old, new) in differences([found.config, run.config]).items()
-        if key not in OPERATIONAL
+        if key not in ignored
     ]
     if unlike:
         raise RunDirError(

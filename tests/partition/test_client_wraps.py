@@ -11,8 +11,9 @@ from harness import lines, run_local, tiny
 
 from fedloge.config import Config, from_flat
 from fedloge.data.manifest import Manifest
-from fedloge.errors import PartitionError
+from fedloge.errors import PartitionError, RunDirError
 from fedloge.federation import settled
+from fedloge.launch.run_on_engine import run_on_engine
 from fedloge.partition import (
     NamedParts,
     explicit,
@@ -24,6 +25,8 @@ from fedloge.partition import (
 )
 from fedloge.partition.client_wraps import wrapped
 from fedloge.rng import rng
+from fedloge.sweeps.plan import PlannedRun
+from fedloge.sweeps.standing import standing
 from fedloge.testing import check_partitioner
 
 SITES = Manifest({"site": ["ann"] * 9 + ["bob"] * 2 + ["cem"] * 3 + ["dee"] * 6 + ["eve"]})
@@ -91,6 +94,14 @@ def test_a_run_settles_how_many_clients_there_are(tmp_path: Path) -> None:
     assert whole.split_into == 12
     assert whole.num_clients == whole.clients_per_round < 12
     assert settled(whole) == whole
+    # A sweep that plans it knows the run again, which has the number that its plan has not.
+    folder = run_on_engine(asked.replace(rounds=1), "local")
+    assert standing(PlannedRun(folder.name, "", asked.replace(rounds=1))).state == "done"
+    assert standing(PlannedRun(folder.name, "", asked.replace(rounds=2))).state == "begun"
+    run_on_engine(asked.replace(rounds=2, resume=True), "local")
+    assert standing(PlannedRun(folder.name, "", asked.replace(rounds=2))).state == "done"
+    with pytest.raises(RunDirError, match="seed was 0, now 1"):
+        standing(PlannedRun(folder.name, "", asked.replace(rounds=2, seed=1)))
 
 
 def test_held_out_clients_never_train_and_are_measured_apart(tmp_path: Path) -> None:
