@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
@@ -40,12 +39,11 @@ from fedloge.messages import (
     received_tensors,
 )
 from fedloge.messages.cohort import COHORT, Cohort, Kind, MaskGraph
-from fedloge.partition import held_out_clients
-from fedloge.rng import rng
 from fedloge.server.aggregation import Combination, combination
 from fedloge.server.masked_mean import MaskedMean, Sum, SumLost
 from fedloge.server.replies import Asked, bytes_of, digest_of, read_reply
 from fedloge.server.roster import Member, Roster
+from fedloge.server.sampling import drawn_clients
 from fedloge.server.weights import Weights
 
 
@@ -99,16 +97,8 @@ class RoundStrategy(Strategy):
         self._before: dict[str, Tensor] = {}
 
     def sample(self, round: int) -> list[int]:
-        """The partition ids of the clients of a round, ascending; they depend on seed and round only.
-
-        Clients that are held out from training are never drawn.
-        """
-        held_out = held_out_clients(self.config)
-        training = np.setdiff1d(np.arange(self.config.num_clients), held_out)
-        drawn = rng(self.config.seed, "sample-clients", round).choice(
-            training, size=self.config.clients_per_round, replace=False
-        )
-        return sorted(drawn.tolist())
+        """The partition ids of the clients of a round (`drawn_clients`)."""
+        return drawn_clients(self.config, round)
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
