@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from importlib.machinery import PathFinder, SourceFileLoader
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -14,6 +16,18 @@ from typing import Any
 
 from fedloge.digest import digest
 from fedloge.errors import PluginError, unknown_name
+
+_allowed: ContextVar[bool] = ContextVar("plugins allowed", default=True)
+
+
+@contextlib.contextmanager
+def plugins(*, allowed: bool) -> Iterator[None]:
+    """Inside the block `load_plugin` executes plug-ins, or refuses them: what comes from elsewhere may name any."""
+    token = _allowed.set(allowed)
+    try:
+        yield
+    finally:
+        _allowed.reset(token)
 
 
 def load_plugin(spec: str, group: str, builtin: Mapping[str, Any], what: str) -> Any:
@@ -30,11 +44,16 @@ def load_plugin(spec: str, group: str, builtin: Mapping[str, Any], what: str) ->
     Raises
     ------
     PluginError
-        No such name, file or module, or its import failed.
+        No such name, file or module, its import failed, or plug-ins are not allowed here (`plugins`).
     """
     if spec in builtin:
         return builtin[spec]
     who = f"{what} {spec!r}"
+    if not _allowed.get() and names_a_plugin(spec, group):
+        raise PluginError(
+            f"{who} is a plug-in, and loading the model would run its code; if you trust it, "
+            "give allow_plugins=True (--allow-plugins)"
+        )
     found = entry_points(group=group)
     if spec in found.names:
         try:

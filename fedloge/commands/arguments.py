@@ -66,4 +66,11 @@ StateDir = Annotated[
 DataPath = Annotated[
     str, typer.Option("--data-path", help="At a site with images of its own: their folder.")
 ]
+AllowPlugins = Annotated[
+    bool,
+    typer.Option(
+        "--allow-plugins",
+        help="Let an exported model run code of its own: a method or model by path.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]

@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedloge.commands.arguments import DataPath, Json, PersonalOf, Predictor, RunFolder, StateDir
+from fedloge.commands.arguments import (
+    AllowPlugins,
+    DataPath,
+    Json,
+    PersonalOf,
+    Predictor,
+    RunFolder,
+    StateDir,
+)
 from fedloge.console import print_json, stderr, stdout
 from fedloge.errors import InputError
 
@@ -69,6 +77,7 @@ def predict(
     ] = "",
     state_dir: StateDir = None,
     data_path: DataPath = "",
+    allow_plugins: AllowPlugins = False,
     json_: Json = False,
 ) -> None:
     """Ask a trained model what is on photos; a photo that cannot be read gets a line, the others a prediction."""
@@ -76,7 +85,7 @@ def predict(
 
     if csv_ and json_:
         raise InputError("predict: give either --csv or --json")
-    chosen = model_of(model, client, predictor, state_dir, data_path)
+    chosen = model_of(model, client, predictor, state_dir, data_path, allow_plugins=allow_plugins)
     found = chosen.predict(photos, top=top, resize=resize)
     if json_:
         print_json([dataclasses.asdict(one) for one in found])
@@ -151,6 +160,7 @@ def personalize(
         float,
         typer.Option(help="Without test photos: this share is held out to measure on; 0: none."),
     ] = 0.2,
+    allow_plugins: AllowPlugins = False,
     json_: Json = False,
 ) -> None:
     """Give a client that never took part its own model; the shared model stays as it is."""
@@ -160,7 +170,9 @@ def personalize(
     place = out or _free(f"{model.resolve().name}-{data.resolve().name}")
     if place.exists():
         raise InputError(f"{place} exists already; give a new folder with --out")
-    made = give(base_of(model), data, rounds=rounds, test_share=test_share)
+    made = give(
+        base_of(model, allow_plugins=allow_plugins), data, rounds=rounds, test_share=test_share
+    )
     made.write(place)
     if json_:
         counts = {"train-images": made.train, "test-images": made.test, "held-out": made.held_out}

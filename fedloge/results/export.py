@@ -57,10 +57,13 @@ def model_of(
     predictor: str = "",
     state_dir: Path | None = None,
     data_path: str = "",
+    *,
+    allow_plugins: bool = False,
 ) -> Model:
     """The exported model in a folder, or the model of a run: the global one, or a client's.
 
-    Parameters and errors are those of `client_model`; an export is one model, of which nothing can be chosen.
+    Parameters and errors are those of `client_model`; an export is one model, of which nothing can be chosen,
+    and `allow_plugins` is as for `trained_model.load`.
     """
     if (path / trained_model.MANIFEST).is_file():
         if client is not None or predictor or state_dir or data_path:
@@ -68,7 +71,7 @@ def model_of(
                 f"{path} is one exported model; leave out --client, --predictor, --state-dir and "
                 "--data-path, or give the run"
             )
-        return trained_model.load(path)
+        return trained_model.load(path, allow_plugins=allow_plugins)
     try:
         run = RecordedRun.open(path)
     except RunDirError as exc:

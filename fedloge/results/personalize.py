@@ -101,8 +101,10 @@ class Personalized:
         trained_model.write(folder, self.packed)
 
 
-def base_of(path: Path) -> Base:
+def base_of(path: Path, *, allow_plugins: bool = False) -> Base:
     """The base of a run, or of its exported global model; neither is written to.
+
+    `allow_plugins` is as for `trained_model.load`.
 
     Raises
     ------
@@ -110,7 +112,7 @@ def base_of(path: Path) -> Base:
         It is neither, or a personal model.
     """
     if (path / trained_model.MANIFEST).is_file():
-        return _of_export(trained_model.load(path))
+        return _of_export(trained_model.load(path, allow_plugins=allow_plugins))
     return base_of_run(RecordedRun.open(path))
 
 

@@ -33,6 +33,7 @@ from fedloge.learning.client_data import EVALUATION_BATCH
 from fedloge.methods import make_method
 from fedloge.methods.method import Method, Network, Predictor, Task
 from fedloge.models.head import LinearHead
+from fedloge.plugins import plugins
 from fedloge.results.prediction import Input, Prediction, Taker, each_input
 
 FORMAT = 2
@@ -242,11 +243,18 @@ def write(folder: Path, packed: Packed) -> None:
         ) from None
 
 
-def load(folder: str | Path) -> Model:
+def load(folder: str | Path, *, allow_plugins: bool = False) -> Model:
     """Load an exported model, on the CPU, in evaluation mode.
+
+    Parameters
+    ----------
+    allow_plugins : whether a method or model that is not fedloge's own may be loaded, which
+        executes its code. A manifest may name any file of this machine.
 
     Raises
     ------
+    PluginError
+        It needs a plug-in, and none is allowed.
     DataError
         The folder holds no exported model, or a damaged one.
     """
@@ -268,4 +276,5 @@ def load(folder: str | Path) -> Model:
             f"{folder / WEIGHTS} is damaged: {len(weights)} bytes that do not match its manifest; "
             "export the model again"
         )
-    return unpack(Packed(manifest, weights))
+    with plugins(allowed=allow_plugins):
+        return unpack(Packed(manifest, weights))
