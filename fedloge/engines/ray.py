@@ -67,7 +67,7 @@ class RayGrid(OwnGrid):
         self._token = Path(config.runs_dir) / f".seen-{uuid.uuid4().hex}"
         self._token.parent.mkdir(parents=True, exist_ok=True)
         self._token.touch()
-        self._data = ray.put(open_federation(config).data)
+        self._data = ray.put(open_federation(config).images)
         self._workers = [self._start_worker() for _ in range(self._options.pop("workers"))]
         described = ray.get([worker.describe.remote() for worker in self._workers])
         self._carried = config.ray_state == "carried" or not all(

@@ -48,7 +48,7 @@ def settled(config: Config) -> Config:
     federation = Federation(config)
     whole = with_all_clients(config, federation.train_labels, federation.train_manifest)
     # Opened with the data that are loaded already.
-    open_federation(whole, federation.data)
+    open_federation(whole, federation.images)
     return whole
 
 

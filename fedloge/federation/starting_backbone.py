@@ -21,6 +21,7 @@ from fedloge.models import (
     Keeper,
     Parted,
     Pretrained,
+    ResidualAdapter,
     StandardFeatures,
     UnitFeatures,
     build_backbone,
@@ -102,10 +103,18 @@ class StartingBackbone:
         trained = self.parted.trained
         if self._scale == "none":
             return trained
+        if isinstance(trained, ResidualAdapter):
+            # Before what is trained: behind it, the scale would multiply the adapter's steps.
+            trained.net = self._scaling(trained.net)
+            trained.feature_length = trained.net.feature_length
+            return trained
+        return self._scaling(trained)
+
+    def _scaling(self, net: Backbone) -> Backbone:
         if self._scale == "l2":
-            return UnitFeatures(trained)
-        nothing = torch.empty(0, trained.out_features)
-        return StandardFeatures(trained, self._sample(trained) if self._sample else nothing)
+            return UnitFeatures(net)
+        nothing = torch.empty(0, net.out_features)
+        return StandardFeatures(net, self._sample(net) if self._sample else nothing)
 
 
 class StartOnData:

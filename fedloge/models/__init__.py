@@ -1,5 +1,6 @@
 """Networks: backbones that turn inputs into features, heads on top of them, and a method's parts."""
 
+from fedloge.models.adapters import ResidualAdapter
 from fedloge.models.backbone import Backbone
 from fedloge.models.build import build_backbone, warn_of_small_stem
 from fedloge.models.head import FixedHead, LinearHead, Predictor, Scalar, linear
@@ -22,6 +23,7 @@ __all__ = [
     "Parted",
     "Predictor",
     "Pretrained",
+    "ResidualAdapter",
     "Scalar",
     "StandardFeatures",
     "UnitFeatures",

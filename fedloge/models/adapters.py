@@ -19,20 +19,32 @@ _ATTENTION = "in_proj_weight"
 
 
 class ResidualAdapter(Backbone):
-    """h + up(relu(down(h))), which starts as the identity; (examples, d) to the same."""
+    """h + up(relu(down(h))) on the features h of a frozen backbone, which starts as h itself.
 
-    def __init__(self, out_features: int, width: int) -> None:
+    Parameters
+    ----------
+    net : makes h; their scale belongs here, before what is trained.
+    width : hidden units.
+    """
+
+    def __init__(self, net: Backbone, width: int) -> None:
         super().__init__()
-        self.out_features = out_features
+        self.net, self.out_features = net, net.out_features
+        out_features = net.out_features
         self.down = nn.Linear(out_features, width)
         self.up = nn.Linear(width, out_features)
         nn.init.zeros_(self.up.weight)
         nn.init.zeros_(self.up.bias)
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor) -> Tensor:
         """Adapted features."""
+        features = self.net(inputs)
         adapted: Tensor = features + self.up(torch.relu(self.down(features)))
         return adapted
+
+    def fixed_tensors(self) -> set[str]:
+        """What is fixed of the features' backbone."""
+        return {f"net.{name}" for name in self.net.fixed_tensors()}
 
 
 class LowRank(nn.Module):

@@ -40,7 +40,7 @@ class StandardFeatures(Backbone):
         if len(sample):
             std, mean = torch.std_mean(sample.double(), dim=0, correction=0)
             # A feature that hardly varies is not made as long as the others: it says little.
-            least = std.clamp(min=float(std.median()) / 100 + 1e-12)
+            least = std.clamp(min=float(std.mean()) / 100 + 1e-12)
             shift = mean.float()
             factor = (LENGTH / (std / least).norm().clamp(min=1e-12) / least).float()
         self.register_buffer("shift", shift)

@@ -166,7 +166,7 @@ def parted(
             case "last-stage":
                 return _last_stage(backbone, given, input_shape)
             case "adapter":
-                adapter = ResidualAdapter(backbone.out_features, given.width)
+                adapter = ResidualAdapter(IdentityBackbone(backbone.out_features), given.width)
                 return Parted(_frozen(backbone), adapter, "features")
     return Parted(_frozen(backbone), IdentityBackbone(backbone.out_features), "features")
 

@@ -15,7 +15,7 @@ from image_folders import png, write_folder
 
 from fedloge.config import Config, from_flat
 from fedloge.errors import ConfigError
-from fedloge.federation import Federation, open_site
+from fedloge.federation import Federation, open_federation, open_site, settled
 from fedloge.federation.kept_inputs import KeptPreparation
 from fedloge.methods import fedloge as fedloge_method
 from fedloge.results import trained_model
@@ -62,7 +62,7 @@ def test_features_are_scaled_to_length_8(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("part", ["adapter", "last-stage", "low-rank", "norm"])
 def test_other_parts_train_and_export(tmp_path: Path, part: str) -> None:
-    changes: dict[str, Any] = {"train_part": part, "rounds": 1, "lr": 0.001}
+    changes: dict[str, Any] = {"train_part": part, "rounds": 1}
     if part in ("low-rank", "norm"):
         changes |= {"imbalance_factor": 0.01, "num_clients": 2, "clients_per_round": 2}
     run = run_local(frozen(tmp_path, **changes))
@@ -154,3 +154,33 @@ def test_a_site_computes_its_own(tmp_path: Path) -> None:
     refused = open_site(config.replace(feature_scale="standard"), 0)
     with pytest.raises(ConfigError, match="needs statistics over the examples of all sites"):
         _ = refused.net
+
+
+def test_a_data_set_that_is_loaded_already(tmp_path: Path) -> None:
+    """Ray's workers and a settled federation get the images, and find what is kept of them."""
+    fed = Federation(frozen(tmp_path))
+    again = Federation(frozen(tmp_path), fed.images)
+    assert torch.equal(again.train.inputs, fed.train.inputs)
+    assert again.fingerprint == fed.fingerprint
+
+
+def test_sites_by_folder_are_counted_first(tmp_path: Path) -> None:
+    """With num-clients 0 the data are loaded twice over, once to count the clients."""
+    names = [f"{site}/{c}/{n}.png" for site in "ab" for c in ("cat", "dog") for n in range(6)]
+    content = {name: png((9 * n, 1, 1), (16, 16)) for n, name in enumerate(names)}
+    write_folder(tmp_path / "photos", content)
+    keys = {
+        "dataset": "image-folder",
+        "data-path": str(tmp_path / "photos"),
+        "partitioner": "natural",
+        "num-clients": 0,
+        "clients-per-round": 2,
+        "method": "fedavg",
+        "model": "resnet8",
+        "train-part": "none",
+        "image-size": 16,
+        "cache-dir": str(tmp_path / "cache"),
+    }
+    config = settled(from_flat(keys))
+    assert config.num_clients == 2
+    assert open_federation(config).data.network_shape == (64,)
