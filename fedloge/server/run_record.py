@@ -41,7 +41,7 @@ from fedloge.federation.federation import Federation
 from fedloge.methods.method import Part
 from fedloge.run_files import FORMAT, ROUND_FILES, RunFiles
 
-_FLUSHED_ONE_BY_ONE = 64
+_FLUSHED_ONE_BY_ONE = 8
 """Of more files the whole system's are flushed at once, which is faster."""
 
 
