@@ -19,6 +19,7 @@ from fedloge.commands import (
 )
 from fedloge.commands.audit import audit
 from fedloge.commands.cache import cache
+from fedloge.commands.lab import lab
 from fedloge.console import fail, warnings_shown
 from fedloge.errors import FedlogeError
 
@@ -42,6 +43,7 @@ _COMMANDS = {
         partitioning.partition,
         cache,
         prototype_command.prototypes,
+        lab,
         tools.certs,
         tools.site_key,
         tools.doctor,

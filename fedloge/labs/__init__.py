@@ -1,0 +1,10 @@
+"""Claims of the papers behind fedloge, each reproduced in seconds, and what a federation does to them."""
+
+from fedloge.labs.finding import Finding, Lab
+from fedloge.labs.law_lab import LAW
+from fedloge.labs.mixup_lab import MIXUP
+
+LABS: dict[str, Lab] = {lab.name: lab for lab in (LAW, MIXUP)}
+"""All of them by name."""
+
+__all__ = ["LABS", "Finding", "Lab"]
