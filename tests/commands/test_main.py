@@ -286,7 +286,7 @@ def test_help_needs_no_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     for command in cli.registered_commands:
-        assert (command.name or command.callback.__name__) in done.stdout
+        assert (command.name or command.callback.__name__.replace("_", "-")) in done.stdout
 
 
 def test_the_installed_command_is_this_one() -> None:
@@ -299,6 +299,6 @@ def test_the_installed_command_is_this_one() -> None:
 
 def test_every_command_explains_itself(fedloge: Run) -> None:
     for command in cli.registered_commands:
-        name = command.name or command.callback.__name__
+        name = command.name or command.callback.__name__.replace("_", "-")
         shown = fedloge(name, "-h")
         assert shown.code == 0 and len(shown.out) > 100
