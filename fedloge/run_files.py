@@ -15,7 +15,8 @@ report, the export) take the paths from here, so that both mean the same files::
       attempts.jsonl         one line per start of the run
       split.safetensors      examples of each class on each client
       prototypes.safetensors the fixed classifier, for methods that have one
-      checkpoint/            manifest.json, round-000012.safetensors
+      checkpoint/            manifest.json, round-000012.safetensors; chosen.safetensors, the shared
+                             tensors after the round that validation examples choose
       heads/                 client-00003/round-000012.safetensors, the personal tensors;
                              secure-sums.jsonl, what the client remembers of secure sums
       report.html            the page about the run
@@ -109,6 +110,11 @@ class RunFiles:
     def checkpoints(self) -> Path:
         """The folder of the shared tensors after a round."""
         return self.folder / "checkpoint"
+
+    @property
+    def chosen(self) -> Path:
+        """The shared tensors after the round that validation examples choose; absent without any."""
+        return self.checkpoints / "chosen.safetensors"
 
     @property
     def heads(self) -> Path:

@@ -28,6 +28,7 @@ from fedloge.learning.metrics import accuracy
 from fedloge.learning.probes import Probe, of_probe
 from fedloge.messages import NUM_EXAMPLES, Stamp
 from fedloge.methods.method import Network, Part, Predictor, Update
+from fedloge.methods.personal_heads import personal_models
 from fedloge.rng import torch_seeded
 from fedloge.run_files import RunFiles
 
@@ -144,6 +145,8 @@ class Client:
         ``PROBE/NAME``. Without test images and validation images there are no figures of models.
         """
         fed = self.federation
+        if stamp.round == 0:
+            return self._open(shared)
         self.store.drop_old(stamp)
         net, data, personal = self._measured(stamp, shared)
         measured = data.measured
@@ -251,7 +254,7 @@ class Client:
                 torch.enable_grad(),
                 torch_seeded(fed.config.seed, "personal-models", stamp.round, self.index),
             ):
-                made = fed.method.personal_predictors(net, plain)
+                made = personal_models(fed.method, net, plain)
             if fed.two_pass_probes:
                 fed.personal_models.put(stamp.version, self.index, made)
             return made
@@ -272,6 +275,19 @@ class Client:
     def _version(self, stamp: Stamp) -> str | None:
         """Names the shared backbone's tensors; None if the backbone is this client's own."""
         return self.federation.features_version(stamp.version)
+
+    def _open(self, shared: Mapping[str, Tensor]) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """What is asked before round 1; `UpdateError` if this client's config asks for nothing."""
+        fed = self.federation
+        if fed.opening is None:
+            raise UpdateError(f"client {self.index}: there is nothing to ask before round 1")
+        net = fed.load(shared, fed.initial[Part.PERSONAL]).eval()
+        data = fed.client_data(self.index, 0, shared)
+        sums = {f"{fed.opening.name}/{k}": t for k, t in fed.opening.collect(net, data).items()}
+        own = torch.from_numpy(fed.partition.train_counts[self.index])
+        told = fed.opening.class_told
+        allowed = allowed_sums(sums, told, own, self.policy, "init-head")
+        return {NUM_EXAMPLES: len(data.train)}, allowed
 
 
 def _of_the_own_model(probes: Sequence[Probe], guesses: Guesses) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from fedloge.config.reading import read_toml
 from fedloge.data.sources import SOURCES
 from fedloge.errors import PolicyError
 from fedloge.learning.class_told import ClassTold
-from fedloge.learning.probes import PROBES, Validation
+from fedloge.learning.probes import PROBES, ClosedForm, Validation
 from fedloge.methods import METHODS, method_class
 from fedloge.options import Options, checked_options
 from fedloge.partition.builtin import BUILTIN as PARTITIONERS
@@ -106,6 +106,8 @@ class SitePolicy(Options):
             raise PolicyError(
                 "class-counts", "the run asks for them (partitioner-options.share-class-counts)"
             )
+        if config.init_head != "none":
+            self.check_told(ClosedForm.class_told, "init-head")
         if config.validation_share:
             self.check_told(Validation.class_told, "validation-share")
         told = method_class(config.method).class_told

@@ -19,6 +19,7 @@ from fedloge.commands import (
 )
 from fedloge.commands.audit import audit
 from fedloge.commands.cache import cache
+from fedloge.commands.closed_form_command import closed_form
 from fedloge.commands.lab import lab
 from fedloge.console import fail, warnings_shown
 from fedloge.errors import FedlogeError
@@ -37,6 +38,7 @@ _COMMANDS = {
         using_models.predict,
         using_models.mistakes,
         using_models.personalize,
+        closed_form,
     ),
     "Look around and prepare": (
         tools.recipes,

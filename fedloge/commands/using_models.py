@@ -36,6 +36,12 @@ def export(
     global_: Annotated[bool, typer.Option("--global", help="The global model.")] = False,
     client: PersonalOf = None,
     predictor: Predictor = "",
+    chosen: Annotated[
+        bool,
+        typer.Option(
+            "--chosen", help="With --global: of the round that validation examples choose."
+        ),
+    ] = False,
     state_dir: StateDir = None,
     data_path: DataPath = "",
     json_: Json = False,
@@ -46,9 +52,13 @@ def export(
 
     if global_ == (client is not None):
         raise InputError("export: give either --global or --client K")
+    if chosen and client is not None:
+        raise InputError(
+            "export: --chosen is for --global; personal models are kept of the newest round"
+        )
     opened = open_run(run)
     manifest = (
-        export_global(opened, out, predictor)
+        export_global(opened, out, predictor, chosen)
         if client is None
         else export_client(opened, client, out, predictor, state_dir, data_path)
     )

@@ -66,6 +66,8 @@ OPERATIONAL = frozenset(
         "weights",
         "cache-dir",
         "rounds",
+        "choose-by",
+        "patience",
         "device",
         "fast",
         "clients-at-once",
@@ -112,6 +114,7 @@ class Config(
                 f"{needs_answers(self.aggregation, self.byzantine_clients)}"
             )
         self._refuse_unread()
+        self._check_schedule()
         if self.on_node:
             self._check_on_node()
         if self.secure_aggregation and (problem := secure_problem(self.nested())):
@@ -126,7 +129,19 @@ class Config(
 
     def _refuse_unread(self) -> None:
         # A key without effect would still change the fingerprint.
+        no_step = self.server_optimiser == "none"
+        adaptive = self.server_optimiser in ("fedadam", "fedyogi")
+        adamw, schedule = self.optimiser == "adamw", self.lr_schedule
         unread = {
+            "momentum": (adamw, "give its default 0.5, or set optimiser=sgd"),
+            "nesterov": (adamw, "set optimiser=sgd"),
+            "adam_beta1": (not adamw, "set optimiser=adamw"),
+            "adam_beta2": (not adamw, "set optimiser=adamw"),
+            "adam_eps": (not adamw, "set optimiser=adamw"),
+            "lr_horizon": (schedule != "cosine", "set lr-schedule=cosine"),
+            "lr_floor": (schedule != "cosine", "set lr-schedule=cosine"),
+            "lr_step_rounds": (schedule != "step", "set lr-schedule=step"),
+            "lr_step_factor": (schedule != "step", "set lr-schedule=step"),
             "byzantine_clients": (
                 self.aggregation in ("mean", "median"),
                 "set aggregation to krum or trimmed-mean",
@@ -135,6 +150,13 @@ class Config(
                 self.aggregation != "mean" or bool(self.dp_clip) or self.secure_aggregation,
                 "set aggregation=mean without dp-clip and secure-aggregation",
             ),
+            "server_lr": (no_step, "set server-optimiser"),
+            "server_momentum": (no_step, "set server-optimiser"),
+            "server_beta2": (not adaptive, "set server-optimiser to fedadam or fedyogi"),
+            "server_tau": (not adaptive, "set server-optimiser to fedadam or fedyogi"),
+            "init_head_scale": (self.init_head == "none", "set init-head=closed-form"),
+            "choose_by": (not self.validation_share, "set validation-share"),
+            "patience": (not self.validation_share, "set validation-share"),
             "dp_noise": (not self.dp_clip, "set dp-clip"),
             "dp_delta": (not self.dp_clip, "set dp-clip"),
             "resize": (not self.image_size, "set image-size"),
@@ -194,6 +216,20 @@ class Config(
         if self.long_tail != "auto":
             return self.long_tail
         return "exp" if self.is_benchmark else "none"
+
+    def _check_schedule(self) -> None:
+        if self.lr_schedule == "cosine" and self.lr_horizon <= self.warm_up_rounds:
+            raise ValueError(
+                "lr-schedule=cosine needs lr-horizon, the round after which the rate has reached its floor, above "
+                f"warm-up-rounds ({self.warm_up_rounds}); got {self.lr_horizon}, usual is rounds, {self.rounds} here"
+            )
+        if self.lr_schedule == "step" and not self.lr_step_rounds:
+            raise ValueError(
+                "lr-schedule=step needs lr-step-rounds, the rounds between two steps; set lr-step-rounds="
+                f"{max(1, self.rounds // 3)} for two steps in {self.rounds} rounds"
+            )
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs a momentum above 0, got momentum=0")
 
     @property
     def keeps_outputs(self) -> bool:

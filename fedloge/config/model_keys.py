@@ -55,6 +55,13 @@ class ModelKeys(pydantic.BaseModel):
         description="features brought to length 8: standard, each to mean 0 and one deviation; l2, each example; "
         "auto: with weights standard, or l2 where sites hold their own examples, else none",
     )
+    init_head: Literal["none", "closed-form"] = Field(
+        "none",
+        description="how shared heads start: drawn, or by ridge regression on all clients' features (sums are sent)",
+    )
+    init_head_scale: float = Field(
+        10.0, gt=0, description="of init-head: factor of the head that ridge regression gives"
+    )
     norm: Literal["batch", "group"] = Field(
         "batch", description="normalisation layers of the backbone"
     )

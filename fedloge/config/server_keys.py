@@ -5,9 +5,13 @@ from __future__ import annotations
 from typing import Literal
 
 import pydantic
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from fedloge.errors import unknown_name
 from fedloge.options import STRICT_AND_FROZEN
+
+PERSONAL_HEADS = ("own-prior",)
+"""What `MeasurementKeys.personal_heads` may name."""
 
 
 class AggregationKeys(pydantic.BaseModel):
@@ -30,6 +34,24 @@ class AggregationKeys(pydantic.BaseModel):
         ge=0,
         description="with mean: an update this many times as long as the median of its round is refused, in "
         "powers of two; 0: none is",
+    )
+    server_optimiser: Literal["none", "fedavgm", "fedadam", "fedyogi"] = Field(
+        "none",
+        description="what the server makes of the average: itself, or an optimiser's step towards it",
+    )
+    server_lr: float = Field(
+        0.0,
+        ge=0,
+        description="of the server's optimiser; 0: 1 for fedavgm, 0.1 for fedadam, 0.01 for fedyogi",
+    )
+    server_momentum: float = Field(
+        0.9, ge=0, lt=1, description="of the server's optimiser; beta 1 of fedadam and fedyogi"
+    )
+    server_beta2: float = Field(0.99, ge=0, lt=1, description="of fedadam and fedyogi")
+    server_tau: float = Field(
+        1e-3,
+        gt=0,
+        description="of fedadam and fedyogi: what is added to the root of the second moment",
     )
     dp_clip: float = Field(
         0.0, ge=0, description="central privacy: L2 norm to which updates are clipped; 0: off"
@@ -66,13 +88,46 @@ class MeasurementKeys(pydantic.BaseModel):
     validation_share: float = Field(
         0.0, ge=0, lt=1, description="share of a client's examples held out, to choose settings by"
     )
+    choose_by: Literal["auto", "global", "personal"] = Field(
+        "auto",
+        description="the validation figure that chooses a round: the global model's mean over classes, or the mean "
+        "over clients of the personal models'; auto: global if there is one",
+    )
+    patience: int = Field(
+        0,
+        ge=0,
+        description="evaluations in a row without a better validation figure after which the run ends; 0: all rounds",
+    )
     probes: str = Field(
         "",
         description="further measurements over the clients, of which only sums are sent: names or "
         "path/to/file.py:Class, separated by commas",
+    )
+    personal_heads: str = Field(
+        "",
+        description="further personal heads of every method with a global model, separated by commas: own-prior, the "
+        "averaged head plus the client's log class shares",
     )
     shot_groups: Literal["mass", "count"] = Field(
         "mass",
         description="many / medium / few: cut at 75 % and 95 % of all training examples (FedLoGe), or at "
         ">100 and <20 training examples",
     )
+
+    @field_validator("personal_heads")
+    @classmethod
+    def _known_heads(cls, text: str) -> str:
+        for name in _names(text):
+            if name not in PERSONAL_HEADS:
+                raise ValueError(unknown_name("head", name, PERSONAL_HEADS))
+        return text
+
+    @property
+    def further_heads(self) -> tuple[str, ...]:
+        """The names in ``personal-heads``."""
+        return _names(self.personal_heads)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    parts = (part.strip() for part in text.split(","))
+    return tuple(dict.fromkeys(part for part in parts if part))

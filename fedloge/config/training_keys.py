@@ -18,8 +18,27 @@ class TrainingKeys(pydantic.BaseModel):
     rounds: int = Field(30, ge=1)
     local_epochs: int = Field(5, ge=1, description="passes over a client's examples per round")
     batch_size: int = Field(8, ge=1)
-    lr: float = Field(0.03, gt=0, description="SGD learning rate")
-    momentum: float = Field(0.5, ge=0, lt=1)
+    optimiser: Literal["sgd", "adamw"] = Field(
+        "sgd", description="of local training; fresh in every round"
+    )
+    lr: float = Field(0.03, gt=0, description="learning rate")
+    momentum: float = Field(0.5, ge=0, lt=1, description="of sgd")
+    nesterov: bool = Field(False, description="of sgd: Nesterov's momentum")
+    adam_beta1: float = Field(0.9, ge=0, lt=1)
+    adam_beta2: float = Field(0.999, ge=0, lt=1)
+    adam_eps: float = Field(1e-8, gt=0)
+    lr_schedule: Literal["constant", "cosine", "step"] = Field(
+        "constant", description="how the learning rate falls over rounds"
+    )
+    lr_horizon: int = Field(
+        0, ge=0, description="of cosine: the round after which the rate has reached its floor"
+    )
+    lr_floor: float = Field(0.0, ge=0, le=1, description="of cosine: its end, as a share of lr")
+    lr_step_rounds: int = Field(0, ge=0, description="of step: rounds between two steps")
+    lr_step_factor: float = Field(0.1, gt=0, lt=1, description="of step: the factor of each")
+    warm_up_rounds: int = Field(
+        0, ge=0, description="rounds in which the learning rate rises to lr in equal steps"
+    )
     weight_decay: float = Field(0.0, ge=0)
     mixup: float = Field(
         0.0,

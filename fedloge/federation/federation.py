@@ -28,8 +28,9 @@ from fedloge.learning.fast.graphs import StepRecorder, cuda_graph
 from fedloge.learning.fast.stacked import StackedClients
 from fedloge.learning.mixup import Mixer
 from fedloge.learning.pooled_data import PooledData
-from fedloge.learning.probes import Probe, ProbeTask, TwoPassProbe
+from fedloge.learning.probes import ClosedForm, Probe, ProbeTask, TwoPassProbe
 from fedloge.methods import make_method
+from fedloge.methods.init_head import init_head_probe
 from fedloge.methods.method import Method, Task
 from fedloge.models import FixedHead, Network, Part, parts_of_tensors
 
@@ -103,6 +104,11 @@ class Federation(FederatedData):
     def two_pass_probes(self) -> list[TwoPassProbe]:
         """Those of the probes that ask every client twice."""
         return [probe for probe in self.probes if isinstance(probe, TwoPassProbe)]
+
+    @cached_property
+    def opening(self) -> ClosedForm | None:
+        """What clients are asked before round 1 (`init_head_probe`); None: nothing."""
+        return init_head_probe(self.method)
 
     @cached_property
     def parts(self) -> dict[str, Part]:
@@ -203,6 +209,9 @@ class Federation(FederatedData):
             return None
         if self.config.mixup:
             log.warning("fast: clients whose batches are mixed train one by one")
+        if self.config.optimiser != "sgd":
+            # Clients that take unequal numbers of steps would need a step count each.
+            log.warning("fast: only sgd trains clients at once; with adamw one by one")
             return None
         if not self.method.uniform_step:
             log.warning("fast: this method's step differs from client to client; one by one")
@@ -253,13 +262,7 @@ class Federation(FederatedData):
     def pooled_data(
         self, round: int, received: Mapping[str, Tensor], first_step: int, steps: int
     ) -> PooledData:
-        """The training examples of all clients that train, for a method that is trained at one place (`Method.pooled`).
-
-        Parameters
-        ----------
-        received : the shared tensors as the round begins.
-        first_step, steps : see `PooledData`.
-        """
+        """The examples of all clients that train, for training at one place; see `PooledData`."""
         indices = torch.from_numpy(self.partition.trained_on).to(self.device)
         return PooledData(
             client=-1,

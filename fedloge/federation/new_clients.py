@@ -19,6 +19,7 @@ from fedloge.federation.evaluation import predictor_guesses
 from fedloge.federation.feature_bank import FeatureBank
 from fedloge.learning.client_data import ClientData
 from fedloge.learning.guesses import Guesses
+from fedloge.learning.lr_schedule import without_schedule
 from fedloge.methods.method import Method, Network, Predictor
 from fedloge.rng import torch_seeded
 
@@ -74,7 +75,13 @@ class NewClient:
         if self.initial:
             yield "untrained", self._own(0)
             for done in range(rounds):
-                step = dataclasses.replace(data, round=data.round + done, rounds_trained=done)
+                step = dataclasses.replace(
+                    data,
+                    round=data.round + done,
+                    rounds_trained=done,
+                    # By the end of a run a schedule may have come near 0.
+                    config=without_schedule(data.config),
+                )
                 seed = data.config.seed
                 with torch_seeded(seed, "local-update", step.round, data.client):
                     method.local_update(net, step)

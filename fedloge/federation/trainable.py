@@ -13,7 +13,7 @@ from fedloge.models import NORM_LAYERS, Network, Part, norm_parameters
 def check_something_trains(method: Method, net: Network) -> None:
     """`ConfigError` if what the method trains is frozen."""
     name, part = method.config.method, method.config.train_part
-    if not method.trainable(net):
+    if not method.solves and not method.trainable(net):
         raise ConfigError(
             f"train-part: with {part!r} method {name!r} has nothing to train; train an adapter or the last "
             "stage, or use another method"

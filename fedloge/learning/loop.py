@@ -1,4 +1,4 @@
-"""The hot loop: one plain loop of SGD over a client's batches."""
+"""The hot loop: one plain loop over a client's batches."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from fedloge.errors import UpdateError
 from fedloge.learning.client_data import ClientData
-from fedloge.learning.optimiser import Sgd
+from fedloge.learning.lr_schedule import lr_in
+from fedloge.learning.optimiser import Optimiser, optimiser_of
 from fedloge.models.network import Network
 
 N = TypeVar("N", bound=Network)
@@ -21,7 +22,7 @@ TrainStep = Callable[[Tensor, Tensor], Tensor]
 
 
 class Step(Generic[N]):
-    """One step of SGD on the sum of the loss terms of a batch.
+    """One step of the optimiser on the sum of the loss terms of a batch.
 
     Attributes
     ----------
@@ -31,7 +32,7 @@ class Step(Generic[N]):
     def __init__(
         self,
         net: N,
-        optimiser: Sgd,
+        optimiser: Optimiser,
         loss: Callable[[N, Tensor, Tensor, ClientData], Losses],
         client: ClientData,
     ) -> None:
@@ -64,8 +65,8 @@ def sgd(
 ) -> dict[str, float]:
     """Minimise the sum of the loss terms over shuffled, augmented batches, in place.
 
-    The optimiser is fresh, so momentum does not outlive a round. The learning rate is constant,
-    as in FedLoGe's experiments. Nothing in the loop waits for the device.
+    The optimiser is fresh, so momentum does not outlive a round. The learning rate is that of the
+    round (`fedloge.learning.lr_schedule`). Nothing in the loop waits for the device.
 
     Parameters
     ----------
@@ -116,7 +117,8 @@ def step_of(
     uniform: bool,
 ) -> tuple[Step[N], TrainStep]:
     """A step with a fresh optimiser, and the function to call for it: the step or its recorded replay."""
-    step = Step(net, Sgd.of(client.config, parameters), loss, client)
+    lr = lr_in(client.config, client.round)
+    step = Step(net, optimiser_of(client.config, parameters, lr=lr), loss, client)
     if client.recorder is None:
         return step, step
     return client.recorder.recorded(step, purpose, uniform=uniform)
@@ -130,12 +132,17 @@ def mean_losses(
     if not math.isfinite(mean_loss):
         raise UpdateError(
             f"{client.who}, round {client.round}: the loss is {mean_loss}; training diverged "
-            f"(lr {client.config.lr}, momentum {client.config.momentum}); lower lr"
+            f"({_settings(client)}); lower lr"
         )
     result = {"loss": mean_loss}
     if len(means) > 1:
         result |= {f"loss-{name}": value for name, value in zip(terms, means, strict=True)}
     return result
+
+
+def _settings(client: ClientData) -> str:
+    lr, c = f"lr {lr_in(client.config, client.round):g}", client.config
+    return f"{lr}, momentum {c.momentum:g}" if c.optimiser == "sgd" else f"{lr}, {c.optimiser}"
 
 
 def precision(client: ClientData) -> contextlib.AbstractContextManager:

@@ -10,6 +10,7 @@ from fedloge.methods.centralised import Centralised
 from fedloge.methods.creff import CReFF
 from fedloge.methods.ditto import Ditto
 from fedloge.methods.ebv import EBV
+from fedloge.methods.fed3r import Fed3R
 from fedloge.methods.fedavg import FedAvg
 from fedloge.methods.fedbabu import FedBABU
 from fedloge.methods.fedbn import FedBN
@@ -37,6 +38,7 @@ METHODS: dict[str, type[Method]] = {
         CReFF,
         Ditto,
         EBV,
+        Fed3R,
         FedAvg,
         FedBABU,
         FedBN,

@@ -21,6 +21,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from fedloge.learning.lr_schedule import lr_in
 from fedloge.methods.method import ClientData, Losses, Part, Update
 from fedloge.methods.own_model import OwnModel, TwinNetwork
 from fedloge.methods.single_head import SharedHeadOptions
@@ -81,7 +82,7 @@ class APFL(OwnModel[APFLNetwork]):
             w = net.head(net.backbone(inputs))
             v = net.own_head(net.own_backbone(inputs))
             slope += mixture_slope(v, w, labels, float(alpha)) * len(labels)
-        alpha.sub_(self.config.lr * slope / len(client.train)).clamp_(0, 1)
+        alpha.sub_(lr_in(self.config, client.round) * slope / len(client.train)).clamp_(0, 1)
 
     def both_features(
         self, net: APFLNetwork, inputs: Tensor

@@ -65,7 +65,7 @@ class CCVR(FedAvg):
         """Class moments, from which the server makes the calibrated head."""
         task = ProbeTask(self.config, self.task.num_classes, self)
         dim = self.task.backbone().out_features
-        return [Calibration(task, dim, self.options)]
+        return [Calibration(task, dim, self.options), *super().probes()]
 
 
 class Calibration(ClassMoments):

@@ -23,6 +23,7 @@ from fedloge.methods.single_head import HeadNetwork, SharedHead
 
 _NEUTRAL = {
     "aggregation": "mean",
+    "server-optimiser": "none",
     "norm-sharing": "all",
     "dp-clip": 0.0,
     "secure-aggregation": False,

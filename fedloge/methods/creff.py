@@ -38,6 +38,7 @@ class CReFF(FedAvg):
 
     name = "creff"
     parts: ClassVar = {"backbone": Part.SHARED, "head": Part.SHARED, "retrained": Part.SHARED}
+    heads: ClassVar[tuple[str, ...]] = ("head", "retrained")
     primary_global = "retrained"
     class_told = ClassTold(counts=False, sums=True)
 

@@ -26,6 +26,7 @@ class FedBABU(FedAvg):
 
     name = "fedbabu"
     parts: ClassVar = {"backbone": Part.SHARED, "head": Part.FIXED, "tuned": Part.PERSONAL}
+    heads: ClassVar[tuple[str, ...]] = ()
     uniform_step = FedAvg.uniform_step
 
     class Options(LossOptions, TuningOptions):

@@ -22,7 +22,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from fedloge.geometry.prototypes import prototypes
 from fedloge.learning.losses import balanced_softmax
-from fedloge.learning.optimiser import Sgd
+from fedloge.learning.optimiser import optimiser_of
 from fedloge.methods.method import (
     ClientData,
     Losses,
@@ -139,7 +139,7 @@ class FedETF(Method[FedETFNetwork]):
         lr = self.options.tune_lr or config.lr
         for _ in range(self.options.tune_epochs):
             for moving in ([weight], list(projection.parameters())):
-                optimiser = Sgd(moving, lr=lr, momentum=config.momentum)
+                optimiser = optimiser_of(config, moving, lr=lr, weight_decay=0.0)
                 order = torch.from_numpy(generator.permutation(len(labels))).to(labels.device)
                 for batch in order.split(config.batch_size):
                     optimiser.zero_grad()

@@ -41,6 +41,8 @@ from fedloge.geometry.realignment import (
 )
 from fedloge.learning.losses import logit_adjusted
 from fedloge.learning.mixup import Mix
+from fedloge.learning.probes import Probe
+from fedloge.methods.chosen_tau import post_hoc_probes
 from fedloge.methods.feature_scale import MEASURED_ON, PRETRAINED, suited_gamma
 from fedloge.methods.head_tuning import tuned_head
 from fedloge.methods.method import (
@@ -81,6 +83,7 @@ class FedLoGe(Method[FedLoGeNetwork]):
         "global_head": Part.SHARED,
         "local_head": Part.PERSONAL,
     }
+    heads: ClassVar[tuple[str, ...]] = ("global_head",)
     primary_global = "realigned"
     primary_personal = "realigned"
     mixes_itself = True
@@ -149,6 +152,11 @@ class FedLoGe(Method[FedLoGeNetwork]):
 
     def __init__(self, task: Task, options: Options) -> None:
         super().__init__(task, options)
+        if options.head_rate != 1 and self.config.optimiser == "adamw":
+            raise ConfigError(
+                "method-options.head-rate scales the heads' gradients, which adamw's steps do not depend on; "
+                f"set optimiser=sgd, or leave it out, got {options.head_rate:g}"
+            )
         self.w = "trained" if options.prototypes == "none" else "fixed"
         if self.w == "trained":
             self.parts = {**self.parts, "classifier": Part.SHARED}  # type: ignore[misc]
@@ -305,6 +313,10 @@ class FedLoGe(Method[FedLoGeNetwork]):
             "raw": Predictor.of(own),
             "realigned": Predictor(LinearHead(weight, bias, mask)),
         }
+
+    def probes(self) -> list[Probe]:
+        """The choice of tau, if ``post-hoc`` leaves it to the validation examples."""
+        return post_hoc_probes(self.options.post_hoc, self.config, self.task.num_classes, self)
 
     @classmethod
     def remarks(cls, config: Config, classes: int, rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -122,6 +122,15 @@ class FedNH(Method[FedNHNetwork]):
         """The class of the nearest prototype by angle; s and ||h|| do not change the ranking."""
         return {"raw": Predictor(LinearHead(net.prototypes.weight))}
 
+    def averaged_model(self, net: FedNHNetwork) -> Predictor:
+        """The prototypes at the scale of training, on features of norm 1."""
+        scaled = net.prototypes.scale.detach() * net.prototypes.weight
+        return Predictor(LinearHead(scaled), "unit_features")
+
+    def unit_features(self, net: FedNHNetwork, inputs: Tensor) -> Float[Tensor, "batch features"]:
+        """The shared features, scaled to norm 1."""
+        return normalize(net.backbone(inputs))
+
     def own_features(self, net: FedNHNetwork, inputs: Tensor) -> Float[Tensor, "batch features"]:
         """Features of the backbone as this client has trained it last."""
         return net.own_backbone(inputs)

@@ -14,7 +14,14 @@ from fedloge.errors import ConfigError
 from fedloge.methods.method import ClientData, MethodOptions, Part, Predictor, Task
 from fedloge.methods.single_head import HeadNetwork, SingleHead
 
-_NEUTRAL = {"aggregation": "mean", "norm-sharing": "all", "wire-dtype": "float32", "dp-clip": 0.0}
+_NEUTRAL = {
+    "aggregation": "mean",
+    "server-optimiser": "none",
+    "norm-sharing": "all",
+    "wire-dtype": "float32",
+    "dp-clip": 0.0,
+    "secure-aggregation": False,
+}
 
 
 class LocalOnly(SingleHead[HeadNetwork]):

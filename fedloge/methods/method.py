@@ -129,6 +129,10 @@ class Method(ABC, Generic[N]):
     """The global predictor by which the method is compared; None: it has no global model."""
     primary_personal: ClassVar[str | None] = None
     """The personal predictor by which the method is compared; None: it has no personal models."""
+    heads: ClassVar[tuple[str, ...]] = ()
+    """Shared linear layers from the shared features to logits, which ``init-head`` may fill."""
+    solves: ClassVar[bool] = False
+    """Whether it solves for its heads from sums of features, so that nothing need be trained."""
     pooled: ClassVar[bool] = False
     """Whether the server trains on all clients' examples at one place, which only a simulation can."""
     class_told: ClassVar[ClassTold | None] = None
@@ -203,6 +207,15 @@ class Method(ABC, Generic[N]):
     def personal_predictors(self, net: N, client: ClientData) -> dict[str, Predictor]:
         """One client's models by name; they may be tuned on its training examples."""
         return {}
+
+    def averaged_model(self, net: N) -> Predictor | None:
+        """The global model to whose logits a client may add the logarithm of its class shares; None: none.
+
+        Unless overridden the one called ``raw``, else the one by which the method is compared. Its logits
+        are on the scale on which they were trained.
+        """
+        found = self.global_predictors(net)
+        return found.get("raw") or found.get(self.primary_global or "")
 
     def uplink(self, net: N) -> dict[str, Tensor]:
         """Zeros with the names and shapes of the further tensors that a local update sends; {}: none."""

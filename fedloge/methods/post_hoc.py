@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -28,7 +28,8 @@ def post_hoc(
     al., "Decoupling Representation and Classifier for Long-Tailed Recognition", ICLR 2020); with
     ``law``, TAU is what class sizes explain of the norms (`fedloge.geometry.law_fit.law_tau`).
     ``ga-fr`` is FedLoGe's global realignment, which is TAU = 1; its model is called ``realigned``.
-    Several are separated by commas.
+    ``tau-norm = auto`` is not here: its tau is chosen on validation examples
+    (`fedloge.methods.chosen_tau`). Several are separated by commas.
 
     Parameters
     ----------
@@ -40,10 +41,11 @@ def post_hoc(
         The text names another model, or TAU is not a number from 0 to 1.
     """
     found: dict[str, Predictor] = {}
-    for item in filter(None, (part.strip() for part in text.split(","))):
-        name, equals, value = (part.strip() for part in item.partition("="))
+    for item, name, equals, value in _items(text):
         if name == "ga-fr" and not equals:
             found["realigned"] = Predictor(LinearHead(tau_norm(weight, 1.0)))
+        elif name == "tau-norm" and value == "auto":
+            continue
         elif name == "tau-norm":
             tau = _DEFAULT_TAU
             if value == "law":
@@ -63,11 +65,24 @@ def _law_tau(counts: Tensor, weight: Tensor) -> float:
     return law_tau(fit_law(counts.cpu().numpy(), norms), norms)
 
 
+def tau_is_chosen(text: str) -> bool:
+    """Whether the option asks for ``tau-norm = auto``."""
+    return any(name == "tau-norm" and value == "auto" for _, name, _, value in _items(text))
+
+
+def _items(text: str) -> Iterator[tuple[str, str, str, str]]:
+    for item in filter(None, (part.strip() for part in text.split(","))):
+        name, equals, value = (part.strip() for part in item.partition("="))
+        yield item, name, equals, value
+
+
 def _tau(text: str) -> float:
     try:
         tau = float(text)
     except ValueError:
         tau = -1.0
     if not 0 <= tau <= 1:
-        raise ConfigError(f"post-hoc: tau-norm takes a number from 0 to 1, or law, got {text!r}")
+        raise ConfigError(
+            f"post-hoc: tau-norm takes law, auto or a number from 0 to 1, got {text!r}"
+        )
     return tau

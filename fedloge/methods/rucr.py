@@ -56,6 +56,7 @@ class RUCR(FedAvg):
         "rectified": Part.SHARED,
         "unified": Part.SHARED,
     }
+    heads: ClassVar[tuple[str, ...]] = ("head", "rectified")
     primary_global = "rectified"
     class_told = ClassTold(counts=True, sums=True)
 

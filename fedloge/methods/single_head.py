@@ -9,6 +9,8 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from fedloge.learning.losses import WITH_SOFT_LABELS, WITHOUT_COUNTS, LocalLoss, local_loss
+from fedloge.learning.probes import Probe
+from fedloge.methods.chosen_tau import post_hoc_probes
 from fedloge.methods.method import ClientData, Losses, Method, MethodOptions, Network, Part, Task
 from fedloge.methods.post_hoc import post_hoc
 from fedloge.models.head import Predictor, linear
@@ -102,6 +104,7 @@ class SharedHead(SingleHead[H]):
     """Base of the methods that average both backbone and head, which are then the global model."""
 
     parts: ClassVar = {"backbone": Part.SHARED, "head": Part.SHARED}
+    heads: ClassVar[tuple[str, ...]] = ("head",)
     primary_global = "raw"
     uniform_step = SingleHead.uniform_step
 
@@ -114,6 +117,12 @@ class SharedHead(SingleHead[H]):
             "raw": Predictor.of(net.head),
             **post_hoc(text, net.head.weight.detach(), self.task.counts_for),
         }
+
+    def probes(self) -> list[Probe]:
+        """The choice of tau, if ``post-hoc`` leaves it to the validation examples."""
+        given = self.options
+        text = given.post_hoc if isinstance(given, PostHocOptions) else ""
+        return post_hoc_probes(text, self.config, self.task.num_classes, self)
 
     def head_norms(self, net: H) -> dict[str, Tensor]:
         """Row norms of the head, which follow the class sizes."""

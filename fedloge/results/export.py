@@ -13,11 +13,13 @@ from fedloge.federation import Federation, open_federation, open_site
 from fedloge.messages import Stamp
 from fedloge.methods import method_class
 from fedloge.methods.method import Part, Predictor
+from fedloge.methods.personal_heads import personal_models
 from fedloge.results import trained_model
 from fedloge.results.recorded_run import RecordedRun
 from fedloge.results.trained_model import Model, Packed
 from fedloge.rng import torch_seeded
 from fedloge.server.checkpoint import Checkpoint, CheckpointStore
+from fedloge.server.chosen_model import read_chosen
 from fedloge.server.run_record import RunRecord
 
 
@@ -81,9 +83,14 @@ def model_of(
     return client_model(run, client, predictor, state_dir, data_path)
 
 
-def export_global(run: RecordedRun, out: Path, predictor: str = "") -> dict[str, Any]:
-    """Write the global model of a run's newest checkpoint into a new folder; returns the manifest."""
-    packed = chosen_global(run, predictor).packed()
+def export_global(
+    run: RecordedRun, out: Path, predictor: str = "", by_validation: bool = False
+) -> dict[str, Any]:
+    """Write the global model of a run's newest checkpoint into a new folder; returns the manifest.
+
+    With `by_validation` that of the round which validation examples choose.
+    """
+    packed = chosen_global(run, predictor, by_validation).packed()
     trained_model.write(out, packed)
     return packed.manifest
 
@@ -139,14 +146,18 @@ class Chosen:
         return trained_model.pack(fed.config, data, fed.net, self.predictor, self.origin, frozen)
 
 
-def chosen_global(run: RecordedRun, predictor: str = "") -> Chosen:
-    """The global model of the newest checkpoint; parameters and errors as in `global_model`."""
+def chosen_global(run: RecordedRun, predictor: str = "", by_validation: bool = False) -> Chosen:
+    """The global model of the newest checkpoint, or of the round that validation chooses.
+
+    Further parameters and errors as in `global_model`."""
     if run.config.norm_sharing != "all":
         raise InputError(
             f"export: with norm-sharing {run.config.norm_sharing!r} norm layers stay with the clients and no "
             "global network exists; export a client's with --client K"
         )
     federation, checkpoint = opened(run)
+    if by_validation:
+        checkpoint = read_chosen(run.files.chosen, run.info["run-id"], run.info["fingerprint"])
     net = federation.load(checkpoint.shared, federation.initial[Part.PERSONAL]).eval()
     found = federation.method.global_predictors(net)
     name = predictor or federation.method.primary_global or ""
@@ -185,7 +196,7 @@ def chosen_client(
     net = federation.load(checkpoint.shared, personal.tensors).eval()
     data = federation.client_data(client, round, checkpoint.shared, personal.rounds_trained)
     with torch_seeded(federation.config.seed, "personal-models", round, client):
-        found = federation.method.personal_predictors(net, data)
+        found = personal_models(federation.method, net, data)
     name = predictor or federation.method.primary_personal or ""
     origin = {
         "model": f"personal/{name}",

@@ -34,7 +34,7 @@ NEW_CLIENTS = {
     "personalized": "own model",
 }
 """Names of the stages of a client that never took part (`fedloge.federation.new_clients.STAGES`)."""
-_PREDICTORS = ("fixed", "raw", "tuned", "realigned")
+_PREDICTORS = ("fixed", "raw", "tuned", "own-prior", "realigned")
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,8 @@ def shown_columns(side: str, rows: Sequence[FigureRow]) -> dict[str, str]:
 
 def progress(run: RecordedRun) -> str:
     """How far a run has come, as half a sentence."""
+    if run.stopped_early:
+        return f"stopped early after {run.rounds_done} of {run.config.rounds} rounds"
     if run.complete:
         return f"all {run.config.rounds} rounds done"
     return f"{run.rounds_done} of {run.config.rounds} rounds done"
@@ -140,6 +142,12 @@ def notes(run: RecordedRun) -> list[str]:
     said = []
     if not run.complete:
         said.append(f"The run is not complete: {progress(run)}.")
+    if run.choice is not None:
+        said.append(
+            f"Round {run.choice.round} is chosen by validation examples: {run.choice.figure} {run.choice.value:.1%}."
+        )
+    if run.stopped_early:
+        said.append(f"The run has {progress(run)}.")
     if not run.evaluated:
         said.append("No round has been evaluated yet, so there are no figures.")
     if run.torn:

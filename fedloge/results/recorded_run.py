@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from fedloge.config import Config
 from fedloge.errors import RunDirError
+from fedloge.learning.round_choice import RoundChoice, chosen_round
 from fedloge.results.read_files import (
     ANYTHING,
     NUMBER,
@@ -134,8 +135,23 @@ class RecordedRun:
 
     @property
     def complete(self) -> bool:
-        """Whether all rounds of the config are done."""
-        return self.rounds_done >= self.config.rounds
+        """Whether all rounds of the config are done, or the run has ended early, as it was asked to."""
+        return self.rounds_done >= self.config.rounds or self.stopped_early
+
+    @cached_property
+    def choice(self) -> RoundChoice | None:
+        """The round that validation examples choose; None without any."""
+        primary = self.info.get("primary") or {}
+        return chosen_round(self.metric_lines, primary, self.config.choose_by)
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether ``patience`` has ended the run before its last round."""
+        patience = self.config.patience
+        early = self.rounds_done < self.config.rounds
+        return (
+            early and bool(patience) and self.choice is not None and self.choice.waited >= patience
+        )
 
     @property
     def config_changed(self) -> bool:

@@ -18,9 +18,10 @@ def summary(run: RecordedRun) -> dict[str, Any]:
     """Everything to quote of a run, as plain JSON values.
 
     ``last`` holds the figures of the last evaluated round, ``mean-of-last-ten`` their means
-    over the last ten evaluated rounds (``evaluations`` says how many there were), and
+    over the last ten evaluated rounds (``evaluations`` says how many there were), ``chosen`` the round
+    that validation examples choose, by which figure, and the figures of that round, and
     ``best-on-test`` the highest primary figures, picked on the test set. Accuracies are
-    in [0, 1]. For a run that was not evaluated yet, the three are empty.
+    in [0, 1]. For a run that was not evaluated yet, all are empty.
     """
     keys = ("run-id", "created", "config-fingerprint", "partition", "prototypes", "parts")
     return {
@@ -36,6 +37,7 @@ def summary(run: RecordedRun) -> dict[str, Any]:
         "last": run.evaluated[-1] if run.evaluated else {},
         "mean-of-last-ten": mean_of_last(run),
         "best-on-test": best_on_test(run),
+        "chosen": chosen(run),
         "seconds": total(run.timing_lines, "seconds"),
         "bytes-down": total(run.timing_lines, "bytes-down"),
         "bytes-up": total(run.timing_lines, "bytes-up"),
@@ -70,6 +72,21 @@ def figures_at(run: RecordedRun, when: When) -> Mapping[str, float]:
     if when == "mean":
         return mean_of_last(run)
     return run.evaluated[-1] if run.evaluated else {}
+
+
+def chosen(run: RecordedRun) -> dict[str, Any]:
+    """The round that validation examples choose, with the figures of that round; empty without any."""
+    choice = run.choice
+    if choice is None:
+        return {}
+    (line,) = (line for line in run.metric_lines if line["round"] == choice.round)
+    figures = {key: value for key, value in line.items() if is_figure(key)}
+    return {
+        "round": choice.round,
+        "figure": choice.figure,
+        "value": choice.value,
+        "figures": figures,
+    }
 
 
 def best_on_test(run: RecordedRun) -> dict[str, dict[str, float]]:

@@ -19,15 +19,19 @@ from fedloge.federation import Federation
 from fedloge.learning.probes import Probe, of_probe
 from fedloge.messages import SECOND_PASS, Stamp, check_update, decode, encode
 from fedloge.methods.method import Aggregate, Part
-from fedloge.observer import Observers, RoundDone, RunEnded, RunStarted
+from fedloge.observer import Observers, RoundDone, RunEnded
 from fedloge.partition import held_out_clients
 from fedloge.server.central_privacy import Epsilon, with_privacy
 from fedloge.server.checkpoint import Checkpoint, CheckpointStore
+from fedloge.server.chosen_model import drop_later
+from fedloge.server.early_end import keep_if_chosen, nothing_to_do, started, why_it_ends
 from fedloge.server.figures import client_rows, measured, personal_figures, reliability_lines
+from fedloge.server.first_heads import opened
 from fedloge.server.masked_mean import SumLost
 from fedloge.server.pooled_training import PooledTraining
 from fedloge.server.roster import Roster
 from fedloge.server.run_record import RunRecord
+from fedloge.server.server_optimiser import PREFIX, ServerOptimiser
 from fedloge.server.strategy import RoundOutcome, RoundStrategy
 
 log = logging.getLogger(__name__)
@@ -62,38 +66,35 @@ def run_rounds(
     start = _starting_point(config, federation, checkpoints, record)
     if config.resume:
         record.rewrite_config(config, federation)
-    if start.round == config.rounds:
-        text = (
-            f"run {record.name} is complete, all {config.rounds} rounds are done; "
-            f"'fedloge resume {record.folder} --rounds N' runs on to round N"
-        )
+    rows = record.rounds_so_far(start.round)
+    if text := nothing_to_do(federation, record, rows, start):
         observers.on_end(RunEnded(record.folder, text, complete=True))
         return
+    drop_later(record.files.chosen, start.round)
     stamp = _begin_attempt(federation, checkpoints, record, start)
     roster.wait(config.startup_timeout)
     rounds = Rounds(grid, federation, roster, stamp, start)
-    observers.on_start(
-        RunStarted(
-            folder=record.folder,
-            name=record.name,
-            first_round=start.round + 1,
-            rounds=config.rounds,
-            clients_per_round=config.clients_per_round,
-            text=f"run {record.name}: rounds {start.round + 1} to {config.rounds}",
-        )
-    )
-    rows, said = record.rounds_so_far(), set[str]()
+    observers.on_start(started(config, record, start))
+    if start.round == 0:
+        rounds.open()
+    said = set[str]()
     for round in range(start.round + 1, config.rounds + 1):
         roster.refresh()
         done = rounds.one_round(round, keep_round=min(checkpoints.kept_rounds()))
         record.append({**done.rows, "metrics": [done.row], "timing": [done.timing]})
-        if round % config.checkpoint_every == 0 or round == config.rounds:
+        rows.append(done.row)
+        keep_if_chosen(
+            federation, record, rows, Checkpoint(round, stamp.attempt, rounds.shared, {})
+        )
+        ended = why_it_ends(federation, rows)
+        if round % config.checkpoint_every == 0 or round == config.rounds or ended:
             record.flush()
             checkpoints.save(Checkpoint(round, stamp.attempt, rounds.shared, rounds.state))
-        rows.append(done.row)
         _remark(federation, rows, said)
         observers.on_round(RoundDone(done.row, done.timing, _line(done.row, federation)))
-    text = f"run {record.name} is complete: {record.folder}"
+        if ended:
+            break
+    text = f"run {record.name} is complete{f', {ended}' if ended else ''}: {record.folder}"
     observers.on_end(RunEnded(record.folder, text, complete=True))
 
 
@@ -146,10 +147,21 @@ class Rounds:
         self._averaging = with_privacy(self._strategy, federation)
         sample = self._strategy.sample
         self._pooled = PooledTraining(federation, sample) if federation.method.pooled else None
+        self._optimiser: ServerOptimiser | None = None
+        if self.config.server_optimiser != "none":
+            trained = {id(parameter) for parameter in federation.method.trainable(net)}
+            names = [n for n, p in net.named_parameters() if id(p) in trained and n in start.shared]
+            self._optimiser = ServerOptimiser(self.config, names, start.server)
         spends = self.config.dp_clip and self.config.dp_noise
         self._epsilon = Epsilon(self.config) if spends else None
         # Encoded once: the messages of an evaluation and of the next round carry the same record.
         self._arrays = encode(self.shared, self.config.wire_dtype)
+
+    def open(self) -> None:
+        """Before round 1: start the shared heads in closed form, if the config says so."""
+        if self.federation.opening is not None:
+            shared = opened(self._strategy, self.federation, self._arrays, self.shared, self._grid)
+            self._take(Aggregate(0, shared, {}, self.state))
 
     def one_round(self, round: int, *, keep_round: int) -> RoundRecord:
         """Train, average, let the method do its server step, and evaluate if the round is due for it.
@@ -231,7 +243,10 @@ class Rounds:
 
     def _after_server_step(self, round: int, averaged: dict[str, Tensor]) -> Aggregate:
         fed = self.federation
-        aggregate = Aggregate(round, averaged, self._strategy.outcome.sums, self.state)
+        if self._optimiser is not None:
+            averaged = self._optimiser.step(round, self.shared, averaged)
+        own = {name: t for name, t in self.state.items() if not name.startswith(PREFIX)}
+        aggregate = Aggregate(round, averaged, self._strategy.outcome.sums, own)
         net = fed.load(averaged, fed.initial[Part.PERSONAL])
         return fed.method.server_update(net, aggregate)
 
@@ -251,7 +266,8 @@ class Rounds:
         return aggregate
 
     def _take(self, aggregate: Aggregate) -> None:
-        self.shared, self.state = aggregate.shared, aggregate.state
+        kept = self._optimiser.state if self._optimiser is not None else {}
+        self.shared, self.state = aggregate.shared, aggregate.state | kept
         self._arrays = encode(self.shared, self.config.wire_dtype)
         if self.config.wire_dtype != "float32":
             # Rounded as it is sent, so that the clients' model is also the one measured and kept.

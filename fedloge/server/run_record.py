@@ -138,11 +138,11 @@ class RunRecord:
         path = self.files.metrics
         return path.exists() and path.stat().st_size > 0
 
-    def rounds_so_far(self) -> list[dict[str, Any]]:
-        """The lines of ``metrics.jsonl``, of rounds up to where the run goes on."""
+    def rounds_so_far(self, round: int) -> list[dict[str, Any]]:
+        """The lines of ``metrics.jsonl`` of rounds up to `round`, without half a line left by a kill."""
         path = self.files.metrics
-        lines = path.read_text("utf-8").splitlines() if path.exists() else []
-        return [json.loads(line) for line in lines]
+        lines = path.read_text("utf-8", errors="replace").splitlines() if path.exists() else []
+        return [json.loads(line) for line in lines if _round_of(line) <= round]
 
     def rewrite_config(self, config: Config, federation: Federation) -> None:
         """Write the config again, since a resumed run may change some keys, such as rounds."""

@@ -44,7 +44,7 @@ def standing(run: PlannedRun) -> Standing:
         return Standing("new")
     found = open_run(folder)
     _check_same(folder, found, run)
-    if found.rounds_done >= run.config.rounds:
+    if found.rounds_done >= run.config.rounds or found.stopped_early:
         return Standing("done", found.rounds_done)
     return Standing("begun", found.rounds_done)
 

@@ -159,8 +159,9 @@ def _trains(fed: Federation) -> None:
     for name, value in update.metrics.items():
         if not isinstance(value, float) or value != value:
             raise _Broken(f"figure {name!r} of the update is {value!r}, expected a number")
-    if all(torch.equal(before[name], tensor) for name, tensor in _state(fed).items()):
-        raise _Broken("a local update changes nothing")
+    sends = any(bool(tensor.any()) for tensor in update.sums.values())
+    if not sends and all(torch.equal(before[name], t) for name, t in _state(fed).items()):
+        raise _Broken("a local update changes nothing and sends nothing")
     for name, tensor in fed.tensors(Part.FIXED).items():
         if not torch.equal(before[name], tensor):
             raise _Broken(f"tensor {name!r} is fixed, but a local update moves it")

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from fedloge.learning.loop import Step, TrainStep
+from fedloge.learning.lr_schedule import lr_changes
 
 log = logging.getLogger(__name__)
 
@@ -143,8 +144,12 @@ class StepRecorder:
             self._refused = True
             return step, step
         if purpose not in self._kept:
-            velocities = step.optimiser.reset()
-            state = [*step.net.parameters(), *step.net.buffers(), *velocities]
+            if lr_changes(step.client.config):
+                step.optimiser.keep_lr_in_memory()
+            own = step.optimiser.reset()
+            state = [*step.net.parameters(), *step.net.buffers(), *own]
             self._kept[purpose] = step, StepGraphs(step, state, self._record)
-        self._kept[purpose][0].optimiser.reset()
+        kept = self._kept[purpose][0].optimiser
+        kept.take_lr(step.optimiser.lr)
+        kept.reset()
         return self._kept[purpose]

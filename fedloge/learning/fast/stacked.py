@@ -24,7 +24,8 @@ from fedloge.errors import UpdateError
 from fedloge.learning.client_data import ClientData
 from fedloge.learning.fast.graphs import StepGraphs, cuda_graph
 from fedloge.learning.loop import Losses, Step, TrainStep, mean_losses, precision, step_of
-from fedloge.learning.optimiser import Sgd
+from fedloge.learning.lr_schedule import lr_changes, lr_in
+from fedloge.learning.optimiser import optimiser_of
 from fedloge.models.network import Network
 
 N = TypeVar("N", bound=Network)
@@ -125,8 +126,11 @@ class StackedClients(Generic[N]):
             step = StackedStep(self.net, self.loss, client, tensors, velocities)
             train: TrainStep = step
             if client.recorder is not None:
+                if lr_changes(client.config):
+                    step.optimiser.keep_lr_in_memory()
                 train = StepGraphs(step, [*tensors.values(), *velocities.values()], cuda_graph)
             self._steps[count] = step, train
+        self._steps[count][0].optimiser.take_lr(lr_in(client.config, client.round))
         return self._steps[count]
 
     @contextlib.contextmanager
@@ -165,7 +169,10 @@ class StackedStep(Generic[N]):
         self.terms: tuple[str, ...] = ()
         # A parameter made of a view shares its memory, so training it changes the stack.
         moving = {name: nn.Parameter(tensors[name]) for name in velocities}
-        self._optimiser = Sgd.of(client.config, moving.values(), velocities.values())
+        lr = lr_in(client.config, client.round)
+        self.optimiser = optimiser_of(
+            client.config, moving.values(), lr=lr, velocities=velocities.values()
+        )
         self._tensors = {f"net.{name}": t for name, t in {**tensors, **moving}.items()}
         self._loss = _Loss(net, loss, client)
         self._precision = precision(client)
@@ -176,12 +183,12 @@ class StackedStep(Generic[N]):
         labels: Int[Tensor, "clients batch"],
     ) -> Float[Tensor, "clients terms"]:
         """Forward, backward, step; returns each client's loss terms, in the order of `terms`."""
-        self._optimiser.zero_grad()
+        self.optimiser.zero_grad()
         with self._precision:
             terms = torch.vmap(self._losses)(self._tensors, inputs, labels)
         # No client's loss depends on another's tensors, so each gets the gradient of its own loss.
         terms.sum().backward()
-        self._optimiser.step()
+        self.optimiser.step()
         return terms.detach()
 
     def _losses(self, tensors: dict[str, Tensor], inputs: Tensor, labels: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fedloge.config import Config
 from fedloge.options import keyword_options
 from fedloge.partition import BUILTIN
 from fedloge.results.number_words import plural
@@ -35,7 +36,7 @@ def facts(run: RecordedRun) -> list[tuple[str, str]]:
             "Budget",
             f"{plural(config.rounds, 'round')}, {config.clients_per_round} clients per round, "
             f"{plural(config.local_epochs, 'local epoch')}, batch {config.batch_size}, "
-            f"learning rate {config.lr:g}, seed {config.seed}",
+            f"{_training(config)}, seed {config.seed}",
         ),
         ("Started", str(info.get("created") or "")),
         ("Fingerprint", run.fingerprint),
@@ -43,6 +44,19 @@ def facts(run: RecordedRun) -> list[tuple[str, str]]:
         ("Versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
     ]
     return [(name, text) for name, text in said if text]
+
+
+def _training(config: Config) -> str:
+    said = [f"learning rate {config.lr:g}"]
+    if config.optimiser != "sgd" or config.nesterov:
+        said.append(f"optimiser {config.optimiser}" + (" with Nesterov" * config.nesterov))
+    if config.lr_schedule != "constant":
+        said.append(f"falling by {config.lr_schedule}")
+    if config.warm_up_rounds:
+        said.append(f"{plural(config.warm_up_rounds, 'round')} of warm-up")
+    if config.server_optimiser != "none":
+        said.append(f"server optimiser {config.server_optimiser}")
+    return ", ".join(said)
 
 
 def _parts(run: RecordedRun) -> str:

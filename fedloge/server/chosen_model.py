@@ -1,0 +1,85 @@
+"""The shared tensors after the round that validation examples choose, beside the newest checkpoints."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from fedloge.atomic_files import write_atomically
+from fedloge.errors import CheckpointError
+from fedloge.learning.round_choice import RoundChoice
+from fedloge.server.checkpoint import Checkpoint
+
+
+def write_chosen(
+    path: Path,
+    choice: RoundChoice,
+    checkpoint: Checkpoint,
+    run_id: str,
+    fingerprint: str,
+) -> None:
+    """Replace the file by the shared tensors of a round; `RunError` if the disk refuses."""
+    tensors = {name: t.detach().cpu().contiguous() for name, t in checkpoint.shared.items()}
+    said = {
+        "run-id": run_id,
+        "fingerprint": fingerprint,
+        "round": choice.round,
+        "attempt": checkpoint.attempt,
+        "figure": choice.figure,
+        "value": choice.value,
+        "checksum": _checksum(tensors),
+    }
+    write_atomically(path, save(tensors, metadata={"fedloge": json.dumps(said)}))
+
+
+def read_chosen(path: Path, run_id: str, fingerprint: str) -> Checkpoint:
+    """The chosen round's tensors.
+
+    Raises
+    ------
+    CheckpointError
+        There are none, they are damaged, or they belong to another run.
+    """
+    if not path.exists():
+        raise CheckpointError(
+            f"{path} is not there: no round was chosen; run with validation-share, or leave out --chosen"
+        )
+    try:
+        with safe_open(path, "pt") as file:
+            said = json.loads(file.metadata()["fedloge"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        intact = said["checksum"] == _checksum(tensors)
+        owner = said["run-id"], said["fingerprint"]
+        found = Checkpoint(int(said["round"]), int(said["attempt"]), tensors, {})
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+        intact, owner = False, ("", "")
+    if not intact:
+        raise CheckpointError(f"{path} is damaged; restore it from a backup, or leave out --chosen")
+    if owner != (run_id, fingerprint):
+        raise CheckpointError(f"{path} belongs to run {owner[0]} ({owner[1]}), not to {run_id}")
+    return found
+
+
+def drop_later(path: Path, round: int) -> None:
+    """Delete the file if it is of a round after `round`, from which the run goes on."""
+    try:
+        with safe_open(path, "pt") as file:
+            later = json.loads(file.metadata()["fedloge"])["round"] > round
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+        later = True  # it cannot be read, or is not there
+    if later:
+        path.unlink(missing_ok=True)
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        total.update(name.encode())
+        total.update(tensors[name].numpy().tobytes())
+    return total.hexdigest()
