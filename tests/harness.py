@@ -105,6 +105,7 @@ def heads(folder: Path) -> dict[str, dict[str, Tensor]]:
     return {
         client.name: load_file(max(client.glob("round-*.safetensors")))
         for client in sorted((folder / "heads").glob("*"))
+        if any(client.glob("round-*.safetensors"))
     }
 
 

@@ -72,7 +72,7 @@ class Table:
         """The server's part, with its messages given to `send`."""
         graph = MaskGraph.of(self.config, self.cohort.clients, self.stamp.round)
         nodes = {k: k + 2 for k in self.weights}
-        what = Sum("train", self.stamp, self.cohort, graph, nodes, self.model, SHARED, SUMS)
+        what = Sum("train", self.stamp, self.cohort, graph, nodes, [self.model], SHARED, SUMS)
         return MaskedMean(what, send, ttl=10)
 
     def unmasked(

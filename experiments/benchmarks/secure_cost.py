@@ -87,7 +87,7 @@ class SecureRound:
         """The mean over the clients that do not drop out."""
         clients = self.cohort.clients
         graph, nodes = MaskGraph.of(self.config, clients, 1), {k: k + 2 for k in clients}
-        what = Sum("train", self.stamp, self.cohort, graph, nodes, self.model, self.template, {})
+        what = Sum("train", self.stamp, self.cohort, graph, nodes, [self.model], self.template, {})
         server = MaskedMean(what, self._unmasked, ttl=60)
         for me in clients[dropped:]:
             reply = self.masked(me)

@@ -24,6 +24,7 @@ from fedloge.messages import (
     GIVEN,
     METRICS,
     NUM_EXAMPLES,
+    SECOND_PASS,
     STAMP,
     Downlink,
     Stamp,
@@ -31,7 +32,7 @@ from fedloge.messages import (
     received_tensors,
     reply_content,
 )
-from fedloge.messages.cohort import FEWEST, UNMASK, Unmasking
+from fedloge.messages.cohort import FEWEST, UNMASK, Kind, Unmasking
 from fedloge.methods.method import Part
 
 app = GuardedApp()
@@ -127,12 +128,7 @@ def evaluate(message: Message, context: Context) -> Message:
     try:
         client, stamp = _client(message, context)
         figures, sums = client.evaluate(stamp, _shared(client, message))
-        if sums and client.federation.config.secure_aggregation:
-            measured = Trained({}, figures, sums)
-            secure = _secure_sum(client, context)
-            content = secure.answer("evaluate", stamp, message.content, measured)
-        else:
-            content = reply_content(stamp, figures, sums=sums)
+        content = _measured(client, stamp, Trained({}, figures, sums), message, context)
     except FedlogeError as exc:
         content = failure_content(str(exc))
     return Message(content, reply_to=message)
@@ -145,10 +141,20 @@ def second_pass(message: Message, context: Context) -> Message:
         client, stamp = _client(message, context)
         given = received_tensors(message.content, GIVEN)
         sums = client.measure_again(stamp, _shared(client, message), given)
-        content = reply_content(stamp, {NUM_EXAMPLES: client.num_train}, sums=sums)
+        figures: dict[str, float] = {NUM_EXAMPLES: client.num_train}
+        content = _measured(client, stamp, Trained({}, figures, sums), message, context)
     except FedlogeError as exc:
         content = failure_content(str(exc))
     return Message(content, reply_to=message)
+
+
+def _measured(
+    client: Client, stamp: Stamp, found: Trained, message: Message, context: Context
+) -> RecordDict:
+    if found.sums and client.federation.config.secure_aggregation:
+        kind: Kind = SECOND_PASS if GIVEN in message.content else "evaluate"
+        return _secure_sum(client, context).answer(kind, stamp, message.content, found)
+    return reply_content(stamp, found.metrics, sums=found.sums)
 
 
 def _shared(client: Client, message: Message) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from fedloge.client.mask_memory import MaskMemory, Remembered
 from fedloge.client.masking_keys import MaskingKeys
 from fedloge.config import Config
 from fedloge.errors import UpdateError
-from fedloge.messages import ARRAYS, Plan, Stamp, record_of, reply_content
+from fedloge.messages import ARRAYS, GIVEN, Plan, Stamp, record_of, reply_content
 from fedloge.messages.cohort import (
     FEWEST,
     Cohort,
@@ -93,7 +93,8 @@ class SecureSum:
         sums = {name: tensor.detach().cpu() for name, tensor in trained.sums.items()}
         cohort = Cohort.from_content(asked)
         self._check_cohort(cohort, Plan.from_content(asked))
-        subject = subject_of(kind, stamp, record_of(asked, ARRAYS, ArrayRecord))
+        sent = [record_of(asked, name, ArrayRecord) for name in (ARRAYS, GIVEN)]
+        subject = subject_of(kind, stamp, *sent)
         context = context_of(subject, stamp, cohort)
         layout = VectorLayout(
             shared=shared, sums=sums, figures=sorted(figures), total_weight=sum(cohort.weights)

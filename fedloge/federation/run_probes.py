@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from fedloge.errors import ConfigError, PluginError
-from fedloge.learning.probes import PROBES, Probe, ProbeTask, TwoPassProbe, Validation
+from fedloge.errors import PluginError
+from fedloge.learning.probes import PROBES, Probe, ProbeTask, Validation
 from fedloge.plugins import load_plugin
 
 log = logging.getLogger(__name__)
@@ -35,11 +35,6 @@ def probes_of(task: ProbeTask, of_method: Sequence[Probe]) -> list[Probe]:
                 f"probe {spec!r}: expected a subclass of fedloge.learning.probes.Probe, got {found!r}"
             )
         probe = found(task)
-        if isinstance(probe, TwoPassProbe) and task.config.secure_aggregation:
-            raise ConfigError(
-                f"probe {probe.name!r} asks every client twice, and under secure-aggregation only one answer "
-                "of an evaluation is masked; leave it out, or secure-aggregation"
-            )
         if whole or probe.personal_template():
             probes.append(probe)
         else:

@@ -14,7 +14,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -139,15 +139,16 @@ class MaskGraph:
         return 2 * holders // 3 + 1 if self.two_thirds else holders // 2 + 1
 
 
-def subject_of(kind: Kind, stamp: Stamp, shared: ArrayRecord | None) -> str:
-    """Names what a client would answer, whichever attempt of the run asks for it: run, round and model.
+def subject_of(kind: Kind, stamp: Stamp, *tensors: ArrayRecord | None) -> str:
+    """Names what a client would answer, whichever attempt of the run asks for it: run, round, and all tensors sent.
 
     A client that answers twice to the same gives the same vector twice.
     """
     h = hashlib.sha256(json.dumps([kind, stamp.run_id, stamp.fingerprint, stamp.round]).encode())
-    for name, array in sorted((shared or {}).items()):
-        h.update(json.dumps([name, array.dtype, list(array.shape)]).encode())
-        h.update(array.data)
+    for place, record in enumerate(tensors):
+        for name, array in sorted((record or {}).items()):
+            h.update(json.dumps([place, name, array.dtype, list(array.shape)]).encode())
+            h.update(array.data)
     return h.hexdigest()
 
 
@@ -254,10 +255,10 @@ class Unmasking:
         if record is None:
             raise UpdateError("the message asks for no unmasking")
         kind = field_of(record, "kind", str)
-        if kind not in ("train", "evaluate"):
+        if kind not in get_args(Kind):
             raise UpdateError(f"unmasking: unknown kind of message {kind[:20]!r}")
         return cls(
-            "train" if kind == "train" else "evaluate",
+            cast(Kind, kind),
             field_of(record, "context", str),
             tuple(field_of(record, "survivors", list)),
             tuple(field_of(record, "dropped", list)),

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -54,7 +54,7 @@ class Sum:
     Attributes
     ----------
     nodes : Flower's node id of each client of the cohort.
-    model : the record of the shared tensors, as it was sent.
+    sent : the records of tensors in the messages.
     shared, sums : templates of what the vectors hold.
     """
 
@@ -63,7 +63,7 @@ class Sum:
     cohort: Cohort
     graph: MaskGraph
     nodes: Mapping[int, int]
-    model: ArrayRecord
+    sent: Sequence[ArrayRecord | None]
     shared: Mapping[str, Tensor]
     sums: Mapping[str, Tensor]
 
@@ -90,7 +90,7 @@ class MaskedMean:
         self._what, self._send, self._ttl = what, send, ttl
         self._groups: dict[tuple[str, ...], _Group] = {}
         self.read: VectorSums | None = None
-        subject = subject_of(what.kind, what.stamp, what.model)
+        subject = subject_of(what.kind, what.stamp, *what.sent)
         self._context = context_of(subject, what.stamp, what.cohort)
 
     def add(self, client: int, reply: Message, weight: int) -> None:

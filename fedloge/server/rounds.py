@@ -290,8 +290,7 @@ class Rounds:
             "evaluate-bytes-down": outcome.bytes_down + again.bytes_down,
             "evaluate-bytes-up": outcome.bytes_up + again.bytes_up,
         }
-        if sums is not None:
-            sums = sums | second
+        sums = None if sums is None or second is None else sums | second
         found = measured(fed, strategy.stamp_of(round), self.shared, sums)
         held_out = held_out_clients(self.config)
         done.row |= found.figures | personal_figures(outcome.replies, self.config.seed, held_out)
@@ -305,8 +304,8 @@ class Rounds:
             }
         )
 
-    def _second_pass(self, round: int, sums: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The second sums of the probes that ask twice; {} without such probes."""
+    def _second_pass(self, round: int, sums: dict[str, Tensor]) -> dict[str, Tensor] | None:
+        """The second sums of the probes that ask twice; {} without such probes, None if they were lost."""
         fed, strategy = self.federation, self._strategy
         if not fed.two_pass_probes:
             return {}
@@ -314,7 +313,11 @@ class Rounds:
         given = _named(fed.two_pass_probes, lambda p: p.given(net, of_probe(p, sums)))
         messages = strategy.configure_second_pass(round, self._arrays, self._grid, given)
         replies = self._grid.send_and_receive(messages, timeout=self.config.round_timeout)
-        return strategy.second_sums(round, replies)
+        try:
+            return strategy.second_sums(round, replies)
+        except SumLost as exc:
+            log.warning("round %d: what probes asked again was lost: %s", round, exc)
+            return None
 
 
 P = TypeVar("P", bound=Probe)

@@ -124,8 +124,8 @@ class RoundStrategy(Strategy):
         return self._messages(SECOND_PASS, round, arrays, everybody, grid, encode(given))
 
     def second_sums(self, round: int, replies: Iterable[Message]) -> dict[str, Tensor]:
-        """The sums over the accepted answers to `configure_second_pass`."""
-        self._collect(SECOND_PASS, round, replies, lambda client, reply: None)
+        """The sums over the accepted answers to `configure_second_pass`; `SumLost` as `aggregate_evaluate`."""
+        self._collect_measured(SECOND_PASS, round, replies)
         return self.outcome.sums
 
     def average(
@@ -172,16 +172,21 @@ class RoundStrategy(Strategy):
 
         `SumLost`: with secure aggregation, the masks of the probes' sums cannot be taken off.
         """
+        self._collect_measured("evaluate", server_round, replies)
+        return self._as_record(self._mean_figures())
+
+    def _collect_measured(self, kind: Kind, round: int, replies: Iterable[Message]) -> None:
         masked = self._masked
         self._collect(
-            "evaluate",
-            server_round,
+            kind,
+            round,
             replies,
             lambda client, reply: masked.add(client, reply, 1) if masked else None,
         )
         if masked is not None:
-            masked.result(server_round)
-        return self._as_record(self._mean_figures())
+            masked.result(round)
+            if masked.read:
+                self.outcome.sums = masked.read.sums
 
     def summary(self) -> None:
         """Nothing: Flower prints this, and the run's record holds it already."""
@@ -208,7 +213,7 @@ class RoundStrategy(Strategy):
         )
         stamp = self.stamp_of(round).to_record()
         total = max(1, sum(self._weights.of(member) for member in self._asked.values()))
-        cohort = self._secure_sum(kind, round, arrays, grid)
+        cohort = self._secure_sum(kind, round, [arrays, given], grid)
         further = {} if given is None else {GIVEN: given}
         return [
             Message(
@@ -230,12 +235,12 @@ class RoundStrategy(Strategy):
         ]
 
     def _secure_sum(
-        self, kind: Kind, round: int, arrays: ArrayRecord, grid: Grid
+        self, kind: Kind, round: int, sent: list[ArrayRecord | None], grid: Grid
     ) -> dict[str, ConfigRecord]:
         """Begin the sum of a round's masked answers; returns what goes into its messages."""
         self._masked = None
         sums = self.uplinks[kind]
-        if not self.config.secure_aggregation or (kind == "evaluate" and not sums):
+        if not self.config.secure_aggregation or (kind != "train" and not sums):
             return {}
         weights = {k: self._weights.of(member) for k, member in sorted(self._asked.items())}
         weighing = {k: weight for k, weight in weights.items() if weight}
@@ -247,7 +252,7 @@ class RoundStrategy(Strategy):
                 cohort,
                 MaskGraph.of(self.config, cohort.clients, round),
                 {k: self._asked[k].node_id for k in weighing},
-                arrays,
+                sent,
                 self.template if kind == "train" else {},
                 sums,
             ),
