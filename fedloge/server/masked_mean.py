@@ -16,8 +16,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from flwr.app import ArrayRecord, Message, RecordDict
+from flwr.serverapp import Grid
 from torch import Tensor
 
+from fedloge.config import Config
 from fedloge.errors import FedlogeError, UpdateError, printable_line
 from fedloge.messages import STAMP, Stamp, failure_reason
 from fedloge.messages.cohort import (
@@ -90,6 +92,7 @@ class MaskedMean:
         self._what, self._send, self._ttl = what, send, ttl
         self._groups: dict[tuple[str, ...], _Group] = {}
         self.read: VectorSums | None = None
+        self.cohort = what.cohort
         subject = subject_of(what.kind, what.stamp, *what.sent)
         self._context = context_of(subject, what.stamp, what.cohort)
 
@@ -203,6 +206,34 @@ class MaskedMean:
             if seed is not None and commitment(seed, self._context) == bound:
                 return seed
         raise SumLost(f"the shares of client {client}'s mask do not fit together")
+
+
+def begin_sum(
+    config: Config,
+    kind: Kind,
+    stamp: Stamp,
+    asked: Mapping[int, tuple[int, int]],
+    sent: Sequence[ArrayRecord | None],
+    shared: Mapping[str, Tensor],
+    sums: Mapping[str, Tensor],
+    grid: Grid,
+) -> MaskedMean:
+    """A sum over the clients that are asked and have a weight; `UpdateError` if they are fewer than three.
+
+    Parameters
+    ----------
+    asked : node id and weight of each client.
+    sent, shared, sums : as in `Sum`.
+    """
+    weighing = {k: pair for k, pair in sorted(asked.items()) if pair[1]}
+    cohort = Cohort(tuple(weighing), tuple(weight for _, weight in weighing.values()))
+    nodes = {k: node for k, (node, _) in weighing.items()}
+    graph = MaskGraph.of(config, cohort.clients, stamp.round)
+    return MaskedMean(
+        Sum(kind, stamp, cohort, graph, nodes, sent, shared, sums),
+        lambda messages: grid.send_and_receive(messages, timeout=config.round_timeout),
+        config.round_timeout,
+    )
 
 
 def _read(reply: Message) -> Unmasked:

@@ -38,9 +38,9 @@ from fedloge.messages import (
     num_bytes,
     received_tensors,
 )
-from fedloge.messages.cohort import COHORT, Cohort, Kind, MaskGraph
+from fedloge.messages.cohort import COHORT, Kind
 from fedloge.server.aggregation import Combination, combination
-from fedloge.server.masked_mean import MaskedMean, Sum, SumLost
+from fedloge.server.masked_mean import MaskedMean, SumLost, begin_sum
 from fedloge.server.replies import Asked, bytes_of, digest_of, read_reply
 from fedloge.server.roster import Member, Roster
 from fedloge.server.sampling import drawn_clients
@@ -177,12 +177,8 @@ class RoundStrategy(Strategy):
 
     def _collect_measured(self, kind: Kind, round: int, replies: Iterable[Message]) -> None:
         masked = self._masked
-        self._collect(
-            kind,
-            round,
-            replies,
-            lambda client, reply: masked.add(client, reply, 1) if masked else None,
-        )
+        add = masked.add if masked else (lambda client, reply, weight: None)
+        self._collect(kind, round, replies, lambda client, reply: add(client, reply, 1))
         if masked is not None:
             masked.result(round)
             if masked.read:
@@ -242,24 +238,12 @@ class RoundStrategy(Strategy):
         sums = self.uplinks[kind]
         if not self.config.secure_aggregation or (kind != "train" and not sums):
             return {}
-        weights = {k: self._weights.of(member) for k, member in sorted(self._asked.items())}
-        weighing = {k: weight for k, weight in weights.items() if weight}
-        cohort = Cohort(tuple(weighing), tuple(weighing.values()))
-        self._masked = MaskedMean(
-            Sum(
-                kind,
-                self.stamp_of(round),
-                cohort,
-                MaskGraph.of(self.config, cohort.clients, round),
-                {k: self._asked[k].node_id for k in weighing},
-                sent,
-                self.template if kind == "train" else {},
-                sums,
-            ),
-            lambda messages: grid.send_and_receive(messages, timeout=self.config.round_timeout),
-            self.config.round_timeout,
+        asked = {k: (m.node_id, self._weights.of(m)) for k, m in self._asked.items()}
+        shared = self.template if kind == "train" else {}
+        self._masked = begin_sum(
+            self.config, kind, self.stamp_of(round), asked, sent, shared, sums, grid
         )
-        return {COHORT: cohort.to_record()}
+        return {COHORT: self._masked.cohort.to_record()}
 
     def check(self, round: int, replies: Iterable[Message]) -> None:
         """Check answers to train messages before others than this strategy read them.
