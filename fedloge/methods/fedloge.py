@@ -12,7 +12,8 @@ trained by the same loss, and is averaged. The backbone is then FedAvg's.
 Not in the paper: with ``fixed-adjustment`` and ``global-adjustment`` the losses of W and psi are
 logit-adjusted by the client's class shares (Menon et al. 2021; at 1 they are balanced softmax).
 W and psi are then fair to rare classes as they are. A personal model may also add the local
-head's logits to those of W, as FedROD adds them to its generic head (``with-fixed``).
+head's logits to those of W, as FedROD adds them to its generic head (``with-fixed``), or, with the
+config key ``personal-heads = "own-prior"``, the logarithm of the client's own class shares.
 """
 
 from __future__ import annotations
@@ -123,7 +124,9 @@ class FedLoGe(Method[FedLoGeNetwork]):
         fixed_adjustment: float = Field(0.0, ge=0)
         global_adjustment: float = Field(0.0, ge=0)
         global_model: Literal["realigned", "raw", "fixed"] = "realigned"
-        personal_model: Literal["realigned", "raw", "with-fixed", "tuned"] = "realigned"
+        personal_model: Literal["realigned", "raw", "with-fixed", "tuned", "own-prior"] = (
+            "realigned"
+        )
         personal_realignment: Literal["norm", "sum"] = "norm"
         realign_by: Literal["norms", "law"] = "norms"
         tune_epochs: int = Field(0, ge=0)
@@ -156,6 +159,11 @@ class FedLoGe(Method[FedLoGeNetwork]):
             raise ConfigError(
                 "method-options.head-rate scales the heads' gradients, which adamw's steps do not depend on; "
                 f"set optimiser=sgd, or leave it out, got {options.head_rate:g}"
+            )
+        if options.personal_model == "own-prior" and "own-prior" not in self.config.further_heads:
+            raise ConfigError(
+                "method-options.personal-model: 'own-prior' is made by the key personal-heads, which is "
+                f"{self.config.personal_heads!r}; set personal-heads=own-prior"
             )
         self.w = "trained" if options.prototypes == "none" else "fixed"
         if self.w == "trained":
@@ -248,6 +256,10 @@ class FedLoGe(Method[FedLoGeNetwork]):
     def uniform_step(self) -> bool:
         """True where the three losses depend on the batch alone, and not on the client's counts."""
         return not (self.options.fixed_adjustment or self.options.global_adjustment)
+
+    def averaged_model(self, net: FedLoGeNetwork) -> Predictor:
+        """W, which reads its own features better than psi does, at every length of run that was measured."""
+        return Predictor.of(net.classifier)
 
     def global_predictors(self, net: FedLoGeNetwork) -> dict[str, Predictor]:
         """W, psi, and GA-FR's psi'_c = psi_c / ||psi_c||."""

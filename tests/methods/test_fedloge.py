@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.autograd import grad
 
 from fedloge import config as configs
-from fedloge.errors import GeometryError
+from fedloge.errors import ConfigError, GeometryError
 from fedloge.methods.fedloge import FedLoGe
 from fedloge.methods.head_tuning import tuned_head
+from fedloge.methods.personal_heads import personal_models
 
 RECIPES = Path(__file__).parents[2] / "experiments/recipes/ablation"
 
@@ -156,6 +157,20 @@ def test_the_model_it_is_judged_by_is_chosen(
     ablation = federation("fedloge", f"prototypes = none, {chosen}").method
     assert (ablation.primary_global, ablation.primary_personal) == ("trained", "with-trained")
     refuses("fedloge", "personal-model = tuned")
+    with pytest.raises(ConfigError, match="set personal-heads=own-prior"):
+        _ = federation("fedloge", "personal-model = own-prior").method
+
+
+def test_a_clients_prior_is_added_to_the_fixed_classifier(federation: Callable[..., Any]) -> None:
+    options = "fixed-adjustment = 1.0, personal-model = own-prior"
+    fed = federation("fedloge", options, personal_heads="own-prior", num_clients=20)
+    assert fed.method.primary_personal == "own-prior"
+    client = next(k for k in range(20) if (fed.partition.train_counts[k] == 0).any())
+    data = fed.client_data(client, 1, {}, rounds_trained=1)
+    head = personal_models(fed.method, fed.net, data)["own-prior"].head
+    h = torch.randn(5, 128, generator=torch.Generator().manual_seed(0))
+    expected = fed.net.classifier(h).detach() + (data.counts / data.counts.sum()).log()
+    torch.testing.assert_close(head.logits(h), expected)
 
 
 def test_the_three_losses_are_fixed_and_tau_norm_is_there_to_compare(

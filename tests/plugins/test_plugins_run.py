@@ -25,6 +25,7 @@ def tokens(runs_dir: Path, **changes: object) -> Config:
         batch_size=8,
         lr=0.3,
         evaluate_every=8,
+        long_tail="exp",
         **changes,
     )
 
