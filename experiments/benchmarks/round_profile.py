@@ -21,7 +21,7 @@ from fedloge.engines import local
 from fedloge.federation.feature_bank import FeatureBank
 from fedloge.federation.federation import Federation
 from fedloge.learning.client_data import ClientData
-from fedloge.learning.optimiser import Sgd
+from fedloge.learning.optimiser import Optimiser, Sgd
 from fedloge.messages.averaging import WeightedSum
 from fedloge.methods.fedloge import FedLoGe
 from fedloge.observer import Observer, RoundDone
@@ -33,7 +33,7 @@ _LABELS: tuple[tuple[str, Any, str], ...] = (
     ("forward", FedLoGe, "loss"),
     ("backward", torch.Tensor, "backward"),
     ("optimiser", Sgd, "step"),
-    ("optimiser", Sgd, "zero_grad"),
+    ("optimiser", Optimiser, "zero_grad"),
     ("copies", Federation, "load"),
     ("copies", fedloge.server.rounds, "encode"),
     ("copies", fedloge.messages.protocol, "encode"),
@@ -43,8 +43,8 @@ _LABELS: tuple[tuple[str, Any, str], ...] = (
     ("personal state", PersonalStore, "load"),
     ("personal state", PersonalStore, "save"),
     ("evaluation, backbone", FeatureBank, "_compute"),
-    ("evaluation, heads", fedloge.client.client, "predictor_confusion"),
-    ("evaluation, heads", fedloge.server.figures, "predictor_confusion"),
+    ("evaluation, heads", fedloge.client.client, "predictor_guesses"),
+    ("evaluation, heads", fedloge.server.figures, "predictor_guesses"),
 )
 
 

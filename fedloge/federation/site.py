@@ -7,6 +7,7 @@ and training counts are known only where the clients tell them.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -64,6 +65,8 @@ class OnNodeFederation(Federation):
         """This site's images; empty without a folder. `DataError`: a client has no training images."""
         if self.folder is None:
             return self._fitted(self._nothing())
+        if self.site == SERVER and (self.folder / "test").is_dir():
+            return self._fitted(self._servers_own(self.folder / "test"))
         data = self._fitted(load_own_images(self.source_config, self.folder))
         if self.site != SERVER and not len(data.train):
             raise DataError(
@@ -71,6 +74,18 @@ class OnNodeFederation(Federation):
                 "as train/<class>/<image>"
             )
         return data
+
+    def _servers_own(self, folder: Path) -> DataSet:
+        # Its test images alone: where all sites are simulated, their folders lie beside.
+        found = load_own_images(self.source_config, folder)
+        nothing = self._nothing()
+        return dataclasses.replace(
+            found,
+            train=nothing.train,
+            test=found.train,
+            train_manifest=nothing.train_manifest,
+            test_manifest=found.train_manifest,
+        )
 
     @cached_property
     def train(self) -> Examples:

@@ -155,9 +155,16 @@ class _Trackers(Observer):
 
     def _log(self, row: Mapping[str, Any], timing: Mapping[str, Any]) -> None:
         timed = {f"time/{key}": value for key, value in timing.items()}
+        # An interval is two figures.
+        ends = {
+            f"{key}/{end}": value
+            for key, interval in row.items()
+            if isinstance(interval, list)
+            for end, value in zip(("low", "high"), interval, strict=True)
+        }
         figures = {
             key: float(value)
-            for key, value in {**row, **timed}.items()
+            for key, value in {**row, **ends, **timed}.items()
             if key not in ("round", "time/round")
             and isinstance(value, (int, float))
             and math.isfinite(value)

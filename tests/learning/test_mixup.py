@@ -62,7 +62,7 @@ def test_the_same_draws_in_every_process(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_every_method_mixes_or_is_refused(name: str, where: str, tmp_path: Path) -> None:
     fed = Federation(harness.tiny(tmp_path, method=name, mixup=1.0, mixup_at=where))
-    if name in ("fedgrab", "fedyoyo", "rucr"):
+    if name in ("fed3r", "fedgrab", "fedyoyo", "rucr"):
         with pytest.raises(ConfigError, match="mixed examples have two"):
             fed.method  # noqa: B018
         return

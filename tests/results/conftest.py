@@ -31,6 +31,7 @@ ALIKE = {
     "parts": PARTS,
     "versions": {"fedloge": "0.1.0", "torch": "2.9", "flwr": "1.41.0", "python": "3.12"},
     "parameters": 12345,
+    "weights": None,
 }
 
 
