@@ -106,6 +106,8 @@ def best_on_test(run: RecordedRun) -> dict[str, dict[str, float]]:
 def client_accuracies(run: RecordedRun, evaluations: int = 1) -> dict[int, float]:
     """Accuracy of the personal model that the method is judged by, for each client, in [0, 1].
 
+    Clients that are held out from training are left out, as from the means over clients.
+
     Parameters
     ----------
     evaluations : take the mean over so many of the last evaluations; a client that is missing in
@@ -115,9 +117,10 @@ def client_accuracies(run: RecordedRun, evaluations: int = 1) -> dict[int, float
     rounds = run.evaluated_rounds[-evaluations:]
     if not name or not rounds:
         return {}
+    held_out = set(run.info.get("held-out-clients", ()))
     found: dict[int, list[float]] = {}
     for line in run.last_client_lines if evaluations == 1 else run.client_lines(rounds):
-        if name in line:
+        if name in line and line["client"] not in held_out:
             found.setdefault(line["client"], []).append(line[name])
     return {
         client: statistics.fmean(values)

@@ -11,7 +11,7 @@ import pytest
 from fedloge.errors import RunDirError
 from fedloge.results.recorded_run import list_runs
 from fedloge.results.run import open_run
-from fedloge.results.run_figures import mean_of_last, summary
+from fedloge.results.run_figures import client_accuracies, mean_of_last, summary
 
 Make = Callable[..., Path]
 
@@ -238,3 +238,12 @@ def test_damaged_or_foreign_tensors(make_run: Make) -> None:
     (other / "prototypes.safetensors").replace(folder / "prototypes.safetensors")
     with pytest.raises(RunDirError, match="a row for each of 4 classes"):
         _ = open_run(folder).prototypes
+
+
+def test_clients_held_out_from_training_are_in_no_paired_test(make_run: Make) -> None:
+    folder = make_run(rounds=2, clients=6)
+    assert sorted(client_accuracies(open_run(folder))) == [0, 1, 2, 3, 4, 5]
+    info = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(info | {"held-out-clients": [1, 4]}))
+    assert sorted(client_accuracies(open_run(folder))) == [0, 2, 3, 5]
+    assert sorted(client_accuracies(open_run(folder), evaluations=1)) == [0, 2, 3, 5]
