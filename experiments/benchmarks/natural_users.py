@@ -84,7 +84,8 @@ class _Watch(Observer):
             "MiB at the first round": round(memory()),
         }
         if self.only_start:
-            raise SystemExit(json.dumps(self.start, indent=1))
+            print(json.dumps(self.start, indent=1))
+            raise SystemExit
 
     def on_round(self, event: RoundDone) -> None:
         self.memory.append(memory())
