@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -84,7 +85,7 @@ class _Watch(Observer):
             "MiB at the first round": round(memory()),
         }
         if self.only_start:
-            print(json.dumps(self.start, indent=1))
+            sys.stdout.write(json.dumps(self.start, indent=1) + "\n")
             raise SystemExit
 
     def on_round(self, event: RoundDone) -> None:
