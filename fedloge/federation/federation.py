@@ -38,17 +38,7 @@ log = logging.getLogger(__name__)
 
 
 class Federation(FederatedData):
-    """A configured federation as one process sees it.
-
-    Parameters
-    ----------
-    data : the data set, if it is loaded already; None: loaded as the config says, when first needed.
-
-    Raises
-    ------
-    ConfigError
-        The config's device is not there, or cannot compute in its precision.
-    """
+    """A configured federation as one process sees it; made as its data side, `FederatedData`, is."""
 
     def __init__(self, config: Config, data: DataSet | None = None) -> None:
         super().__init__(config, data)
