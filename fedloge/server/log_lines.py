@@ -18,6 +18,7 @@ from typing import Literal, TextIO
 from flwr.serverapp import Grid
 
 from fedloge.console import warnings_to
+from fedloge.errors import FedlogeError
 from fedloge.observer import (
     ClientAnswered,
     Event,
@@ -69,8 +70,14 @@ def observed(grid: Grid, log_format: Format) -> Iterator[Observers]:
             yield observers
         return
     lines = LogLines(log_format, sys.stdout)
-    with _warnings_in(lines), told_to_the_end([lines]) as observers:
-        yield observers
+    try:
+        with _warnings_in(lines), told_to_the_end([lines]) as observers:
+            yield observers
+    except FedlogeError as exc:
+        # Flower's own lines come later, and are many. What reads JSON asks Flower how a run ended.
+        if log_format == "text" and not lines.started:
+            lines.write(Warned(f"the run has not started: {exc}"))
+        raise
 
 
 class LogLines(Observer):
@@ -78,9 +85,11 @@ class LogLines(Observer):
 
     def __init__(self, log_format: Format, stream: TextIO) -> None:
         self._format, self._stream = log_format, stream
+        self.started = False
 
     def on_start(self, event: RunStarted) -> None:
         """Write a line."""
+        self.started = True
         self.write(event)
 
     def on_round(self, event: RoundDone) -> None:

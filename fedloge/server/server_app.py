@@ -15,6 +15,7 @@ from fedloge.server.log_lines import observed
 from fedloge.server.roster import Roster, roster_of
 from fedloge.server.rounds import run_rounds
 from fedloge.server.server_audit import ServerAudit, server_audit
+from fedloge.server.simulated_nodes import require_nodes
 
 app = ServerApp()
 
@@ -25,6 +26,7 @@ def main(grid: Grid, context: Context) -> None:
     config = configs.from_flat(context.run_config, "run config")
     audit = server_audit(grid, config, context)
     with observed(grid, config.log_format) as observers, audit.of_run():
+        require_nodes(grid, config.num_clients)
         federation = open_federation(config)
         roster = _introduced(grid, config, federation, audit)
         opened = (record.reopen if config.resume else record.create)(config, federation)

@@ -17,6 +17,7 @@ from flwr.serverapp import Grid
 from fedloge.audit_log import FOLDER, AuditLog
 from fedloge.config import Config
 from fedloge.errors import in_one_line, printable_line
+from fedloge.server.simulated_nodes import simulated
 
 
 class ServerAudit:
@@ -54,8 +55,8 @@ class ServerAudit:
 
 
 def server_audit(grid: Grid, config: Config, context: Context) -> ServerAudit:
-    """The audit log of a run; without effect on the engines whose nodes are this machine's own."""
-    if getattr(grid, "nodes_are_fixed", False):
+    """The audit log of a run; without effect where all nodes are this machine's own."""
+    if simulated(grid):
         return ServerAudit()
     about = {
         "name": config.name,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -17,6 +19,7 @@ from pathlib import Path
 import harness
 import pytest
 import tomli_w
+from flwr.common.config import parse_config_args
 
 from fedloge import config as configs
 
@@ -35,7 +38,7 @@ ENVIRONMENT = {
 class Flower:
     """`flwr` with a home and a SuperLink of its own.
 
-    `flwr run . local` would start that SuperLink by itself, on a port that is the same for
+    `flwr run .` would start that SuperLink by itself, on a port that is the same for
     everybody, and give it a few seconds: no ground for a test on a busy machine.
     """
 
@@ -46,12 +49,13 @@ class Flower:
         scripts = Path(sys.executable).parent
         path = f"{scripts}{os.pathsep}{os.environ['PATH']}"
         self.env = os.environ | ENVIRONMENT | {"FLWR_HOME": str(self.home), "PATH": path}
-        self.flwr = scripts / "flwr"
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         connection = {"address": f"127.0.0.1:{self.port}", "insecure": True}
-        (self.home / "config.toml").write_text(tomli_w.dumps({"superlink": {"test": connection}}))
+        # The connection of commands that name none, in place of one to the SuperLink of everybody.
+        connections = {"superlink": {"default": "test", "test": connection}}
+        (self.home / "config.toml").write_text(tomli_w.dumps(connections))
         options = (
             f"--insecure --simulation --isolation subprocess --host 127.0.0.1 --port {self.port}"
         )
@@ -75,15 +79,24 @@ class Flower:
         raise TimeoutError("the SuperLink did not start")
 
     def __call__(self, *args: str | Path) -> subprocess.CompletedProcess[str]:
+        return self.shell(shlex.join(["flwr", *map(str, args)]))
+
+    def shell(self, script: str) -> subprocess.CompletedProcess[str]:
+        """What a person types in this project's folder."""
         return subprocess.run(
-            [self.flwr, *args],
+            ["bash", "-ec", script],
             env=self.env,
-            cwd=self.cwd,
+            cwd=ROOT,
             capture_output=True,
             text=True,
             timeout=400,
             check=False,
         )
+
+    def ended(self) -> list[tuple[str, str]]:
+        """How the runs ended, the newest first: `--stream` ends well even for a run that failed."""
+        runs = json.loads(self("ls", "--format", "json").stdout)["runs"]
+        return [(run["status"], run["status-details"]) for run in runs]
 
     def stop(self) -> None:
         self.superlink.terminate()
@@ -98,9 +111,9 @@ class Flower:
             self.superlink.wait()
 
 
-@pytest.fixture
-def flower(tmp_path: Path) -> Iterator[Flower]:
-    made = Flower(tmp_path)
+@pytest.fixture(scope="module")
+def flower(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flower]:
+    made = Flower(tmp_path_factory.mktemp("flower"))
     try:
         made.wait()
         yield made
@@ -108,34 +121,49 @@ def flower(tmp_path: Path) -> Iterator[Flower]:
         made.stop()
 
 
+def readmes_command() -> str:
+    """The block of the README that starts a run on Flower's own simulation."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```\w*\n(.*?)^```$", text, re.S | re.M)
+    (command,) = (block for block in blocks if "flwr run ." in block)
+    return command
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)  # most of it is processes importing torch, on however few cores there are
-def test_flowers_simulation_gives_the_local_engines_bits(flower: Flower, tmp_path: Path) -> None:
-    config = configs.from_flat(harness.TINY | {"rounds": 2, "name": "flower"})
-    # Flower takes scalars alone: each table is a string.
-    (flower.cwd / "run.toml").write_text(tomli_w.dumps(config.for_flower()))
-    # One worker process, whatever the machine: starting it is what takes the time.
-    cores = len(os.sched_getaffinity(0))
-    nodes = f"num-supernodes={config.num_clients} client-resources-num-cpus={cores}"
-    started = flower(
-        "run", ROOT, "test", "--stream", "--run-config", "run.toml", "--federation-config", nodes
-    )
+def test_the_readmes_command_gives_the_local_engines_bits(flower: Flower, tmp_path: Path) -> None:
+    started = flower.shell(readmes_command())
     said = started.stdout + started.stderr
-    # `--stream` ends well even for a run that failed: `flwr ls` knows.
-    listed = json.loads(flower("ls", "test", "--format", "json").stdout)
-    assert [run["status"] for run in listed["runs"]] == ["finished:completed"], said[-3000:]
+    assert flower.ended()[0][0] == "finished:completed", said[-3000:]
 
     # `runs-dir` is relative to where the SuperLink was started, and the log names it whole.
-    folder = flower.cwd / "runs/flower"
-    assert f"fedloge: run flower is complete: {folder}" in said
+    folder = flower.cwd / "runs/fedloge-digits-1"
+    assert f"fedloge: run fedloge-digits-1 is complete: {folder}" in said
     assert {path.name for path in (folder / "heads").iterdir()} <= {
-        f"client-{k:05d}" for k in range(4)
+        f"client-{k:05d}" for k in range(20)
     }
-    ours = harness.run_local(harness.tiny(tmp_path, "local", rounds=2))
+    # A simulation is nobody's site: it has no audit log.
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+    typed = shlex.split(readmes_command(), comments=True)
+    given = parse_config_args([typed[typed.index("--run-config") + 1]])
+    config = configs.from_flat(given).replace(runs_dir=str(tmp_path), name="local")
+    ours = harness.run_local(config)
     assert harness.differences(ours, folder) == []
 
     # The run can go on without Flower's engine.
-    resumed = harness.fedloge("resume", folder, "--rounds", "3", folder=tmp_path / "cli")
+    resumed = harness.fedloge("resume", folder, "--rounds", "4", folder=tmp_path / "cli")
     assert resumed.code == 0, resumed.err
-    longer = harness.run_local(harness.tiny(tmp_path, "longer", rounds=3))
-    assert harness.differences(longer, folder) == []
+    assert harness.differences(harness.resume_local(ours, rounds=4), folder) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_too_few_simulated_nodes_are_named_at_once_with_the_remedy(flower: Flower) -> None:
+    started = flower("run", ".", "--stream")
+    remedy = (
+        "Flower simulates 2 SuperNodes, and the run has 20 clients; "
+        "give flwr run --federation-config num-supernodes=20"
+    )
+    assert f"fedloge: the run has not started: {remedy}\n" in started.stdout + started.stderr
+    status, details = flower.ended()[0]
+    assert status == "finished:failed" and details.endswith(remedy)

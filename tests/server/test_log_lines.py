@@ -4,11 +4,13 @@ import io
 import json
 import logging
 from pathlib import Path
+from typing import Literal
 
 import harness
 import pytest
 
 from fedloge.engines.local import LocalGrid
+from fedloge.errors import RunError
 from fedloge.observer import ClientAnswered, Event, RoundDone, RunEnded, RunStarted
 from fedloge.server.log_lines import PREFIX, LogLines, Warned, from_json, in_json, observed
 
@@ -111,6 +113,18 @@ def test_warnings_stand_among_the_lines(tmp_path: Path, capsys: pytest.CaptureFi
     )
     assert (start, warned) == (EVENTS[0], Warned("3 images"))
     assert ended == RunEnded(Path("/runs/a"), "run a has stopped: disk", complete=False)
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_a_run_that_cannot_start_says_so_to_a_person(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], log_format: Literal["text", "json"]
+) -> None:
+    grid = FlowersGrid(harness.tiny(tmp_path))
+    with pytest.raises(RunError), observed(grid, log_format):
+        raise RunError("no clients")
+    # The superlink engine asks Flower how a run ended.
+    told = "fedloge: the run has not started: no clients\n" if log_format == "text" else ""
+    assert capsys.readouterr().out == told
 
 
 def test_text_lines() -> None:
