@@ -25,6 +25,7 @@ from fedloge.config.robust_rules import answers_needed, needs_answers
 from fedloge.config.running_keys import RunningKeys
 from fedloge.config.secure_rules import secure_problem
 from fedloge.config.server_keys import AggregationKeys, MeasurementKeys
+from fedloge.config.straggler_keys import StragglerKeys, straggler_problem
 from fedloge.config.tables import (
     MOVED,
     Scalar,
@@ -89,7 +90,14 @@ OPERATIONAL = frozenset(
 
 # The order of the fields is that of the bases from the last to the first.
 class Config(
-    RunningKeys, MeasurementKeys, AggregationKeys, TrainingKeys, ClientKeys, DataKeys, ModelKeys
+    RunningKeys,
+    MeasurementKeys,
+    StragglerKeys,
+    AggregationKeys,
+    TrainingKeys,
+    ClientKeys,
+    DataKeys,
+    ModelKeys,
 ):
     """Everything that decides a run. Build it with `load` or `from_flat`, whose errors are readable."""
 
@@ -119,6 +127,8 @@ class Config(
             self._check_on_node()
         if self.secure_aggregation and (problem := secure_problem(self.nested())):
             raise ValueError(f"secure-aggregation: {problem}")
+        if problem := straggler_problem(self.nested()):
+            raise ValueError(problem)
         if self.dp_clip and self.wire_dtype != "float32":
             raise ValueError("dp-clip measures updates exactly: set wire-dtype=float32")
         if self.dp_clip and self.aggregation != "mean":

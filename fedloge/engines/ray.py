@@ -59,8 +59,9 @@ class RayGrid(OwnGrid):
 
     def __init__(self, config: Config, observers: Iterable[Observer] = ()) -> None:
         super().__init__(config, observers)
-        # Robust rules and clipping need each client's update separately; masked ones only the server adds up.
-        alone = config.dp_clip or config.secure_aggregation
+        # Robust rules and clipping need each client's update separately, and so does who does not wait for all;
+        # masked ones only the server adds up.
+        alone = config.dp_clip or config.secure_aggregation or config.waits_selectively
         self.partial_sums = config.aggregation == "mean" and not alone
         connect(config)
         self._options = worker_options(config, ray.cluster_resources())

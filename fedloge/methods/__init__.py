@@ -95,4 +95,9 @@ def make_method(task: Task) -> Method:
             f"mixup: method {method.name!r} takes one class per example with these options, and mixed "
             "examples have two; take another method or loss, or leave mixup at 0"
         )
+    if method.pooled and (task.config.waits_selectively or task.config.speed_spread):
+        raise ConfigError(
+            f"method {method.name!r} trains at one place and asks no client; leave clients-drawn, buffer-size "
+            "and speed-spread out"
+        )
     return method

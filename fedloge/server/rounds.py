@@ -21,6 +21,7 @@ from fedloge.messages import SECOND_PASS, Stamp, check_update, decode, encode
 from fedloge.methods.method import Aggregate, Part
 from fedloge.observer import Observers, RoundDone, RunEnded
 from fedloge.partition import held_out_clients
+from fedloge.server.arrival_record import ArrivalRecord
 from fedloge.server.central_privacy import Epsilon, with_privacy
 from fedloge.server.checkpoint import Checkpoint, CheckpointStore
 from fedloge.server.chosen_model import drop_later
@@ -28,11 +29,15 @@ from fedloge.server.early_end import keep_if_chosen, nothing_to_do, started, why
 from fedloge.server.figures import client_rows, measured, personal_figures, reliability_lines
 from fedloge.server.first_heads import opened
 from fedloge.server.masked_mean import SumLost
+from fedloge.server.pacing import Pacing
 from fedloge.server.pooled_training import PooledTraining
 from fedloge.server.roster import Roster
+from fedloge.server.round_outcome import RoundOutcome
+from fedloge.server.round_texts import failure_rows, remark, round_line
 from fedloge.server.run_record import RunRecord
 from fedloge.server.server_optimiser import PREFIX, ServerOptimiser
-from fedloge.server.strategy import RoundOutcome, RoundStrategy
+from fedloge.server.strategy import RoundStrategy
+from fedloge.server.virtual_clock import CLOCK
 
 log = logging.getLogger(__name__)
 _MOST_LOST = 3
@@ -70,10 +75,11 @@ def run_rounds(
     if text := nothing_to_do(federation, record, rows, start):
         observers.on_end(RunEnded(record.folder, text, complete=True))
         return
+    arrivals = ArrivalRecord(record.files.arrivals)
     drop_later(record.files.chosen, start.round)
     stamp = _begin_attempt(federation, checkpoints, record, start)
     roster.wait(config.startup_timeout)
-    rounds = Rounds(grid, federation, roster, stamp, start)
+    rounds = Rounds(grid, federation, roster, stamp, start, arrivals)
     observers.on_start(started(config, record, start))
     if start.round == 0:
         rounds.open()
@@ -90,8 +96,8 @@ def run_rounds(
         if round % config.checkpoint_every == 0 or round == config.rounds or ended:
             record.flush()
             checkpoints.save(Checkpoint(round, stamp.attempt, rounds.shared, rounds.state))
-        _remark(federation, rows, said)
-        observers.on_round(RoundDone(done.row, done.timing, _line(done.row, federation)))
+        remark(federation, rows, said)
+        observers.on_round(RoundDone(done.row, done.timing, round_line(done.row, federation)))
         if ended:
             break
     text = f"run {record.name} is complete{f', {ended}' if ended else ''}: {record.folder}"
@@ -122,7 +128,13 @@ class Rounds:
     """
 
     def __init__(
-        self, grid: Grid, federation: Federation, roster: Roster, stamp: Stamp, start: Checkpoint
+        self,
+        grid: Grid,
+        federation: Federation,
+        roster: Roster,
+        stamp: Stamp,
+        start: Checkpoint,
+        arrivals: ArrivalRecord,
     ) -> None:
         self.federation, self.config = federation, federation.config
         self.shared, self.state = start.shared, start.server
@@ -144,6 +156,7 @@ class Rounds:
             uplinks,
             partial_sums=getattr(grid, "partial_sums", False),
         )
+        self._pacing = Pacing(grid, self._strategy, arrivals, start.server)
         self._averaging = with_privacy(self._strategy, federation)
         sample = self._strategy.sample
         self._pooled = PooledTraining(federation, sample) if federation.method.pooled else None
@@ -177,6 +190,7 @@ class Rounds:
         done = self._trained(round, figures, images, seconds=time.perf_counter() - began)
         if averaged is not None:
             self._take(self._checked(round, self._after_server_step(round, averaged)))
+        self.state = self.state | self._pacing.state()
         if round % self.config.evaluate_every == 0 or round == self.config.rounds:
             self._evaluate(round, done)
             seconds = time.perf_counter() - began - done.timing["train-seconds"]
@@ -193,8 +207,7 @@ class Rounds:
             self._strategy.outcome = RoundOutcome()  # nobody was asked
             return self._pooled.train(round, self.shared)
         messages = self._averaging.configure_train(round, self._arrays, ConfigRecord(), self._grid)
-        replies = self._grid.send_and_receive(messages, timeout=self.config.round_timeout)
-        averaged, figures = self._averaged(round, replies)
+        averaged, figures = self._averaged(round, self._pacing.replies(round, messages))
         asked = self._strategy.outcome.replies
         return averaged, figures, sum(int(reply.get("images", 0)) for reply in asked.values())
 
@@ -229,6 +242,7 @@ class Rounds:
             "failed": len(outcome.failures),
             **{key: value for key, value in figures.items() if key.startswith("train/")},
             "images": images,
+            **self._pacing.figures(len(self._strategy.sample(round))),
         }
         if self._epsilon is not None:
             row["privacy/epsilon"] = self._epsilon.after(self._strategy, round)
@@ -239,13 +253,13 @@ class Rounds:
             "bytes-down": outcome.bytes_down,
             "bytes-up": outcome.bytes_up,
         }
-        return RoundRecord(row, timing, {"failures": _failures(round, outcome.failures)})
+        return RoundRecord(row, timing, {"failures": failure_rows(round, outcome.failures)})
 
     def _after_server_step(self, round: int, averaged: dict[str, Tensor]) -> Aggregate:
         fed = self.federation
         if self._optimiser is not None:
             averaged = self._optimiser.step(round, self.shared, averaged)
-        own = {name: t for name, t in self.state.items() if not name.startswith(PREFIX)}
+        own = {name: t for name, t in self.state.items() if not name.startswith((PREFIX, CLOCK))}
         aggregate = Aggregate(round, averaged, self._strategy.outcome.sums, own)
         net = fed.load(averaged, fed.initial[Part.PERSONAL])
         return fed.method.server_update(net, aggregate)
@@ -300,7 +314,7 @@ class Rounds:
                 "clients": client_rows(round, outcome.replies),
                 "classes": [{"round": round, **found.by_class}] if found.by_class else [],
                 "calibration": reliability_lines(round, found.reliability),
-                "failures": _failures(round, again.failures | outcome.failures),
+                "failures": failure_rows(round, again.failures | outcome.failures),
             }
         )
 
@@ -326,16 +340,6 @@ P = TypeVar("P", bound=Probe)
 def _named(probes: Sequence[P], tensors: Callable[[P], Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """Each probe's tensors as ``PROBE/NAME``."""
     return {f"{p.name}/{name}": tensor for p in probes for name, tensor in tensors(p).items()}
-
-
-def _remark(fed: Federation, rows: list[dict[str, Any]], said: set[str]) -> None:
-    """Warn of what the method finds in its rounds, each thing once."""
-    for remark in type(fed.method).remarks(fed.config, fed.data.num_classes, rows):
-        # What differs from round to round is the figures before the advice.
-        advice = remark.rpartition(":")[2]
-        if advice not in said:
-            said.add(advice)
-            log.warning("%s", remark)
 
 
 def _starting_point(
@@ -377,23 +381,3 @@ def _begin_attempt(
     if fresh:
         checkpoints.save(start)
     return Stamp(record.run_id, record.name, fed.fingerprint, bases, start.round, start.round)
-
-
-def _failures(round: int, failures: dict[int, str]) -> list[dict[str, Any]]:
-    return [
-        {"round": round, "client": client, "reason": reason} for client, reason in failures.items()
-    ]
-
-
-def _line(row: dict[str, Any], fed: Federation) -> str:
-    shown = [f"round {row['round']}"]
-    if "train/loss" in row:
-        shown.append(f"loss {row['train/loss']:.3f}")
-    for kind, name, figure in (
-        ("global", fed.method.primary_global, "all"),
-        ("personal", fed.method.primary_personal, "mean"),
-    ):
-        key = f"{kind}/{name}/{figure}"
-        if key in row:
-            shown.append(f"{kind} {row[key]:.1%}")
-    return "  ".join(shown)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -20,7 +19,6 @@ from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
 from fedloge.config import Config
-from fedloge.config.robust_rules import answers_needed, needs_answers
 from fedloge.errors import FedlogeError, RunError, printable_line
 from fedloge.messages import (
     ARRAYS,
@@ -43,23 +41,9 @@ from fedloge.server.aggregation import Combination, combination
 from fedloge.server.masked_mean import MaskedMean, SumLost, begin_sum
 from fedloge.server.replies import Asked, bytes_of, digest_of, read_reply
 from fedloge.server.roster import Member, Roster
+from fedloge.server.round_outcome import RoundOutcome, check_quorum
 from fedloge.server.sampling import drawn_clients
 from fedloge.server.weights import Weights
-
-
-@dataclass
-class RoundOutcome:
-    """What became of one round's messages."""
-
-    failures: dict[int, str] = field(default_factory=dict)
-    """Partition id -> why its answer was not used."""
-    replies: dict[int, dict[str, float | int]] = field(default_factory=dict)
-    """Partition id -> the metrics of its answer."""
-    sums: dict[str, Tensor] = field(default_factory=dict)
-    """What the clients sent besides the model, summed over them."""
-    bytes_down: int = 0
-    bytes_up: int = 0
-    """Bytes of tensors sent to the clients, and by them."""
 
 
 class RoundStrategy(Strategy):
@@ -255,15 +239,36 @@ class RoundStrategy(Strategy):
             client = by_node.get(reply.metadata.src_node_id)
             if client is None or reply.has_error():
                 continue
-            try:
-                read_reply(reply, self._asked_of("train", round, client))
-                check_update(received_tensors(reply.content, ARRAYS), self.template)
-            except FedlogeError as exc:
-                reason = printable_line(str(exc))
+            if reason := self.verdict(round, client, reply):
                 raise RunError(
                     f"round {round}: client {client}: {reason}; under privacy all who are asked must "
                     "answer: see to it, then resume"
-                ) from None
+                )
+
+    @property
+    def asked(self) -> Mapping[int, Member]:
+        """Who was asked last, by partition id, in the order of the messages."""
+        return self._asked
+
+    def verdict(self, round: int, client: int, reply: Message | None) -> str:
+        """Why a client's answer to a train message cannot be used, in a line; empty if it can."""
+        if reply is None:
+            return self._unanswered
+        try:
+            read_reply(reply, self._asked_of("train", round, client))
+            check_update(received_tensors(reply.content, ARRAYS), self.template)
+        except FedlogeError as exc:
+            return printable_line(str(exc))
+        return ""
+
+    def keep_only(self, clients: Iterable[int], failures: Mapping[int, str]) -> None:
+        """Go on as if only these clients had been asked, and those that failed; nobody waits for the others."""
+        self._asked = {client: self._asked[client] for client in clients}
+        self.outcome.failures |= failures
+
+    @property
+    def _unanswered(self) -> str:
+        return f"no answer within {self.config.round_timeout:g} s, or its node has gone"
 
     def _asked_of(self, kind: Kind, round: int, client: int) -> Asked:
         return Asked(
@@ -317,9 +322,7 @@ class RoundStrategy(Strategy):
                 total.merge_partial(part.partial())
         outcome.sums = total.total()
         for client in self._asked.keys() - answered:
-            outcome.failures[client] = (
-                f"no answer within {self.config.round_timeout:g} s, or its node has gone"
-            )
+            outcome.failures[client] = self._unanswered
         outcome.failures = dict(sorted(outcome.failures.items()))
         outcome.replies = dict(sorted(outcome.replies.items()))
         self._audit(kind, round, digests)
@@ -347,28 +350,7 @@ class RoundStrategy(Strategy):
         outcome.failures = dict(sorted((outcome.failures | dict(reasons)).items()))
 
     def _check_quorum(self, round: int) -> None:
-        good = len(self.outcome.replies)
-        asked = good + len(self.outcome.failures)
-        # Under privacy the noise is sized for a mean over all clients that were asked.
-        needed = asked if self.config.dp_clip else math.ceil(self.config.min_fraction * asked)
-        why = f"min-fraction {self.config.min_fraction:g}"
-        rule, bad = self.config.aggregation, self.config.byzantine_clients
-        # Answers that failed may all be of honest clients, so the rule's own bound holds for what is left.
-        if rule != "mean" and answers_needed(rule, bad) > needed:
-            needed, why = (
-                answers_needed(rule, bad),
-                f"{needs_answers(rule, bad)}, byzantine-clients={bad}",
-            )
-        if good < max(1, needed):
-            first = [
-                f"client {client}: {reason}"
-                for client, reason in list(self.outcome.failures.items())[:3]
-            ]
-            raise RunError(
-                f"round {round}: {good} of {asked} clients gave a usable answer, the quorum is {needed} "
-                f"({why}); {'; '.join(first)}; resume it, from an older round with --from-round "
-                f"{self.stamp.keep_round}; a new run with aggregation=median withstands bad answers"
-            )
+        check_quorum(self.config, self.outcome, round, self.stamp.keep_round)
 
     def _mean_figures(self) -> dict[str, float]:
         rows = list(self.outcome.replies.values())

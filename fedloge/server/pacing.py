@@ -1,0 +1,61 @@
+"""How a round's messages are sent, and for whose answers it waits: for all, or for the first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from flwr.app import Message
+from flwr.serverapp import Grid
+from torch import Tensor
+
+from fedloge.server.arrival_record import ArrivalRecord
+from fedloge.server.first_answers import FirstAnswers
+from fedloge.server.strategy import RoundStrategy
+from fedloge.server.virtual_clock import VirtualClock
+
+
+class Pacing:
+    """Sends a round's messages and brings the answers that count.
+
+    Parameters
+    ----------
+    kept : the server's tensors as a checkpoint has them; a clock goes on from there.
+
+    Attributes
+    ----------
+    clock : simulated: with ``speed-spread``, and where a simulation does not wait for all. Else None.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        strategy: RoundStrategy,
+        record: ArrivalRecord,
+        kept: dict[str, Tensor],
+    ) -> None:
+        self._grid, self._strategy, self._config = grid, strategy, strategy.config
+        simulation = getattr(grid, "nodes_are_fixed", False)
+        simulated = simulation and self._config.waits_selectively
+        self.clock = (
+            VirtualClock(self._config, kept) if simulated or self._config.speed_spread else None
+        )
+        self._first = FirstAnswers(grid, strategy, record, self.clock)
+
+    def replies(self, round: int, messages: Iterable[Message]) -> Iterable[Message]:
+        """The answers to a round's messages that count."""
+        if self._config.clients_drawn:
+            return self._first.of(round, list(messages))
+        if self.clock is not None:
+            asked = self._strategy.asked.items()
+            done = [self.clock.answered(k, member.num_examples) for k, member in asked]
+            self.clock.now = max(done, default=self.clock.now)
+        return self._grid.send_and_receive(messages, timeout=self._config.round_timeout)
+
+    def figures(self, asked: int) -> dict[str, float]:
+        """What a round's line of metrics says of it: how many were asked, and the simulated time."""
+        drawn = {"drawn": asked} if self._config.clients_drawn else {}
+        return drawn | ({"clock/seconds": self.clock.now} if self.clock else {})
+
+    def state(self) -> dict[str, Tensor]:
+        """Tensors for a checkpoint."""
+        return self.clock.state() if self.clock else {}
