@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from flwr.app import Context, Message, RecordDict
+from flwr.clientapp import ClientApp
 
 from fedloge import messages as wire
 from fedloge.client.client_app import app
@@ -15,7 +16,9 @@ from fedloge.messages import Stamp
 from fedloge.methods.method import Part
 
 
-def ask(config: Config, kind: str, content: RecordDict, **node_config: Any) -> RecordDict:
+def ask(
+    config: Config, kind: str, content: RecordDict, by: ClientApp = app, **node_config: Any
+) -> RecordDict:
     """What a node answers; without further keys of its node config it is one of a simulation."""
     take_identity()
     node = {"partition-id": 1, "num-partitions": 4, "simulated": True} | node_config
@@ -26,7 +29,7 @@ def ask(config: Config, kind: str, content: RecordDict, **node_config: Any) -> R
         state=RecordDict(),
         run_config=dict(config.for_flower()),
     )
-    return app(Message(content, dst_node_id=7, message_type=kind), context).content
+    return by(Message(content, dst_node_id=7, message_type=kind), context).content
 
 
 def work(config: Config, **changes: Any) -> RecordDict:

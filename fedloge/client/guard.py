@@ -10,7 +10,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
@@ -39,29 +39,39 @@ from fedloge.messages.cohort import UNMASK_MESSAGE
 
 KINDS = ("query.whoami", "train", "evaluate", SECOND_PASS, UNMASK_MESSAGE)
 _ROUNDS_REMEMBERED = 100
+Code = Literal["own", "sent"]
 Answering = Callable[[Message, Context], Message]
 
 
 class GuardedApp(ClientApp):
-    """Flower's ClientApp behind the guard, which also sees messages that no function is registered for."""
+    """Flower's ClientApp behind the guard, which also sees messages that no function is registered for.
+
+    Attributes
+    ----------
+    code : whose code this is, for the audit log: the server's as it was sent, or the site's own.
+    """
+
+    code: Code = "sent"
 
     def __call__(self, message: Message, context: Context) -> Message:
         """Answer a message."""
-        return guard(message, context, super().__call__)
+        return guard(message, context, super().__call__, self.code)
 
 
-def guard(message: Message, context: Context, call_next: Answering) -> Message:
+def guard(message: Message, context: Context, call_next: Answering, code: Code = "sent") -> Message:
     """Answer a message as far as the site's policy allows.
 
     Parameters
     ----------
     call_next : answers it.
+    code : whose code that is, for the audit log.
     """
     try:
         site = own_site(context.node_config)
         if site is None:
             return call_next(message, context)
-        site.audit.write(_received(message, context))
+        about = _about(message, context) | {"code": code}
+        site.audit.write(about | {"event": "received", "records": _described(message.content)})
     except FedlogeError as exc:
         return Message(failure_content(str(exc)), reply_to=message)
     began = time.perf_counter()
@@ -81,12 +91,12 @@ def guard(message: Message, context: Context, call_next: Answering) -> Message:
     except BaseException as exc:
         reason = in_one_line(exc) if isinstance(exc, Exception) else type(exc).__name__
         event |= {"event": "failed", "reason": printable_line(reason)}
-        site.audit.write(_about(message, context) | event)
+        site.audit.write(about | event)
         raise
     event |= {"seconds": round(time.perf_counter() - began, 3)}
     event |= {"records": _described(reply.content)}
     try:
-        site.audit.write(_about(message, context) | event)
+        site.audit.write(about | event)
     except FedlogeError as exc:  # what is not written down is not sent
         return Message(failure_content(str(exc)), reply_to=message)
     return reply
@@ -141,11 +151,6 @@ def _count_bytes(counted: Message, message: Message, site: OwnSite) -> None:
 def bytes_in(content: RecordDict) -> int:
     """The bytes of the tensors in a message."""
     return sum(num_bytes(record) for record in content.array_records.values())
-
-
-def _received(message: Message, context: Context) -> dict[str, Any]:
-    records = _described(message.content)
-    return _about(message, context) | {"event": "received", "records": records}
 
 
 def _about(message: Message, context: Context) -> dict[str, Any]:

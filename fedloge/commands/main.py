@@ -48,6 +48,7 @@ _COMMANDS = {
         lab,
         tools.certs,
         tools.site_key,
+        tools.superexec,
         tools.doctor,
         audit,
     ),
@@ -74,9 +75,12 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+# What this one does not know is for the program that it runs.
+_PASSING_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 for _kind, _commands in _COMMANDS.items():
     for _command in _commands:
-        cli.command(rich_help_panel=_kind)(_command)
+        _settings = _PASSING_ON if _command is tools.superexec else None
+        cli.command(rich_help_panel=_kind, context_settings=_settings)(_command)
 
 
 def main() -> None:

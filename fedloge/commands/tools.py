@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -69,6 +69,25 @@ def certs(
     else:
         deployment.renew_server(out, host or [], days, owner)
     stdout().print(deployment.next_steps(out, made), soft_wrap=True, markup=False)
+
+
+def superexec(
+    context: typer.Context,
+    code: Annotated[
+        Literal["own", "sent"],
+        typer.Option(
+            help="own: the installed package answers, and refuses a server whose code differs; "
+            "sent: the server's code runs."
+        ),
+    ] = "own",
+) -> None:
+    """Run a site's flower-superexec with the imports kept warm: a message costs a second, not a dozen.
+
+    All other options are those of flower-superexec.
+    """
+    from fedloge.client.superexec import superexec as run
+
+    raise typer.Exit(run(context.args, code))
 
 
 def site_key(

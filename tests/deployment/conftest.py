@@ -30,6 +30,13 @@ from fedloge.commands import certificates as certs
 ROOT = Path(__file__).parents[2]
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
 MARK = "FEDLOGE_TEST_DEPLOYMENT"
+SERVER, CLIENT = (
+    json.loads(
+        re.findall(r"^ENTRYPOINT (.*)$", (ROOT / folder / "Dockerfile").read_text(), re.M)[0]
+    )
+    for folder in ("server", "clients")
+)
+"""What our own images run."""
 
 
 def interpolated(text: str, environment: dict[str, str]) -> str:
@@ -116,8 +123,11 @@ class Deployment:
     def command(self, service: str) -> list[str]:
         """What the service runs, with this machine's addresses and paths."""
         entry = self.file["services"][service]
-        default = ["flower-superexec"] if service.startswith("superexec") else []
-        given = words(entry.get("entrypoint", default)) + words(entry.get("command", []))
+        default = {"superexec-server": SERVER, "superexec-client": CLIENT}
+        image = service.rstrip("0123456789").rstrip("-")
+        given = words(entry.get("entrypoint", default.get(image, []))) + words(
+            entry.get("command", [])
+        )
         return [self._here(service, word) for word in given]
 
     def health_command(self, service: str) -> list[str]:
