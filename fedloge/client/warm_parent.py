@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import selectors
-import shlex
 import signal
 import socket
 import struct
@@ -26,8 +25,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from fedloge.client import clientapp_shim
+from fedloge.errors import InputError
 
 PROGRAM = "flwr-clientapp"
+INSTALLED = "fedloge-clientapp"
 _PATIENCE = 10.0  # seconds for a shim to send its few bytes
 _POLL = {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2"}
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -55,6 +56,7 @@ class WarmParent:
         self._answer = answer
         self._children: dict[int, socket.socket] = {}
         self._command: subprocess.Popen[bytes] | None = None
+        self._early: list[int] = []  # signals that came before the command was there to get them
         self._events = selectors.DefaultSelector()
 
     def run(self, command: Sequence[str], environment: Mapping[str, str]) -> int:
@@ -79,6 +81,8 @@ class WarmParent:
                     given = {**_POLL, **environment}
                     given["PATH"] = f"{folder}:{environment.get('PATH', os.defpath)}"
                     self._command = subprocess.Popen(command, env=given)
+                    for number in self._early:
+                        self._command.send_signal(number)
                     while self._command.poll() is None:
                         for key, _ in self._events.select():
                             key.data(key.fileobj)
@@ -92,9 +96,10 @@ class WarmParent:
         return code if code >= 0 else 128 - code
 
     def _pass_on(self, number: int, _: Any) -> None:
-        if self._command is not None:
-            with suppress(ProcessLookupError):
-                self._command.send_signal(number)
+        if self._command is None:
+            self._early.append(number)
+        else:
+            self._command.send_signal(number)
 
     def _fork(self, door: socket.socket) -> None:
         connection, _ = door.accept()
@@ -179,17 +184,25 @@ class WarmParent:
 
 
 def listening(folder: Path) -> socket.socket:
-    """A socket in `folder`, which nobody else may enter, and the program that connects to it."""
+    """A socket in `folder`, which nobody else may enter, and a link to the program that connects to it.
+
+    A link, because a container's temporary folder may let no program run that lies in it.
+
+    Raises
+    ------
+    InputError
+        The program is not installed beside this Python.
+    """
+    installed = Path(sys.executable).with_name(INSTALLED)
+    if not installed.exists():
+        raise InputError(f"{installed} is not there; install fedloge with pip or uv")
     folder.chmod(0o700)
-    address = folder / "socket"
+    address = folder / clientapp_shim.SOCKET
     door = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     door.bind(str(address))
     address.chmod(0o600)
     door.listen()
-    program = folder / PROGRAM
-    shim = shlex.join([sys.executable, "-I", "-S", clientapp_shim.__file__, str(address)])
-    program.write_text(f'#!/bin/sh\nexec {shim} "$@"\n')
-    program.chmod(0o700)
+    (folder / PROGRAM).symlink_to(installed)
     return door
 
 

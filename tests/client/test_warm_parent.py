@@ -92,10 +92,10 @@ def test_a_child_that_breaks_shows_why_and_ends_with_1(tmp_path: Path) -> None:
 
 
 def test_only_its_user_can_open_the_socket_and_it_is_gone_afterwards(tmp_path: Path) -> None:
-    script = "d=$(dirname $(command -v flwr-clientapp)); echo $d; stat -c %a $d $d/*"
+    script = "d=$(dirname $(command -v flwr-clientapp)); echo $d; stat -c %a $d $d/socket"
     _, out, _ = run(script, tmp_path)
     folder, *modes = out.split()
-    assert modes == ["700", "700", "600"]
+    assert modes == ["700", "600"]
     assert not Path(folder).exists()
 
 
@@ -143,3 +143,31 @@ def test_a_request_that_cannot_be_read_is_refused_and_others_go_on(tmp_path: Pat
     code, out, err = run(f"{rubbish}; flwr-clientapp say 2>/dev/null; echo code $?", tmp_path)
     assert "cannot be read was refused (0 streams, expected 3)" in err
     assert code == 0 and out.endswith("code 7\n")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_the_temporary_folder_need_not_let_programs_run(tmp_path: Path) -> None:
+    folder = tmp_path / "noexec"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "noexec", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        script = "flwr-clientapp say 2>/dev/null; echo code $?"
+        done = subprocess.run(
+            [sys.executable, "-c", PARENT, script],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=os.environ | {"TMPDIR": str(folder)},
+        )
+        assert done.stdout.endswith("code 7\n"), done.stderr
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_without_a_warm_parent_the_program_says_what_runs_one() -> None:
+    program = Path(sys.executable).with_name("fedloge-clientapp")
+    done = subprocess.run([program], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "no warm parent answers" in done.stderr and "'fedloge superexec' runs one" in done.stderr
