@@ -19,7 +19,10 @@ report, the export) take the paths from here, so that both mean the same files::
       checkpoint/            manifest.json, round-000012.safetensors; chosen.safetensors, the shared
                              tensors after the round that validation examples choose
       heads/                 client-00003/round-000012.safetensors, the personal tensors;
-                             secure-sums.jsonl, what the client remembers of secure sums
+                             secure-sums.jsonl, what the client remembers of secure sums;
+                             data.json, which data of its own the client began the run with
+      set-aside/             attempt-00002/: what there was of rounds after the one that this start of the run
+                             went on from, under its own names (owner only); may be deleted
       report.html            the page about the run
       mistakes.html          a page of a model's mistakes, where one was asked for
       run.lock               held by the process that runs it
@@ -27,17 +30,27 @@ report, the export) take the paths from here, so that both mean the same files::
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 FORMAT = 2
 """Format number of a run's directory; readers refuse any other."""
 
+FINGERPRINT = 2
+"""What a new run's fingerprint covers: 2, the content of the data too; 1, as before, all but that."""
+
 ROUND_FILES = ("metrics", "timing", "clients", "classes", "calibration", "failures")
 """The JSON-lines files that grow with every round, in the order in which they are written."""
 
 MASK_MEMORY = "secure-sums.jsonl"
 """In a client's folder of personal tensors: the secure sums that it took part in."""
+
+DATA_OF_CLIENT = "data.json"
+"""In a client's folder of personal tensors: digests of its own data as it began the run with them."""
+
+SET_ASIDE = "set-aside"
+"""The folder of what a resume does again, in a run and in a client's folder of personal tensors."""
 
 CHECKPOINT_MANIFEST = "manifest.json"
 
@@ -128,6 +141,11 @@ class RunFiles:
         return self.folder / "heads"
 
     @property
+    def set_aside(self) -> Path:
+        """The folder of what was of later rounds than those that the run was resumed from."""
+        return self.folder / SET_ASIDE
+
+    @property
     def report(self) -> Path:
         """The page about the run."""
         return self.folder / "report.html"
@@ -151,6 +169,12 @@ class RunFiles:
 def tensors_of_round(round: int) -> str:
     """Name of a file of tensors as they were after a round, in a checkpoint or a client's folder."""
     return f"round-{round:06d}.safetensors"
+
+
+def round_of_tensors(name: str) -> int:
+    """The round of a file that `tensors_of_round` has named; -1: it is none."""
+    found = re.fullmatch(r"round-(\d{6,})\.safetensors", name)
+    return int(found[1]) if found else -1
 
 
 def client_folder(client: int) -> str:

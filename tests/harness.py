@@ -127,7 +127,7 @@ def differences(one: Path, other: Path, records: tuple[str, ...] = RECORDS) -> l
 
 
 def attempts(folder: Path) -> tuple[int, ...]:
-    return RunRecord(folder, "").bases()
+    return RunRecord(folder, "", "").bases()
 
 
 # The command line, in a process of its own

@@ -13,7 +13,6 @@ import io
 import json
 import logging
 import os
-import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,14 +22,21 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from fedloge.atomic_files import flush_folder, write_new
+from fedloge.atomic_files import disk_error, flush_folder, write_new
 from fedloge.digest import digest
 from fedloge.errors import CheckpointError, RunError
 from fedloge.messages import Stamp
-from fedloge.run_files import MASK_MEMORY, client_folder, tensors_of_round
+from fedloge.run_files import (
+    DATA_OF_CLIENT,
+    MASK_MEMORY,
+    SET_ASIDE,
+    client_folder,
+    round_of_tensors,
+    tensors_of_round,
+)
 
 log = logging.getLogger(__name__)
-_FILE = re.compile(r"round-(\d{6})\.safetensors")
+_REMEMBERED = (MASK_MEMORY, DATA_OF_CLIENT)
 _HEADER = {
     "run-id",
     "fingerprint",
@@ -77,7 +83,7 @@ class PersonalStore:
         """
         usable = (round for round in reversed(self._rounds()) if round < before)
         for round in usable:
-            if self._set_aside_if_dropped(round, stamp):
+            if self._set_aside_if_dropped(round, stamp, only_damaged=True):
                 continue
             header, tensors = self._read(round)
             self._check_run(header, stamp, round)
@@ -118,14 +124,14 @@ class PersonalStore:
         """
         rounds = self._rounds()
         if len(rounds) > 1:
-            self._prune(stamp, rounds)
+            self._prune(stamp, [r for r in rounds if not self._set_aside_if_dropped(r, stamp)])
 
     def read_files(self) -> dict[str, bytes]:
         """The content of all versions, by file name, to be carried to the worker that runs this client.
 
-        With them goes what it remembers of secure sums.
+        With them goes what it remembers of secure sums and of its data.
         """
-        paths = [*map(self._path, self._rounds()), self.folder / MASK_MEMORY]
+        paths = [*map(self._path, self._rounds()), *(self.folder / name for name in _REMEMBERED)]
         return {path.name: path.read_bytes() for path in paths if path.exists()}
 
     def write_files(self, files: Mapping[str, bytes]) -> None:
@@ -139,7 +145,7 @@ class PersonalStore:
             The disk refused the write.
         """
         for name, content in files.items():
-            if not _FILE.fullmatch(name) and name != MASK_MEMORY:
+            if round_of_tensors(name) < 0 and name not in _REMEMBERED:
                 raise CheckpointError(
                     f"client {self.client}: {name!r} is not the file name of a personal state"
                 )
@@ -149,6 +155,10 @@ class PersonalStore:
         for round in self._rounds():
             if self._path(round).name not in files:
                 self._path(round).unlink()
+
+    def keep(self, name: str, content: bytes) -> None:
+        """Write a file of the client's folder and flush it; `RunError` if the disk refuses."""
+        self._replace(self.folder / name, content, flush=True)
 
     def _write(self, stamp: Stamp, state: Mapping[str, Tensor], rounds_trained: int) -> None:
         tensors = {name: t.detach().cpu().contiguous() for name, t in state.items()}
@@ -165,19 +175,20 @@ class PersonalStore:
             self._path(stamp.round), save(tensors, metadata={"fedloge": json.dumps(header)})
         )
 
-    def _replace(self, path: Path, content: bytes) -> None:
+    def _replace(self, path: Path, content: bytes, *, flush: bool = False) -> None:
+        flush = flush or self._flush
         temporary = path.with_suffix(".tmp")
         try:
             try:
-                write_new(temporary, content, 0o600, flush=self._flush)
+                write_new(temporary, content, 0o600, flush=flush)
             except FileNotFoundError:
                 self.folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
                 self.folder.mkdir(exist_ok=True, mode=0o700)
-                write_new(temporary, content, 0o600, flush=self._flush)
-                if self._flush:
+                write_new(temporary, content, 0o600, flush=flush)
+                if flush:
                     flush_folder(self.folder.parent)
             temporary.replace(path)
-            if self._flush:
+            if flush:
                 flush_folder(self.folder)
         except OSError as exc:
             with contextlib.suppress(OSError):
@@ -187,31 +198,47 @@ class PersonalStore:
                 f"({exc.strerror}); free space or change the folder, then resume"
             ) from None
 
-    def _set_aside_if_dropped(self, round: int, stamp: Stamp) -> bool:
-        """Rename a damaged state of a round that this resumed attempt does again; whether it was one."""
-        if stamp.attempt < 2 or round <= stamp.bases[-1]:
+    def _set_aside_if_dropped(
+        self, round: int, stamp: Stamp, *, only_damaged: bool = False
+    ) -> bool:
+        """Move away a state of a round that this resumed attempt does again; whether it was one."""
+        if stamp.attempt < 2:
             return False
         try:
-            self._header(round)
+            header = self._header(round)
         except CheckpointError:
-            path = self._path(round)
-            path.replace(path.with_name(path.name + ".damaged"))
+            dropped, state = round > stamp.bases[-1], "damaged state"
+        else:
+            made, state = header["attempt"], "state"
+            of_this_run = header["run-id"] == stamp.run_id and header["client"] == self.client
+            earlier = of_this_run and made < stamp.attempt and not only_damaged
+            dropped = earlier and not stamp.follows(made, round)
+        if dropped:
+            folder = self._set_aside(round, stamp)
             log.warning(
-                "client %d: personal state %s is damaged; it is of a round after %d, from which the run goes on, "
-                "so it is set aside as %s.damaged",
+                "client %d: the personal %s of round %d, after round %d from which the run goes on, is set aside in %s",
                 self.client,
-                path,
+                state,
+                round,
                 stamp.bases[-1],
-                path.name,
+                folder,
             )
-            return True
-        return False
+        return dropped
+
+    def _set_aside(self, round: int, stamp: Stamp) -> Path:
+        path, folder = self._path(round), self.folder / SET_ASIDE / f"attempt-{stamp.attempt:05d}"
+        try:
+            for made in (folder.parent, folder):
+                made.mkdir(exist_ok=True, mode=0o700)
+            path.replace(folder / path.name)
+        except OSError as exc:
+            raise disk_error(folder, exc) from None
+        return folder
 
     def _prune(self, stamp: Stamp, rounds: list[int]) -> None:
         needed_from = max((r for r in rounds if r <= stamp.keep_round), default=0)
         for round in rounds:
-            # Rounds later than this one are left over from before a resume.
-            if round < needed_from or round > stamp.round:
+            if round < needed_from:
                 self._path(round).unlink(missing_ok=True)
 
     def _rounds(self) -> list[int]:
@@ -221,7 +248,7 @@ class PersonalStore:
                 names = [entry.name for entry in entries]
         except (FileNotFoundError, NotADirectoryError):
             return []
-        return sorted(int(match[1]) for name in names if (match := _FILE.fullmatch(name)))
+        return sorted(round for round in map(round_of_tensors, names) if round >= 0)
 
     def _path(self, round: int) -> Path:
         return self.folder / tensors_of_round(round)

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, Shaped
+from jaxtyping import Float, Int64, Shaped, UInt32
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -27,10 +27,13 @@ class Examples:
     inputs : (examples, ...) of any shape and dtype: uint8 images, cached features, token ids.
     labels : (examples,), int64, 0..classes-1; or (examples, classes), for each example the shares
         of the classes, which sum to 1 (soft labels; not every loss takes them).
+    checks : the CRC-32 of each input's bytes, where the source knows them; None: they are computed
+        where they are asked for (`fedloge.data.content`).
     """
 
     inputs: Shaped[Tensor, "examples ..."]
     labels: Labels
+    checks: UInt32[np.ndarray, " examples"] | None = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -55,11 +58,12 @@ class Examples:
             chosen, torch.arange(len(self), device=self.device)
         ):
             return self
-        return Examples(self.inputs[chosen], self.labels[chosen])
+        checks = None if self.checks is None else self.checks[chosen.cpu().numpy()]
+        return Examples(self.inputs[chosen], self.labels[chosen], checks)
 
     def to(self, device: torch.device) -> Examples:
         """The same examples on a device."""
-        return Examples(self.inputs.to(device), self.labels.to(device))
+        return Examples(self.inputs.to(device), self.labels.to(device), self.checks)
 
 
 class Preparation(Protocol):

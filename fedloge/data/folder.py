@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import UInt8, UInt32
 
 from fedloge.data.catalogue import InputOptions, catalogue
 from fedloge.data.decoding_progress import decoding_shown
@@ -29,10 +29,12 @@ class Images:
     ----------
     rows : what is known of each; class by class, and by path within a class.
     pixels : (images, 3, height, width), 0..255.
+    checks : the CRC-32 of each image's pixels.
     """
 
     rows: Manifest
     pixels: UInt8[np.ndarray, "images 3 height width"]
+    checks: UInt32[np.ndarray, " images"]
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,10 @@ def load_images(path: Path, how: Decoding, options: InputOptions, cache: Path) -
     train = int(np.searchsorted(np.asarray(stored.kept, dtype=np.int64), listing.num_train))
     images = ImageSet(
         listing.classes,
-        Images(rows.take(np.arange(train)), stored.pixels[:train]),
-        Images(rows.take(np.arange(train, len(rows))), stored.pixels[train:]),
+        Images(rows.take(np.arange(train)), stored.pixels[:train], stored.checks[:train]),
+        Images(
+            rows.take(np.arange(train, len(rows))), stored.pixels[train:], stored.checks[train:]
+        ),
         stored.mean,
         stored.std,
     )

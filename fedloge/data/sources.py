@@ -238,7 +238,8 @@ def _data_set(
 def _examples(images: Images, classes: Sequence[str]) -> Examples:
     number = {name: c for c, name in enumerate(classes)}
     labels = [number[name] for name in images.rows.column("label")] if len(images.rows) else []
-    return Examples(torch.from_numpy(images.pixels), torch.tensor(labels, dtype=torch.int64))
+    pixels, known = torch.from_numpy(images.pixels), images.checks
+    return Examples(pixels, torch.tensor(labels, dtype=torch.int64), known)
 
 
 def load_own_images(config: Config, folder: Path) -> DataSet:

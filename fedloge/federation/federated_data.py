@@ -12,6 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from fedloge.config import Config
+from fedloge.data.content import Content, content_of
 from fedloge.data.examples import DataSet, Examples, Preparation
 from fedloge.data.fitted_images import ImageStandard, decoded_for, fit_images
 from fedloge.data.longtail import long_tail_indices, said_of_tail
@@ -59,6 +60,11 @@ class FederatedData:
         """The data set as its source has it, before the long tail, prepared as the weights expect it."""
         data = self._loaded or load_dataset(self.source_config)
         return data if self.standard is None else fit_images(data, self.standard)
+
+    @cached_property
+    def content(self) -> Content:
+        """What the data set is, by digests of its examples as they were decoded."""
+        return content_of(self.images)
 
     @property
     def source_config(self) -> Config:

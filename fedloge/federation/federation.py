@@ -283,11 +283,16 @@ class Federation(FederatedData):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of what the run computes: config, partition, fixed classifier and pretrained weights."""
+        """Hash of what the run computes: config, data, partition, fixed classifier and pretrained weights."""
+        return self._fingerprint(self.partition.digest(), self.content.digest)
+
+    @cached_property
+    def fingerprint_without_data(self) -> str:
+        """The same as it was before it covered the data: runs of that time go by it still."""
         return self._fingerprint(self.partition.digest())
 
-    def _fingerprint(self, partition: str) -> str:
-        names = [self.config.fingerprint(), partition, self.prototypes_digest]
+    def _fingerprint(self, *of_data: str) -> str:
+        names = [self.config.fingerprint(), *of_data, self.prototypes_digest]
         if self.pretrained is not None:
             names.append(self.pretrained.digest)
         return digest(json.dumps(names).encode())

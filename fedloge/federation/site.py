@@ -168,6 +168,11 @@ class OnNodeFederation(Federation):
         """Hash of what all sites know alike of the run: config, fixed classifier and pretrained weights."""
         return self._fingerprint("on-node")
 
+    @property
+    def fingerprint_without_data(self) -> str:
+        """The same: sites know each other's data by no digest."""
+        return self.fingerprint
+
     def _fitted(self, data: DataSet) -> DataSet:
         return data if self.standard is None else fit_images(data, self.standard)
 

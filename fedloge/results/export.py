@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fedloge.client.personal_state import PersonalStore
+from fedloge.data.content import Content, changed
 from fedloge.data.sources import decoding_of
 from fedloge.errors import InputError, RunDirError, unknown_name
 from fedloge.federation import Federation, open_federation, open_site
@@ -21,6 +23,8 @@ from fedloge.rng import torch_seeded
 from fedloge.server.checkpoint import Checkpoint, CheckpointStore
 from fedloge.server.chosen_model import read_chosen
 from fedloge.server.run_record import RunRecord
+
+log = logging.getLogger(__name__)
 
 
 def global_model(run: RecordedRun, predictor: str = "") -> Model:
@@ -187,10 +191,10 @@ def chosen_client(
     federation, checkpoint = opened(run)
     if run.config.on_node:
         federation = open_site(run.config, client, data_path)
-    record = RunRecord(run.path, run.info["run-id"])
+    record = RunRecord(run.path, run.info["run-id"], run.info["fingerprint"])
     bases = record.bases(at_least=checkpoint.attempt)[: checkpoint.attempt]
     round = checkpoint.round
-    stamp = Stamp(record.run_id, record.name, run.info["fingerprint"], bases, round, round)
+    stamp = Stamp(record.run_id, record.name, record.fingerprint, bases, round, round)
     store = PersonalStore(heads, client)
     personal = store.load(stamp, federation.initial[Part.PERSONAL], before=round + 1)
     net = federation.load(checkpoint.shared, personal.tensors).eval()
@@ -223,9 +227,26 @@ def described(federation: Federation) -> dict[str, Any]:
 
 
 def opened(run: RecordedRun) -> tuple[Federation, Checkpoint]:
-    """The federation of a run as the server sees it, and the newest checkpoint."""
+    """The federation of a run as the server sees it, and the newest checkpoint.
+
+    Warns where the data are others than the run was started with: whoever measures on them should know.
+    """
     store = CheckpointStore(run.files.checkpoints, run.info["run-id"], run.info["fingerprint"])
-    return open_federation(run.config), store.load()
+    federation = open_federation(run.config)
+    _warn_of_other_data(run, federation)
+    return federation, store.load()
+
+
+def _warn_of_other_data(run: RecordedRun, federation: Federation) -> None:
+    # Of sites' own data the server's test images, which a run's record knows, need not be here.
+    if run.config.on_node or "content" not in run.info:
+        return
+    try:
+        before = Content.of(run.info["content"])
+    except (ValueError, KeyError, TypeError) as exc:
+        raise RunDirError(f"{run.files.info} is damaged ({exc}); copy the run again") from None
+    if what := changed(before, federation.content):
+        log.warning("%s was trained on other data: %s", run.path, what)
 
 
 def _pick(found: dict[str, Predictor], name: str, kind: str) -> Predictor:

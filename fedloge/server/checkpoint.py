@@ -90,12 +90,22 @@ class CheckpointStore:
         self._keep([*(e for e in older if e["round"] < checkpoint.round), entry][-_KEPT:])
 
     def rewind(self, round: int) -> None:
-        """Delete the checkpoints after `round`, which is one of them and from which the run goes on."""
+        """Forget the checkpoints after `round`, which is one of them and from which the run goes on.
+
+        Their files stay until the next is saved.
+        """
         entries = self._read_manifest()["checkpoints"]
         if entries[-1]["round"] > round:
-            self._keep([entry for entry in entries if entry["round"] <= round])
+            self._write_manifest([entry for entry in entries if entry["round"] <= round])
 
     def _keep(self, entries: list[dict]) -> None:
+        self._write_manifest(entries)
+        names = {entry["file"] for entry in entries}
+        for path in self.folder.glob("round-*.safetensors*"):
+            if path.name not in names:
+                path.unlink()
+
+    def _write_manifest(self, entries: list[dict]) -> None:
         manifest = {
             "format": FORMAT,
             "run-id": self.run_id,
@@ -104,10 +114,6 @@ class CheckpointStore:
             "checkpoints": entries,
         }
         write_atomically(self._manifest, json.dumps(manifest, indent=2).encode())
-        names = {entry["file"] for entry in entries}
-        for path in self.folder.glob("round-*.safetensors*"):
-            if path.name not in names:
-                path.unlink()
 
     def load(self, round: int | None = None) -> Checkpoint:
         """The newest checkpoint, or that of `round`.

@@ -66,15 +66,13 @@ def read_chosen(path: Path, run_id: str, fingerprint: str) -> Checkpoint:
     return found
 
 
-def drop_later(path: Path, round: int) -> None:
-    """Delete the file if it is of a round after `round`, from which the run goes on."""
+def is_later(path: Path, round: int) -> bool:
+    """Whether the file is of a round after `round`, or cannot be read."""
     try:
         with safe_open(path, "pt") as file:
-            later = json.loads(file.metadata()["fedloge"])["round"] > round
+            return bool(json.loads(file.metadata()["fedloge"])["round"] > round)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError):
-        later = True  # it cannot be read, or is not there
-    if later:
-        path.unlink(missing_ok=True)
+        return True
 
 
 def _checksum(tensors: Mapping[str, Tensor]) -> str:

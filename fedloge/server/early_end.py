@@ -26,7 +26,7 @@ def keep_if_chosen(fed: Federation, record: RunRecord, rows: Rows, now: Checkpoi
     """Write the shared tensors of the last round if validation examples choose it."""
     choice = choice_of(fed, rows)
     if choice is not None and choice.round == now.round:
-        write_chosen(record.files.chosen, choice, now, record.run_id, fed.fingerprint)
+        write_chosen(record.files.chosen, choice, now, record.run_id, record.fingerprint)
 
 
 def why_it_ends(fed: Federation, rows: Rows) -> str:

@@ -24,7 +24,6 @@ from fedloge.partition import held_out_clients
 from fedloge.server.arrival_record import ArrivalRecord
 from fedloge.server.central_privacy import Epsilon, with_privacy
 from fedloge.server.checkpoint import Checkpoint, CheckpointStore
-from fedloge.server.chosen_model import drop_later
 from fedloge.server.early_end import keep_if_chosen, nothing_to_do, started, why_it_ends
 from fedloge.server.figures import client_rows, measured, personal_figures, reliability_lines
 from fedloge.server.first_heads import opened
@@ -36,6 +35,7 @@ from fedloge.server.round_outcome import RoundOutcome
 from fedloge.server.round_texts import failure_rows, remark, round_line
 from fedloge.server.run_record import RunRecord
 from fedloge.server.server_optimiser import PREFIX, ServerOptimiser
+from fedloge.server.set_aside import set_aside_later
 from fedloge.server.strategy import RoundStrategy
 from fedloge.server.virtual_clock import CLOCK
 
@@ -67,16 +67,15 @@ def run_rounds(
     RunDirError
         The run has done more rounds than are asked for.
     """
-    checkpoints = CheckpointStore(record.checkpoints, record.run_id, federation.fingerprint)
+    checkpoints = CheckpointStore(record.checkpoints, record.run_id, record.fingerprint)
     start = _starting_point(config, federation, checkpoints, record)
     if config.resume:
-        record.rewrite_config(config, federation)
+        record.rewrite_config(config)
     rows = record.rounds_so_far(start.round)
     if text := nothing_to_do(federation, record, rows, start):
         observers.on_end(RunEnded(record.folder, text, complete=True))
         return
     arrivals = ArrivalRecord(record.files.arrivals)
-    drop_later(record.files.chosen, start.round)
     stamp = _begin_attempt(federation, checkpoints, record, start)
     roster.wait(config.startup_timeout)
     rounds = Rounds(grid, federation, roster, stamp, start, arrivals)
@@ -367,9 +366,7 @@ def _begin_attempt(
 ) -> Stamp:
     """Take the record back to the starting round, count this attempt, and keep round 0 of a new run."""
     fresh = not checkpoints.exists()
-    if not fresh:
-        checkpoints.rewind(start.round)
-    record.rewind(start.round)
+    set_aside_later(record, checkpoints, start.round)
     if missing := record.missing_rounds(start.round):
         log.warning(
             "%s has no line of rounds %s; they are lost, and the run goes on after round %d",
@@ -380,4 +377,4 @@ def _begin_attempt(
     bases = record.begin_attempt(start.round, at_least=0 if fresh else start.attempt)
     if fresh:
         checkpoints.save(start)
-    return Stamp(record.run_id, record.name, fed.fingerprint, bases, start.round, start.round)
+    return Stamp(record.run_id, record.name, record.fingerprint, bases, start.round, start.round)

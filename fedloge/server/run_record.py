@@ -25,7 +25,6 @@ import tomli_w
 import torch
 from safetensors.torch import save
 
-from fedloge import config as configs
 from fedloge.atomic_files import (
     append_lines,
     disk_error,
@@ -34,12 +33,12 @@ from fedloge.atomic_files import (
     write_atomically,
     write_new,
 )
-from fedloge.config import OPERATIONAL, Config
+from fedloge.config import Config
 from fedloge.data.longtail import said_of_tail
 from fedloge.errors import RunDirError
 from fedloge.federation.federation import Federation
 from fedloge.methods.method import Part
-from fedloge.run_files import FORMAT, ROUND_FILES, RunFiles
+from fedloge.run_files import FINGERPRINT, FORMAT, ROUND_FILES, RunFiles
 
 _FLUSHED_ONE_BY_ONE = 8
 """Of more files the whole system's are flushed at once, which is faster."""
@@ -47,10 +46,16 @@ _FLUSHED_ONE_BY_ONE = 8
 
 @dataclass(frozen=True)
 class RunRecord:
-    """The files of one run."""
+    """The files of one run.
+
+    Attributes
+    ----------
+    fingerprint : hash of what the run computes, as it was when the run was started.
+    """
 
     folder: Path
     run_id: str
+    fingerprint: str
     _flushed: set[str] = field(default_factory=set, repr=False, compare=False)
 
     @property
@@ -142,11 +147,11 @@ class RunRecord:
         """The lines of ``metrics.jsonl`` of rounds up to `round`, without half a line left by a kill."""
         path = self.files.metrics
         lines = path.read_text("utf-8", errors="replace").splitlines() if path.exists() else []
-        return [json.loads(line) for line in lines if _round_of(line) <= round]
+        return [json.loads(line) for line in lines if round_of(line) <= round]
 
-    def rewrite_config(self, config: Config, federation: Federation) -> None:
+    def rewrite_config(self, config: Config) -> None:
         """Write the config again, since a resumed run may change some keys, such as rounds."""
-        content = _config_file(config.replace(resume=False, from_round=-1), federation, self)
+        content = _config_file(config.replace(resume=False, from_round=-1), self)
         write_atomically(self.files.config, content)
 
     def append(self, rows: dict[str, list[dict[str, Any]]]) -> None:
@@ -195,20 +200,8 @@ class RunRecord:
         path = self.files.metrics
         lines = path.read_text("utf-8", errors="replace").splitlines() if path.exists() else []
         return sorted(
-            set(range(1, round + 1)) - {int(r) for r in map(_round_of, lines) if r < float("inf")}
+            set(range(1, round + 1)) - {int(r) for r in map(round_of, lines) if r < float("inf")}
         )
-
-    def rewind(self, round: int) -> None:
-        """Delete the lines of rounds after `round`, and half a line left by a kill."""
-        for name in ROUND_FILES:
-            path = self.files.of_rounds(name)
-            if path.exists():
-                kept = [
-                    line
-                    for line in path.read_text("utf-8", errors="replace").splitlines()
-                    if _round_of(line) <= round
-                ]
-                write_atomically(path, "".join(line + "\n" for line in kept).encode())
 
 
 def create(config: Config, federation: Federation) -> RunRecord:
@@ -242,7 +235,7 @@ def _created(root: Path, name: str, config: Config, federation: Federation) -> R
     if folder.exists():
         raise FileExistsError(folder)
     run_id = f"{name[:60]}-{uuid.uuid4().hex[:8]}"
-    record = RunRecord(folder, run_id)
+    record = RunRecord(folder, run_id, federation.fingerprint)
     # Anything wrong with the config is found here, before anything is written.
     files = _opening_files(config.replace(name=name, resume=False), federation, record)
     try:
@@ -260,47 +253,6 @@ def _created(root: Path, name: str, config: Config, federation: Federation) -> R
     return record
 
 
-def reopen(config: Config, federation: Federation) -> RunRecord:
-    """The record of a run that is to be continued.
-
-    Raises
-    ------
-    RunDirError
-        There is no such run, its ``run.json`` is damaged, or config, partition, fixed
-        classifier or weights are not those it was started with.
-    """
-    folder = Path(config.runs_dir).expanduser().resolve() / config.name
-    files = RunFiles(folder)
-    try:
-        info = json.loads(files.info.read_bytes())
-        before = configs.load(files.config)
-        run_id, fingerprint = str(info["run-id"]), str(info["fingerprint"])
-        started_with = str(info["config-fingerprint"])
-    except FileNotFoundError:
-        raise RunDirError(f"{folder} is no run directory; give the path of one to resume") from None
-    except (ValueError, OSError, KeyError, TypeError, RecursionError) as exc:
-        raise RunDirError(f"{files.info} is damaged ({exc}); restore it from a backup") from None
-    if before.fingerprint() != started_with:
-        raise RunDirError(
-            f"{files.config} has been edited: its keys give {before.fingerprint()}, the run was started "
-            f"with {started_with}; undo the edit, or start a new run with it"
-        )
-    differing = [
-        f"{key} was {old!r}, now {new!r}"
-        for key, (old, new) in configs.differences([before, config]).items()
-        if key not in OPERATIONAL
-    ]
-    if differing:
-        raise RunDirError(f"{folder} was started with another config: {'; '.join(differing)}")
-    if fingerprint != federation.fingerprint:
-        raise RunDirError(
-            f"{folder}: partition, fixed classifier or pretrained weights are not those it was started "
-            f"with ({fingerprint}, now {federation.fingerprint}): the data, a file or a library has changed; "
-            "resume where the run was started"
-        )
-    return RunRecord(folder, run_id)
-
-
 def _opening_files(config: Config, fed: Federation, record: RunRecord) -> dict[Path, bytes]:
     fixed = fed.fixed
     info = {
@@ -308,6 +260,7 @@ def _opening_files(config: Config, fed: Federation, record: RunRecord) -> dict[P
         "run-id": record.run_id,
         "name": record.name,
         "fingerprint": fed.fingerprint,
+        "fingerprint-version": FINGERPRINT,
         "config-fingerprint": fed.config.fingerprint(),
         "partition": fed.partition.digest(),
         "prototypes": fed.prototypes_digest,
@@ -315,6 +268,7 @@ def _opening_files(config: Config, fed: Federation, record: RunRecord) -> dict[P
         "method": fed.method.name,
         "parts": {name: str(part) for name, part in fed.method.parts.items()},
         "classes": list(fed.data.classes),
+        "content": fed.content.described(),
         **_of_the_split(fed),
         "primary": {"global": fed.method.primary_global, "personal": fed.method.primary_personal},
         "versions": {
@@ -340,7 +294,7 @@ def _opening_files(config: Config, fed: Federation, record: RunRecord) -> dict[P
         "local_test_counts": torch.from_numpy(fed.partition.local_test_counts).int(),
     }
     files = {
-        record.files.config: _config_file(config, fed, record),
+        record.files.config: _config_file(config, record),
         record.files.info: json.dumps(info, indent=1).encode(),
         record.files.split: save(split),
     }
@@ -366,8 +320,8 @@ def _of_the_split(fed: Federation) -> dict[str, Any]:
     }
 
 
-def _config_file(config: Config, fed: Federation, record: RunRecord) -> bytes:
-    heading = f"# run {record.run_id}\n# fingerprint of config, partition and fixed classifier: {fed.fingerprint}\n"
+def _config_file(config: Config, record: RunRecord) -> bytes:
+    heading = f"# run {record.run_id}\n# fingerprint of config, data, partition and classifier: {record.fingerprint}\n"
     return (heading + tomli_w.dumps(config.nested())).encode()
 
 
@@ -384,7 +338,8 @@ def _free_name(root: Path, config: Config) -> str:
     return f"{stem}-{number}"
 
 
-def _round_of(line: str) -> float:
+def round_of(line: str) -> float:
+    """The round of a line of a run's files; infinity for what is none."""
     try:
         return int(json.loads(line)["round"])
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):

@@ -10,10 +10,11 @@ from fedloge.config import Config
 from fedloge.errors import RunError
 from fedloge.federation import Federation, open_federation
 from fedloge.federation.site import OnNodeFederation
-from fedloge.server import run_record as record
 from fedloge.server.log_lines import observed
+from fedloge.server.reopening import reopen
 from fedloge.server.roster import Roster, roster_of
 from fedloge.server.rounds import run_rounds
+from fedloge.server.run_record import create
 from fedloge.server.server_audit import ServerAudit, server_audit
 from fedloge.server.simulated_nodes import require_nodes
 
@@ -29,7 +30,7 @@ def main(grid: Grid, context: Context) -> None:
         require_nodes(grid, config.num_clients)
         federation = open_federation(config)
         roster = _introduced(grid, config, federation, audit)
-        opened = (record.reopen if config.resume else record.create)(config, federation)
+        opened = (reopen if config.resume else create)(config, federation)
         with opened.held():
             roster = roster or roster_of(grid, config, federation, audit)
             run_rounds(grid, config, federation, opened, observers, roster)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,35 @@ def test_an_attempt_ignores_what_was_made_after_its_base(store: PersonalStore) -
     store.save(stamp(4, bases=resumed), state(42.0), 2)
     assert value(store, stamp(6, bases=resumed)) == 42.0
     assert not (store.folder / "round-000005.safetensors").exists()
+
+
+def test_what_an_attempt_does_again_is_kept_beside(
+    store: PersonalStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At a site no server moves them; the round that is done again must not be written over the old one."""
+    for round in (2, 4, 5):
+        store.save(stamp(round), state(round), 1)
+    before = {path.name: path.read_bytes() for path in store.folder.iterdir()}
+    store.save(stamp(4, bases=(0, 3)), state(42.0), 2)
+    aside = store.folder / "set-aside/attempt-00002"
+    assert {path.name: path.read_bytes() for path in aside.iterdir()} == {
+        name: content for name, content in before.items() if "000002" not in name
+    }
+    assert stat.S_IMODE(aside.stat().st_mode) == stat.S_IMODE(aside.parent.stat().st_mode) == 0o700
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2 and all(str(aside) in text for text in said)
+    store.save(stamp(5, bases=(0, 3)), state(52.0), 3)
+    assert len(caplog.records) == 2 and value(store, stamp(6, bases=(0, 3))) == 52.0
+
+
+def test_asking_who_is_not_drawn_again_loses_nothing_either(store: PersonalStore) -> None:
+    for round in (2, 5):
+        store.save(stamp(round), state(round), 1)
+    store.drop_old(stamp(4, bases=(0, 3), keep=3))
+    assert [p.name for p in (store.folder / "set-aside/attempt-00002").iterdir()] == [
+        "round-000005.safetensors"
+    ]
+    assert value(store, stamp(5, bases=(0, 3))) == 2.0
 
 
 def test_what_an_attempt_did_not_inherit_no_later_one_does(store: PersonalStore) -> None:

@@ -56,8 +56,10 @@ def test_a_damaged_newest_head_does_not_stop_an_older_round(
     with caplog.at_level(logging.WARNING, logger="fedloge"):
         again(folder, from_round=3)
     assert harness.differences(whole, folder) == []
-    assert len(list(folder.glob("heads/*/*.damaged"))) == len(heads)
-    assert sum("is set aside as" in r.getMessage() for r in caplog.records) == len(heads)
+    aside = list(folder.glob("set-aside/attempt-00002/heads/*/round-000004.safetensors"))
+    assert len(aside) == len(heads) and all(len(path.read_bytes()) == 20 for path in aside)
+    said = [r.getMessage() for r in caplog.records if "set aside" in r.getMessage()]
+    assert len(said) == 1 and f"{len(heads)} personal states" in said[0]
 
 
 def test_a_damaged_head_that_the_run_goes_on_from_is_refused(folder: Path) -> None:
@@ -140,7 +142,7 @@ def test_unnamed_runs_of_the_same_moment_take_names_of_their_own(
 ) -> None:
     config = harness.tiny(tmp_path).replace(name="")
     federation, made = open_federation(config), list[RunRecord]()
-    record = RunRecord(tmp_path / "x", "x-1")
+    record = RunRecord(tmp_path / "x", "x-1", "")
     opening = run_record._opening_files(config.replace(name="x"), federation, record)
     meet, calls = threading.Barrier(4), itertools.count()
 

@@ -60,6 +60,10 @@ def test_rewinding_forgets_what_came_after(store: CheckpointStore) -> None:
     assert store.kept_rounds() == [3, 6]
     store.rewind(3)
     assert store.kept_rounds() == [3] and manifest(store)["round"] == 3
+    # Whoever rewinds sets the file aside first; what is left over goes with the next round.
+    assert (store.folder / "round-000006.safetensors").exists()
+    store.save(state(4))
+    assert store.kept_rounds() == [3, 4]
     assert not (store.folder / "round-000006.safetensors").exists()
 
 

@@ -12,6 +12,7 @@ from fedloge.errors import RunDirError
 from fedloge.federation import open_federation
 from fedloge.methods.method import Part
 from fedloge.server import run_record as record
+from fedloge.server.reopening import reopen
 from fedloge.server.run_record import RunRecord
 
 
@@ -52,17 +53,6 @@ def test_an_existing_folder_is_never_touched(tmp_path: Path) -> None:
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["mine.txt"]
 
 
-def test_rewinding_drops_later_lines_and_torn_ones(made: RunRecord) -> None:
-    for round in (1, 2, 3):
-        made.append({"metrics": [{"round": round}], "failures": [{"round": round}] * 2})
-    with (made.folder / "metrics.jsonl").open("a") as f:
-        f.write('{"round": 1, "to')
-    made.rewind(2)
-    assert (made.folder / "metrics.jsonl").read_text() == '{"round": 1}\n{"round": 2}\n'
-    assert [line["round"] for line in harness.lines(made.folder, "failures")] == [1, 1, 2, 2]
-    assert not (made.folder / "clients.jsonl").exists()
-
-
 def test_figures_that_are_not_finite_never_reach_the_record(made: RunRecord) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         made.append({"metrics": [{"round": 1, "train/loss": float("nan")}]})
@@ -82,13 +72,13 @@ def test_attempts_are_counted(made: RunRecord) -> None:
 
 def test_reopening_needs_the_same_config(made: RunRecord, tmp_path: Path) -> None:
     config = harness.tiny(tmp_path)
-    again = record.reopen(config.replace(resume=True, rounds=9), open_federation(config))
+    again = reopen(config.replace(resume=True, rounds=9), open_federation(config))
     assert again == made
     other = config.replace(lr=0.1)
     with pytest.raises(RunDirError, match=r"another config: lr was 0\.03, now 0\.1"):
-        record.reopen(other, open_federation(other))
+        reopen(other, open_federation(other))
     with pytest.raises(RunDirError, match="no run directory"):
-        record.reopen(config.replace(name="none"), open_federation(config))
+        reopen(config.replace(name="none"), open_federation(config))
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"run-id": "x"}', "null"])
@@ -96,4 +86,4 @@ def test_a_damaged_run_json_is_said(made: RunRecord, tmp_path: Path, content: st
     (made.folder / "run.json").write_text(content)
     config = harness.tiny(tmp_path)
     with pytest.raises(RunDirError, match=r"run\.json is damaged"):
-        record.reopen(config, open_federation(config))
+        reopen(config, open_federation(config))

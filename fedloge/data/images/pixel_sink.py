@@ -57,7 +57,7 @@ class MemorySink:
     def put(self, slot: int, image: UInt8[np.ndarray, "3 height width"]) -> None:
         """One image."""
         self.pixels[slot] = image
-        self.done[slot] = 0
+        self.done[slot] = zlib.crc32(image.tobytes())
 
     def note(self, finished: list[tuple[int, int]]) -> None:
         """Nothing: nobody else puts images here."""

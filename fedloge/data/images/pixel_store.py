@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import UInt8, UInt32
 
 from fedloge.data.images.decoding import Decoding
 from fedloge.data.images.file_tree import FileTree, StoredFile, listed
@@ -54,6 +54,7 @@ class StoredPixels:
     kept : for each image, which of the files that were asked for it comes from, ascending.
     bad : the names of files that could not be decoded, and why.
     mean, std : of each channel over the training images, with pixels scaled to [0, 1].
+    checks : the CRC-32 of each image, as it was decoded.
     """
 
     pixels: UInt8[np.ndarray, "images channels height width"]
@@ -61,6 +62,7 @@ class StoredPixels:
     bad: Sequence[tuple[str, str]]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    checks: UInt32[np.ndarray, " images"]
 
 
 @dataclass(frozen=True)
@@ -130,8 +132,10 @@ def open_entry(entry: Path) -> StoredPixels | None:
             return None
         kept = content["kept"] if content["kept"] is not None else range(len(pixels))
         bad = [(name, reason) for name, reason in content["bad"]]
-        return StoredPixels(pixels, kept, bad, tuple(content["mean"]), tuple(content["std"]))
-    except (OSError, ValueError, KeyError, TypeError):
+        checks = np.array(content["crc32"], dtype=np.uint32)
+        mean, std = tuple(content["mean"]), tuple(content["std"])
+        return StoredPixels(pixels, kept, bad, mean, std, checks)
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return None
 
 
@@ -244,7 +248,8 @@ def _without_cache(wanted: Wanted, cache: Path, exc: OSError, tell: Told) -> Sto
     shape = sink.shape or _no_image(wanted)
     pixels = sink.pixels.reshape(-1, *shape)[kept] if bad else sink.pixels.reshape(-1, *shape)
     reasons = [(wanted.files[slot].name, bad[slot]) for slot in sorted(bad)]
-    return StoredPixels(pixels, kept, reasons, *_statistics(wanted, kept, pixels))
+    checks = np.array([sink.done[slot] for slot in kept], dtype=np.uint32)
+    return StoredPixels(pixels, kept, reasons, *_statistics(wanted, kept, pixels), checks)
 
 
 def _no_image(wanted: Wanted) -> Shape:
