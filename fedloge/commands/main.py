@@ -23,6 +23,7 @@ from fedloge.commands.closed_form_command import closed_form
 from fedloge.commands.lab import lab
 from fedloge.console import fail, warnings_shown
 from fedloge.errors import FedlogeError
+from fedloge.interrupts import exit_code
 
 _COMMANDS = {
     "Run": (running.run, running.resume, running.sweep),
@@ -61,8 +62,8 @@ class _Interruptible(TyperGroup):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            fail("interrupted", 130)
+        except KeyboardInterrupt as exc:
+            fail("interrupted", exit_code(exc))
 
 
 cli = typer.Typer(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import typer
 
 from fedloge.commands.arguments import Engine, Json, Recipe, RunFolder, Set, SuperLink, Track
 from fedloge.console import fail, print_json, stdout
+from fedloge.interrupts import exit_code, terminable
 from fedloge.observer import Observer, RunStarted
 
 if TYPE_CHECKING:
@@ -121,18 +123,27 @@ def _run_and_tell(
 
     began = _Began()
     try:
-        with tracked(track, config) as trackers:
+        with terminable(), tracked(track, config) as trackers:
             observers = [began, Progress(), trackers]
             folder = run_on_engine(config, engine, observers, superlink=superlink)
-    except KeyboardInterrupt:
-        if began.folder is None:
-            fail("interrupted before the first round", 130)
-        fail(f"interrupted; 'fedloge resume {began.folder}' continues the run", 130)
+    except KeyboardInterrupt as exc:
+        fail(str(exc) or _how_to_go_on(began.folder, config, engine), exit_code(exc))
     # A run on a SuperLink is recorded there; trackers may have made a folder of its name here.
     if engine == "superlink" and not (folder / "run.json").is_file():
         _tell_where(folder, as_json=as_json)
     else:
         _tell_results(folder, as_json=as_json)
+
+
+def _how_to_go_on(begun: Path | None, config: Config, engine: str) -> str:
+    # A run that is named has its folder before its first round begins, as one that is resumed.
+    named = Path(config.runs_dir) / config.name
+    folder = begun or (named if config.name and (named / "run.json").is_file() else None)
+    if folder is None:
+        return "interrupted before there was anything to keep; the same command begins the run anew"
+    again = f"fedloge resume {shlex.quote(str(folder))}"
+    on = f" --engine {engine}" if engine != "local" else ""
+    return f"interrupted; '{again}{on}' continues the run"
 
 
 def _tell_where(folder: Path, *, as_json: bool) -> None:

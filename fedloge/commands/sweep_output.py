@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fedloge.console import fail, print_json, stderr, stdout
+from fedloge.interrupts import exit_code, terminable
 from fedloge.recipe_files import recipe_path
 from fedloge.results.number_words import plural
 from fedloge.sweeps.child_runs import Outcome
@@ -13,7 +14,6 @@ from fedloge.sweeps.plan import TRIALS_FOLDER, PlannedRun, Sweep
 from fedloge.sweeps.run_sweep import (
     check_methods,
     failures,
-    stopped_by_signals,
     usable_jobs,
 )
 from fedloge.sweeps.standing import Standing
@@ -44,7 +44,7 @@ def sweep(
     console = stderr()
     console.print(_headline(planned, plan, at_once), soft_wrap=True, markup=False)
     try:
-        with stopped_by_signals():
+        with terminable():
             outcomes, choices = run_tuned_sweep(
                 planned,
                 jobs=at_once,
@@ -52,8 +52,8 @@ def sweep(
                 track=track,
                 say=lambda text: console.print(text, soft_wrap=True, markup=False),
             )
-    except KeyboardInterrupt:
-        fail("interrupted; the same command again goes on with the sweep", 130)
+    except KeyboardInterrupt as exc:
+        fail("interrupted; the same command again goes on with the sweep", exit_code(exc))
     _show_outcomes(planned, outcomes, choices, as_json=as_json)
     return not failures(outcomes)
 

@@ -11,7 +11,8 @@ from typing import Any
 import ray
 
 from fedloge.config import Config
-from fedloge.errors import ConfigError, RunError
+from fedloge.errors import ConfigError, RunError, in_one_line
+from fedloge.interrupts import signals_kept
 
 
 def connect(config: Config) -> None:
@@ -36,13 +37,14 @@ def connect(config: Config) -> None:
         # Without this, Ray would join a cluster that happens to run on this machine.
         options |= {"address": "local", "num_cpus": len(os.sched_getaffinity(0))}
     try:
-        with warnings.catch_warnings():
+        # Ray ends the process by SIGABRT at a SIGTERM, with nothing closed.
+        with warnings.catch_warnings(), signals_kept():
             # Ray warns that workers without a GPU will one day see all GPUs; ours are told their device.
             warnings.filterwarnings("ignore", "Tip: In future versions of Ray", FutureWarning)
             ray.init(**options)
-    except (ConnectionError, RuntimeError, ValueError) as exc:
+    except Exception as exc:  # of many types: that a node takes too long to start is a plain one
         where = config.ray_address or "this machine"
-        raise RunError(f"Ray cannot be reached at {where}: {str(exc).splitlines()[0]}") from None
+        raise RunError(f"Ray cannot be reached at {where}: {in_one_line(exc)}") from None
 
 
 def worker_options(config: Config, resources: dict[str, float]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from fedloge import config as configs
 from fedloge.config import Config
 from fedloge.console import stderr
 from fedloge.errors import ConfigError, RunDirError, RunError
+from fedloge.interrupts import Interrupted, Terminated
 from fedloge.observer import Observer, Observers, RunEnded, tell, told_to_the_end
 from fedloge.server.log_lines import PREFIX, Warned, from_json
 
@@ -51,6 +52,8 @@ def run(config: Config, superlink: str, observers: Iterable[Observer] = ()) -> P
         A run of this name exists here already.
     RunError
         The SuperLink refused the run or could not be reached, or the run failed or was stopped.
+    KeyboardInterrupt
+        Ctrl-C or SIGTERM. The run itself goes on; the text says how to follow, end and resume it.
     """
     if not superlink:
         raise ConfigError(
@@ -63,17 +66,19 @@ def run(config: Config, superlink: str, observers: Iterable[Observer] = ()) -> P
         raise RunDirError(
             f"{folder} exists already; continue it with 'fedloge resume {folder}', or choose another name"
         )
-    submitted = _submit(named, superlink)
+    submitted = _submitted(named, superlink)
     stderr().print(
         f"run {named.name} is run {submitted} of SuperLink {superlink!r}", soft_wrap=True
     )
     with told_to_the_end(observers) as everyone:
         try:
             status = _follow(submitted, superlink, everyone)
-        except KeyboardInterrupt:
-            raise RunError(
-                f"run {submitted} goes on; follow it with 'flwr log {submitted} {superlink}', "
-                f"end it with 'flwr stop {submitted} {superlink}'"
+        except KeyboardInterrupt as exc:
+            raise _with_text(
+                exc,
+                f"interrupted here; run {submitted} goes on: follow it with 'flwr log {submitted} {superlink}', end it "
+                f"with 'flwr stop {submitted} {superlink}'; once it has ended, 'fedloge resume {folder} --engine "
+                f"superlink --superlink {superlink}' continues it",
             ) from None
         if status.state != "finished:completed":
             raise RunError(f"run {submitted} on {superlink!r}: {status.state}: {status.details}")
@@ -89,6 +94,21 @@ class _Status:
 def _made_up_name(config: Config) -> str:
     method = config.method.rpartition(":")[2].rpartition(".")[2].lower()
     return f"{method}-{config.dataset}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+
+
+def _submitted(config: Config, superlink: str) -> str:
+    """Submit the run; returns Flower's number of it."""
+    try:
+        return _submit(config, superlink)
+    except KeyboardInterrupt as exc:
+        raise _with_text(
+            exc,
+            f"interrupted while run {config.name} was being submitted; 'flwr ls {superlink}' says whether it is there",
+        ) from None
+
+
+def _with_text(exc: KeyboardInterrupt, text: str) -> KeyboardInterrupt:
+    return Terminated(text) if isinstance(exc, Terminated) else Interrupted(text)
 
 
 def _submit(config: Config, superlink: str) -> str:

@@ -11,7 +11,6 @@ import contextlib
 import fcntl
 import json
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -111,20 +110,6 @@ def _seed_by_seed(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
 def failures(outcomes: Sequence[Outcome]) -> list[Outcome]:
     """The outcomes of runs that failed."""
     return [outcome for outcome in outcomes if outcome.problem]
-
-
-@contextlib.contextmanager
-def stopped_by_signals() -> Iterator[None]:
-    """Turn SIGTERM into KeyboardInterrupt while the block runs, so that the runs are stopped too."""
-
-    def interrupt(signum: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _run_all(

@@ -139,6 +139,10 @@ class FileSink:
 
     def close(self) -> None:
         """Flush the pixels to the disk."""
-        self._journal.close()
         os.fsync(self._file.fileno())
+        self.leave()
+
+    def leave(self) -> None:
+        """Close both files, as they are: decoding has ended, well or not."""
+        self._journal.close()
         self._file.close()

@@ -184,13 +184,16 @@ def _decoded_into(entry: Path, wanted: Wanted, tell: Told) -> StoredPixels:
             return made_meanwhile
         _describe_partial(partial, wanted)
         sink = FileSink(partial)
-        bad = decode_files(wanted.files, wanted.tree.path, wanted.how, sink, tell)
-        reasons = [(wanted.files[slot].name, bad[slot]) for slot in sorted(bad)]
-        _refuse_bad(wanted, reasons, partial)
-        kept = [slot for slot in range(len(wanted.files)) if slot not in bad]
-        if bad:
-            sink.without_gaps(kept)
-        sink.close()
+        try:
+            bad = decode_files(wanted.files, wanted.tree.path, wanted.how, sink, tell)
+            reasons = [(wanted.files[slot].name, bad[slot]) for slot in sorted(bad)]
+            _refuse_bad(wanted, reasons, partial)
+            kept = [slot for slot in range(len(wanted.files)) if slot not in bad]
+            if bad:
+                sink.without_gaps(kept)
+            sink.close()
+        finally:
+            sink.leave()
         shape = sink.shape or _no_image(wanted)
         pixels = _mapped(partial / _PIXELS, len(kept), shape)
         mean, std = _statistics(wanted, kept, pixels)
