@@ -100,6 +100,17 @@ def newest_checkpoint(folder: Path) -> dict[str, Tensor]:
     return load_file(folder / "checkpoint" / manifest["checkpoints"][-1]["file"])
 
 
+def model(folder: Path) -> dict[str, Tensor]:
+    """The shared tensors of the newest checkpoint."""
+    tensors = newest_checkpoint(folder)
+    return {name: tensor for name, tensor in tensors.items() if name.startswith("shared.")}
+
+
+def arrivals(folder: Path) -> list[dict[str, Any]]:
+    """Whose answers came and counted, a line for each round."""
+    return lines(folder, "arrivals")
+
+
 def heads(folder: Path) -> dict[str, dict[str, Tensor]]:
     """Each client's newest personal state; nothing where no client has trained."""
     return {

@@ -84,7 +84,8 @@ def make_method(task: Task) -> Method:
     Raises
     ------
     ConfigError
-        An option is unknown or wrong, or the config has mixup and the method takes no mixed labels.
+        An option is unknown or wrong, or the config has mixup and the method takes no mixed labels, or
+        does not wait for all clients and the method must.
     PluginError
         There is no such method, or it cannot be imported.
     """
@@ -94,6 +95,11 @@ def make_method(task: Task) -> Method:
         raise ConfigError(
             f"mixup: method {method.name!r} takes one class per example with these options, and mixed "
             "examples have two; take another method or loss, or leave mixup at 0"
+        )
+    if task.config.buffer_size and not (method.takes_stale or method.pooled):
+        raise ConfigError(
+            f"buffer-size: method {method.name!r} needs the answers of a whole round, begun from one model; leave "
+            "buffer-size out (clients-drawn does not wait for the slowest, either), or take another method"
         )
     if method.pooled and (task.config.waits_selectively or task.config.speed_spread):
         raise ConfigError(

@@ -44,6 +44,7 @@ class EBV(Method[EBVNetwork]):
     parts: ClassVar = {"backbone": Part.SHARED, "fixed": Part.FIXED}
     primary_global = "raw"
     primary_personal = "masked"
+    takes_stale = True
 
     class Options(MethodOptions):
         """`prototypes`: basis vectors (``basis``, or ``sparse-basis``), or another kind of fixed classifier.

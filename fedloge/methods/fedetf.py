@@ -60,6 +60,7 @@ class FedETF(Method[FedETFNetwork]):
     }
     primary_global = "raw"
     primary_personal = "tuned"
+    takes_stale = True
 
     class Options(MethodOptions):
         """`dim`: width of the projection; 0, as the authors have it: the number of classes.

@@ -88,6 +88,7 @@ class FedLoGe(Method[FedLoGeNetwork]):
     primary_global = "realigned"
     primary_personal = "realigned"
     mixes_itself = True
+    takes_stale = True
 
     class Options(PostHocOptions):
         """The fixed classifier W, the heads' rate, and how personal models are read.

@@ -135,6 +135,10 @@ class Method(ABC, Generic[N]):
     """Whether it solves for its heads from sums of features, so that nothing need be trained."""
     pooled: ClassVar[bool] = False
     """Whether the server trains on all clients' examples at one place, which only a simulation can."""
+    takes_stale: ClassVar[bool] = False
+    """Whether a step of the model may be made of some clients' answers, begun from older models (``buffer-size``):
+    the server then needs nothing but their updates. A class that says what the server keeps, gets or does
+    says so for itself; it inherits nothing then."""
     class_told: ClassVar[ClassTold | None] = None
     """What the sums of its local update, and of its own probes, tell of single classes; None: it sends none."""
     Options: ClassVar[type[MethodOptions]] = MethodOptions
@@ -150,6 +154,9 @@ class Method(ABC, Generic[N]):
         # Each class declares it anew, because a subclass may change what a step reads.
         if "uniform_step" not in cls.__dict__:
             cls.uniform_step = Method.uniform_step  # type: ignore[method-assign]
+        at_the_server = {"uplink", "server_state", "server_update"} & cls.__dict__.keys()
+        if at_the_server and "takes_stale" not in cls.__dict__:
+            cls.takes_stale = Method.takes_stale
         # Likewise, unless it trains as its base does.
         own = {"loss", "local_update"} & cls.__dict__.keys()
         if own and "soft_labels" not in cls.__dict__:

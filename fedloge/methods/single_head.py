@@ -59,6 +59,7 @@ H = TypeVar("H", bound=HeadNetwork)
 class SingleHead(Method[H]):
     """Base of the methods that train a backbone and a head together on one loss."""
 
+    takes_stale = True
     Options: ClassVar[type[MethodOptions]] = LossOptions
 
     def __init__(self, task: Task, options: MethodOptions) -> None:

@@ -12,13 +12,13 @@ from flwr.serverapp import Grid
 
 from fedloge.config import Config
 from fedloge.rng import rng
+from fedloge.server import deliveries
 from fedloge.server.answer_choice import AnswerChoice
 from fedloge.server.arrival_record import ArrivalRecord, Arrivals, Event
 from fedloge.server.strategy import RoundStrategy
 from fedloge.server.virtual_clock import VirtualClock
 
 log = logging.getLogger(__name__)
-POLL_SECONDS = 0.5
 Answer = tuple[float, int | None, Message | None]
 """When, whose, and what. Nobody's: time has passed. Nothing of somebody's: it has not come."""
 
@@ -122,12 +122,14 @@ class FirstAnswers:
             yield due[client], client, replies.get(of[client])
 
     def _as_they_come(self, messages: list[Message]) -> Iterator[Answer]:
-        began = time.monotonic()
         posted = zip(self._grid.push_messages(messages), self._strategy.asked, strict=False)
         waiting = {message: client for message, client in posted if message is not None}
+        began = time.monotonic()
         while waiting and time.monotonic() < began + self._config.round_timeout:
             for reply in self._grid.pull_messages(list(waiting)):
                 client = waiting.pop(reply.metadata.reply_to_message_id, None)
                 yield time.monotonic() - began, client, reply
             yield time.monotonic() - began, None, None
-            time.sleep(POLL_SECONDS)
+            time.sleep(deliveries.POLL_SECONDS)
+        for client in waiting.values():
+            yield time.monotonic() - began, client, None

@@ -1,4 +1,4 @@
-"""How a round's messages are sent, and for whose answers it waits: for all, or for the first."""
+"""How a round's messages are sent, and for whose answers it waits: for all, for the first, or for a buffer of them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from fedloge.server.arrival_record import ArrivalRecord
+from fedloge.server.buffered import Buffered
 from fedloge.server.first_answers import FirstAnswers
+from fedloge.server.flights import FLIGHTS
 from fedloge.server.strategy import RoundStrategy
-from fedloge.server.virtual_clock import VirtualClock
+from fedloge.server.virtual_clock import CLOCK, VirtualClock
 
 
 class Pacing:
@@ -23,6 +25,7 @@ class Pacing:
 
     Attributes
     ----------
+    buffer : makes the steps of an asynchronous run; None: there are rounds.
     clock : simulated: with ``speed-spread``, and where a simulation does not wait for all. Else None.
     """
 
@@ -40,6 +43,8 @@ class Pacing:
             VirtualClock(self._config, kept) if simulated or self._config.speed_spread else None
         )
         self._first = FirstAnswers(grid, strategy, record, self.clock)
+        asynchronous = self._config.buffer_size > 0
+        self.buffer = Buffered(grid, strategy, record, self.clock, kept) if asynchronous else None
 
     def replies(self, round: int, messages: Iterable[Message]) -> Iterable[Message]:
         """The answers to a round's messages that count."""
@@ -54,8 +59,15 @@ class Pacing:
     def figures(self, asked: int) -> dict[str, float]:
         """What a round's line of metrics says of it: how many were asked, and the simulated time."""
         drawn = {"drawn": asked} if self._config.clients_drawn else {}
-        return drawn | ({"clock/seconds": self.clock.now} if self.clock else {})
+        stale = self.buffer.figures() if self.buffer else {}
+        return drawn | stale | ({"clock/seconds": self.clock.now} if self.clock else {})
 
     def state(self) -> dict[str, Tensor]:
         """Tensors for a checkpoint."""
-        return self.clock.state() if self.clock else {}
+        clock = self.clock.state() if self.clock else {}
+        return clock | (self.buffer.state() if self.buffer else {})
+
+    @staticmethod
+    def without_its_own(state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The server's tensors that are not of this."""
+        return {k: t for k, t in state.items() if not k.startswith((CLOCK, FLIGHTS))}

@@ -26,6 +26,11 @@ class RoundOutcome:
     bytes_up: int = 0
     """Bytes of tensors sent to the clients, and by them."""
 
+    def sort(self) -> None:
+        """Put the clients in order."""
+        self.failures = dict(sorted(self.failures.items()))
+        self.replies = dict(sorted(self.replies.items()))
+
 
 def check_quorum(config: Config, outcome: RoundOutcome, round: int, keep_round: int) -> None:
     """`RunError` if fewer than the quorum of a round's clients gave a usable answer.

@@ -37,7 +37,6 @@ from fedloge.server.run_record import RunRecord
 from fedloge.server.server_optimiser import PREFIX, ServerOptimiser
 from fedloge.server.set_aside import set_aside_later
 from fedloge.server.strategy import RoundStrategy
-from fedloge.server.virtual_clock import CLOCK
 
 log = logging.getLogger(__name__)
 _MOST_LOST = 3
@@ -182,14 +181,15 @@ class Rounds:
         ----------
         keep_round : the oldest round from which the run may still be resumed (see `Stamp`).
         """
-        strategy = self._strategy
+        strategy, buffer = self._strategy, self._pacing.buffer
+        keep_round = buffer.keep_round(keep_round) if buffer else keep_round
         strategy.stamp = dataclasses.replace(strategy.stamp, keep_round=keep_round)
         began = time.perf_counter()
         averaged, figures, images = self._train(round)
         done = self._trained(round, figures, images, seconds=time.perf_counter() - began)
         if averaged is not None:
             self._take(self._checked(round, self._after_server_step(round, averaged)))
-        self.state = self.state | self._pacing.state()
+        self.state = self._pacing.without_its_own(self.state) | self._pacing.state()
         if round % self.config.evaluate_every == 0 or round == self.config.rounds:
             self._evaluate(round, done)
             seconds = time.perf_counter() - began - done.timing["train-seconds"]
@@ -205,6 +205,8 @@ class Rounds:
         if self._pooled is not None:
             self._strategy.outcome = RoundOutcome()  # nobody was asked
             return self._pooled.train(round, self.shared)
+        if self._pacing.buffer is not None:
+            return self._pacing.buffer.train(round, self.shared, self._arrays)
         messages = self._averaging.configure_train(round, self._arrays, ConfigRecord(), self._grid)
         averaged, figures = self._averaged(round, self._pacing.replies(round, messages))
         asked = self._strategy.outcome.replies
@@ -258,7 +260,8 @@ class Rounds:
         fed = self.federation
         if self._optimiser is not None:
             averaged = self._optimiser.step(round, self.shared, averaged)
-        own = {name: t for name, t in self.state.items() if not name.startswith((PREFIX, CLOCK))}
+        state = self._pacing.without_its_own(self.state)
+        own = {name: t for name, t in state.items() if not name.startswith(PREFIX)}
         aggregate = Aggregate(round, averaged, self._strategy.outcome.sums, own)
         net = fed.load(averaged, fed.initial[Part.PERSONAL])
         return fed.method.server_update(net, aggregate)

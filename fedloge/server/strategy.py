@@ -245,6 +245,10 @@ class RoundStrategy(Strategy):
                     "answer: see to it, then resume"
                 )
 
+    def weight_of(self, member: Member) -> int:
+        """How much a client counts in an average."""
+        return self._weights.of(member)
+
     @property
     def asked(self) -> Mapping[int, Member]:
         """Who was asked last, by partition id, in the order of the messages."""
@@ -323,8 +327,7 @@ class RoundStrategy(Strategy):
         outcome.sums = total.total()
         for client in self._asked.keys() - answered:
             outcome.failures[client] = self._unanswered
-        outcome.failures = dict(sorted(outcome.failures.items()))
-        outcome.replies = dict(sorted(outcome.replies.items()))
+        outcome.sort()
         self._audit(kind, round, digests)
 
     def _audit(self, kind: Kind, round: int, digests: Mapping[int, str]) -> None:

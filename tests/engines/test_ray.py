@@ -27,6 +27,12 @@ GOLDEN = Path(__file__).parents[1] / "golden/cifar10-lt-if0.02-alpha0.5-partitio
 BOUNDS = ("local-only", "centralised")
 """Methods in which nothing is averaged."""
 
+STRAGGLERS: dict[str, dict[str, Any]] = {
+    "first": {"clients_per_round": 3, "clients_drawn": 6, "speed_spread": 20.0},
+    "buffered": {"buffer_size": 2, "speed_spread": 20.0, "rounds": 4, "evaluate_every": 4},
+}
+"""Runs that do not wait for all."""
+
 FAULTY = '''
 import os, signal
 from pathlib import Path
@@ -115,6 +121,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory, faulty: Path) -> Runs:
         config(folder, "two-nodes", ray_workers=2, ray_state="carried"),
         config(folder, "at-once", fast=True, clients_at_once=2, ray_workers=1, ray_state="carried"),
         *(config(folder, bound, method=bound, ray_workers=1) for bound in BOUNDS),
+        *(
+            config(folder, name, ray_workers=2, ray_state="carried", **changes)
+            for name, changes in STRAGGLERS.items()
+        ),
         config(folder, "killed", method=f"{faulty}:Dies", **everybody),
         config(folder, "failures", method=f"{faulty}:Fails", rounds=1, **everybody),
     ]
@@ -171,6 +181,15 @@ class TestOnRay:
     ) -> None:
         assert_same_run(on_one_machine, runs[name])
         assert not list(runs.folder.glob(".seen-*"))
+
+    @pytest.mark.parametrize("name", STRAGGLERS)
+    def test_who_is_not_waited_for_is_the_same_on_any_engine(
+        self, name: str, runs: Runs, tmp_path: Path
+    ) -> None:
+        local.run(config(tmp_path, name, **STRAGGLERS[name]))
+        assert_same_run(tmp_path / name, runs[name])
+        record = (tmp_path / name / "arrivals.jsonl").read_text()
+        assert record == (runs[name] / "arrivals.jsonl").read_text()
 
     def test_a_worker_trains_the_same_clients_at_once_as_one_process_does(
         self, runs: Runs, tmp_path: Path

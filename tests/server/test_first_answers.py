@@ -10,12 +10,12 @@ from typing import Any
 
 import harness
 import pytest
+from harness import arrivals, model
 from late_answers import LateAnswers
-from torch import Tensor
 
 from fedloge.config import Config
 from fedloge.errors import ConfigError, RunDirError
-from fedloge.server import first_answers
+from fedloge.server import deliveries
 from fedloge.server.arrival_record import ArrivalRecord, Arrivals
 from fedloge.server.virtual_clock import VirtualClock
 
@@ -24,17 +24,7 @@ SIX: dict[str, Any] = {"num_clients": 6, "clients_per_round": 2, "clients_drawn"
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(first_answers, "POLL_SECONDS", 0.01)
-
-
-def model(folder: Path) -> dict[str, Tensor]:
-    """The newest checkpoint without the clock."""
-    tensors = harness.newest_checkpoint(folder)
-    return {name: tensor for name, tensor in tensors.items() if "clock." not in name}
-
-
-def arrivals(folder: Path) -> list[dict[str, Any]]:
-    return harness.lines(folder, "arrivals")
+    monkeypatch.setattr(deliveries, "POLL_SECONDS", 0.01)
 
 
 # The simulated clock
@@ -173,8 +163,9 @@ def test_one_that_is_gone_at_a_replay_is_replaced_and_named(
     with caplog.at_level(logging.WARNING, logger="fedloge"):
         harness.resume_local(folder, lambda c: LateAnswers(c, mute={gone}), from_round=1)
     said = [r.getMessage() for r in caplog.records if "cannot be repeated" in r.getMessage()]
+    why = "no answer within 0.5 s, or its node has gone"
     assert said == [
-        f"round 2 cannot be repeated with the answers that it had: client {gone}: did not answer"
+        f"round 2 cannot be repeated with the answers that it had: client {gone}: {why}"
     ]
     assert gone not in arrivals(folder)[1]["taken"]
 
