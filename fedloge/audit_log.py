@@ -8,7 +8,6 @@ in the next. The newest `KEPT` files that were set aside stay.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -18,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fedloge.atomic_files import append_private, flush_folder
+from fedloge.atomic_files import alone, append_private, flush_folder
 from fedloge.digest import digest
 from fedloge.errors import InputError, RunError
 
@@ -54,7 +53,7 @@ class AuditLog:
             return
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with _alone(self.folder):
+            with alone(self.folder):
                 self._append(events)
         except OSError as exc:
             raise RunError(
@@ -175,21 +174,3 @@ def _ends_whole(path: Path) -> bool:
     with path.open("rb") as file:
         file.seek(-1, os.SEEK_END)
         return file.read(1) == b"\n"
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keep other processes from appending while the block runs."""
-    if os.name != "posix":
-        yield
-        return
-    # Not there on Windows.
-    import fcntl
-
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

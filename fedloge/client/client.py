@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from fedloge.client.class_sums import allowed_sums, small_classes
+from fedloge.client.client_privacy import ClientPrivacy
 from fedloge.client.own_site import OwnSite
 from fedloge.client.personal_state import PersonalState, PersonalStore
+from fedloge.client.privacy_ledger import PrivacyLedger
 from fedloge.client.site_policy import SitePolicy
 from fedloge.errors import FedlogeError, RunError, UpdateError
 from fedloge.federation.evaluation import client_figures, predictor_accuracy, predictor_guesses
@@ -57,15 +59,23 @@ class Client:
     index : partition id, 0 .. num-clients - 1.
     folder : holds this run's personal states.
     policy : of the site, for what may leave it; None: everything may.
+    ledger : of the site, of what privacy its examples have lost; None in a simulation.
     """
 
     def __init__(
-        self, federation: Federation, index: int, folder: Path, policy: SitePolicy | None = None
+        self,
+        federation: Federation,
+        index: int,
+        folder: Path,
+        policy: SitePolicy | None = None,
+        ledger: PrivacyLedger | None = None,
     ) -> None:
         self.federation = federation
         self.policy = policy
         self.index = index
         self.store = PersonalStore(folder, index, flush=policy is not None)
+        config, private = federation.config, bool(federation.config.local_dp_clip)
+        self._privacy = ClientPrivacy(config, index, policy, ledger) if private else None
 
     def check(self, stamp: Stamp) -> None:
         """`UpdateError` if the message's run computes something else than this client would."""
@@ -86,16 +96,26 @@ class Client:
         UpdateError
             A personal tensor is not finite after training.
         CheckpointError, RunError
-            The personal state cannot be read or written.
+            The personal state, or the site's ledger, cannot be read or written.
+        PolicyError
+            The site has spent as much privacy as its policy allows.
         """
         fed, seed = self.federation, self.federation.config.seed
         personal = self.state_before(stamp)
         net = fed.load(shared, personal.tensors)
         data = fed.client_data(self.index, stamp.round, shared, personal.rounds_trained)
+        if self._privacy is not None:
+            seed, data = self._privacy.seed, replace(data, privacy=self._privacy.of_round(stamp))
         with torch_seeded(seed, "local-update", stamp.round, self.index):
             update = fed.method.local_update(net, data)
         personal_after, shared_after = fed.tensors(Part.PERSONAL), fed.tensors(Part.SHARED)
-        return self.finish(stamp, personal, personal_after, shared_after, update)
+        trained = self.finish(stamp, personal, personal_after, shared_after, update)
+        if self._privacy is None or data.privacy is None:
+            return trained
+        rounds = personal.rounds_trained + 1
+        told = self._privacy.figures(stamp, data.privacy.spent, rounds, update.metrics)
+        kept = {k: v for k, v in trained.metrics.items() if not k.startswith("train/")}
+        return replace(trained, metrics=kept | told)
 
     def state_before(self, stamp: Stamp) -> PersonalState:
         """The personal state with which round `stamp.round` begins."""
@@ -143,7 +163,8 @@ class Client:
         """Measure this client's personal models after round `stamp.round`.
 
         Returns figures in [0, 1] with counts of images, and the parts of the probes' sums, each named
-        ``PROBE/NAME``. Without test images and validation images there are no figures of models.
+        ``PROBE/NAME``. Without test images and validation images there are no figures of models, and none
+        where the client is private and its site does not allow them.
         """
         fed = self.federation
         if stamp.round == 0:
@@ -165,7 +186,8 @@ class Client:
             for name, tensor in (probe.collect(net, data) | probe.personal_template()).items()
         }
         held_out = len(data.validation) if data.validation is not None else 0
-        if not len(indices) and not held_out:
+        covered_only = self._privacy is not None and not self._privacy.tells_figures
+        if covered_only or (not len(indices) and not held_out):
             return figures, self._allowed(sums, data)
         for name, predictor in measured.personal().items():
             if len(indices):

@@ -15,6 +15,7 @@ from fedloge.client.client import Client, Trained, personal_folder
 from fedloge.client.guard import GuardedApp
 from fedloge.client.masking_keys import simulated_keys, site_keys
 from fedloge.client.own_site import config_of, own_site
+from fedloge.client.privacy_ledger import PrivacyLedger
 from fedloge.client.same_data import check_same_data
 from fedloge.client.secure_sum import SecureSum
 from fedloge.errors import FedlogeError, UpdateError, in_one_line
@@ -199,7 +200,12 @@ def _client(message: Message, context: Context) -> tuple[Client, Stamp]:
     folder = personal_folder(site, context.run_config, stamp)
     federation = _federation(context)
     index = _partition_id(context, federation.config.num_clients)
-    client = Client(federation, index, folder, site.policy if site else None)
+    if site is None:
+        client = Client(federation, index, folder)
+    else:
+        bound, delta = site.policy.max_epsilon, site.policy.max_delta
+        ledger = PrivacyLedger(site.state, bound, delta)
+        client = Client(federation, index, folder, site.policy, ledger)
     client.check(stamp)
     if federation.config.on_node:
         # Whoever shares one data set with the server has its data in the fingerprint.

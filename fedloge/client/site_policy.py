@@ -56,6 +56,10 @@ class SitePolicy(Options):
     `max_megabytes_per_round`: of tensors, received and sent, in a round of a run; 10^6 bytes each.
     `keep_runs`: of so many runs personal state is kept; a further run is refused.
     `min_client_noise`: least noise multiplier of privacy at the client; 0: it is not demanded.
+    `max_epsilon`: epsilon of the site's examples over all of its runs, at delta `max_delta`, above which
+    it trains no more; 0: without a bound. `max_delta`: the largest delta that a run may ask for.
+    `tell_epsilon`: whether the server may learn what a run has spent. `uncovered_figures`: whether figures
+    of personal models may leave the site under privacy at the client, which does not cover them.
     `secure_aggregation`: whether a run must have it, so that the server sees no update of this site.
     `min_cohort`: with secure aggregation, over how many clients a sum must be.
     """
@@ -74,6 +78,10 @@ class SitePolicy(Options):
     max_megabytes_per_round: float = Field(1000.0, gt=0)
     keep_runs: int = Field(20, ge=1)
     min_client_noise: float = Field(0.0, ge=0)
+    max_epsilon: float = Field(0.0, ge=0)
+    max_delta: float = Field(1e-5, gt=0, lt=1)
+    tell_epsilon: bool = False
+    uncovered_figures: bool = False
     secure_aggregation: bool = False
     min_cohort: int = Field(3, ge=3)
 
@@ -118,10 +126,24 @@ class SitePolicy(Options):
                 "secure-aggregation",
                 "it is demanded, and the run shows the server this site's update",
             )
-        if self.min_client_noise:
+        self._check_noise(config)
+
+    def _check_noise(self, config: Config) -> None:
+        noise = config.local_dp_noise if config.local_dp_clip else 0.0
+        adds = f"{noise:g}" if noise else "none"
+        if noise < self.min_client_noise:
             raise PolicyError(
                 "min-client-noise",
-                f"noise of {self.min_client_noise:g} at the client is demanded, the run adds none there",
+                f"noise of {self.min_client_noise:g} at the client is demanded, the run adds {adds} there",
+            )
+        if self.max_epsilon and not noise:
+            raise PolicyError(
+                "max-epsilon", "it bounds what is spent, and the run adds no noise here"
+            )
+        if noise and config.local_dp_delta > self.max_delta:
+            raise PolicyError(
+                "max-delta",
+                f"local-dp-delta is {config.local_dp_delta:g}, {self.max_delta:g} is allowed",
             )
 
     def check_told(self, told: ClassTold, who: str) -> None:

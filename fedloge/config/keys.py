@@ -21,6 +21,7 @@ from pydantic import field_validator, model_validator
 from fedloge.config.data_keys import ClientKeys, DataKeys
 from fedloge.config.model_keys import ModelKeys
 from fedloge.config.on_node import OnNodeOptions
+from fedloge.config.private_rules import private_problem
 from fedloge.config.robust_rules import answers_needed, needs_answers
 from fedloge.config.running_keys import RunningKeys
 from fedloge.config.secure_rules import secure_problem
@@ -129,6 +130,8 @@ class Config(
             raise ValueError(f"secure-aggregation: {problem}")
         if problem := straggler_problem(self.nested()):
             raise ValueError(problem)
+        if self.local_dp_clip and (problem := private_problem(self.nested())):
+            raise ValueError(f"local-dp-clip: {problem}")
         if self.dp_clip and self.wire_dtype != "float32":
             raise ValueError("dp-clip measures updates exactly: set wire-dtype=float32")
         if self.dp_clip and self.aggregation != "mean":
@@ -169,6 +172,8 @@ class Config(
             "patience": (not self.validation_share, "set validation-share"),
             "dp_noise": (not self.dp_clip, "set dp-clip"),
             "dp_delta": (not self.dp_clip, "set dp-clip"),
+            "local_dp_noise": (not self.local_dp_clip, "set local-dp-clip"),
+            "local_dp_delta": (not self.local_dp_clip, "set local-dp-clip"),
             "resize": (not self.image_size, "set image-size"),
             "interpolation": (not self.image_size, "set image-size"),
             "secure_neighbours": (not self.secure_aggregation, "set secure-aggregation=true"),

@@ -51,6 +51,18 @@ class TrainingKeys(pydantic.BaseModel):
         description="with mixup: what is mixed, inputs; or the output of a layer of the backbone drawn for "
         "every batch, or inputs (manifold mixup)",
     )
+    local_dp_clip: float = Field(
+        0.0,
+        ge=0,
+        description="privacy of each example at the client (DP-SGD): L2 norm to which its gradient is clipped; "
+        "0: off",
+    )
+    local_dp_noise: float = Field(
+        1.0, ge=0, description="privacy at the client: noise multiplier of every step"
+    )
+    local_dp_delta: float = Field(
+        1e-5, gt=0, lt=1, description="privacy at the client: delta of the recorded epsilon"
+    )
     precision: Literal["float32", "tf32", "bf16"] = Field(
         "float32",
         description="of training: float32; tf32, products with 10 bits of mantissa, on GPUs only; bf16, "

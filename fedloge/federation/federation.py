@@ -21,7 +21,7 @@ from fedloge.federation.feature_bank import FeatureBank
 from fedloge.federation.federated_data import FederatedData
 from fedloge.federation.personal_models import PersonalModels
 from fedloge.federation.run_probes import probes_of
-from fedloge.federation.trainable import check_something_trains, check_trainable
+from fedloge.federation.trainable import check_private, check_something_trains, check_trainable
 from fedloge.geometry.prototypes import Prototypes
 from fedloge.learning.client_data import ClientData
 from fedloge.learning.fast.graphs import StepRecorder, cuda_graph
@@ -66,6 +66,7 @@ class Federation(FederatedData):
         """
         net = self.method.build().to(self.device).to(memory_format=torch.channels_last)
         check_something_trains(self.method, net)
+        check_private(self.method, net)
         check_trainable(self.method, net, self.data.blank_inputs(1).to(self.device))
         return net
 

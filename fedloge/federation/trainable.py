@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fedloge.errors import ConfigError
+from fedloge.learning.private_steps import refuse_mixing
 from fedloge.methods.method import Method
 from fedloge.models import NORM_LAYERS, Network, Part, norm_parameters
 
@@ -45,3 +46,15 @@ def check_trainable(method: Method, net: Network, one: Tensor) -> None:
         ) from None
     finally:
         net.load_state_dict(saved)
+
+
+def check_private(method: Method, net: Network) -> None:
+    """`ConfigError` if privacy at the client would not cover all that this method sends."""
+    if not method.config.local_dp_clip:
+        return
+    if method.uplink(net) or method.probes():
+        raise ConfigError(
+            f"local-dp-clip: method {method.name!r} sends sums over a client's examples, which the noise does not "
+            "cover; use another method, or another post-hoc"
+        )
+    refuse_mixing(net.train())

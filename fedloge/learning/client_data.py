@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fedloge.config import Config
 from fedloge.data.examples import Examples, Preparation
+from fedloge.learning.local_privacy import LocalPrivacy
 from fedloge.learning.mixup import Mixer
 from fedloge.rng import rng
 
@@ -64,6 +65,7 @@ class ClientData:
     recorder : records training steps and replays them (config ``fast``); None: plain steps.
     mixer : mixes the batches of local training (config ``mixup``); None: they are not mixed.
     measured : in an evaluation, what it has of the client; None in training.
+    privacy : how `fedloge.learning.loop.sgd` makes its steps private; None: plain steps.
     """
 
     client: int
@@ -78,6 +80,7 @@ class ClientData:
     recorder: Recorder | None = field(default=None, repr=False)
     mixer: Mixer | None = field(default=None, repr=False)
     measured: InEvaluation | None = field(default=None, repr=False)
+    privacy: LocalPrivacy | None = field(default=None, repr=False)
 
     @property
     def who(self) -> str:

@@ -14,6 +14,7 @@ from fedloge.errors import UpdateError
 from fedloge.learning.client_data import ClientData
 from fedloge.learning.lr_schedule import lr_in
 from fedloge.learning.optimiser import Optimiser, optimiser_of
+from fedloge.learning.private_steps import private_sgd
 from fedloge.models.network import Network
 
 N = TypeVar("N", bound=Network)
@@ -65,6 +66,8 @@ def sgd(
 ) -> dict[str, float]:
     """Minimise the sum of the loss terms over shuffled, augmented batches, in place.
 
+    Where the client is private (`ClientData.privacy`), by noisy steps on Poisson batches (`private_sgd`).
+
     The optimiser is fresh, so momentum does not outlive a round. The learning rate is that of the
     round (`fedloge.learning.lr_schedule`). Nothing in the loop waits for the device.
 
@@ -94,6 +97,11 @@ def sgd(
         raise UpdateError(
             f"{client.who}: nothing to train on, {len(client.train)} examples for {epochs} epochs"
         )
+    if client.privacy is not None:
+        net.train()
+        if frozen is not None:
+            frozen.eval()
+        return _private(net, parameters, loss, client, epochs=epochs, purpose=purpose)
     step, train = step_of(net, parameters, loss, client, purpose=purpose, uniform=uniform)
     net.train()
     if frozen is not None:
@@ -105,6 +113,29 @@ def sgd(
         steps += 1
         sums = terms.clone() if steps == 1 else sums.add_(terms)
     return mean_losses(client, step.terms, (sums / steps).tolist())
+
+
+def _private(
+    net: N,
+    parameters: Sequence[nn.Parameter],
+    loss: Callable[[N, Tensor, Tensor, ClientData], Losses],
+    client: ClientData,
+    *,
+    epochs: int,
+    purpose: str,
+) -> dict[str, float]:
+    assert client.privacy is not None
+    terms, means = private_sgd(
+        net,
+        loss,
+        client,
+        client.privacy,
+        optimiser_of(client.config, parameters, lr=lr_in(client.config, client.round)),
+        epochs=epochs,
+        purpose=purpose,
+        autocast=precision(client),
+    )
+    return named_losses(terms, means)
 
 
 def step_of(
@@ -134,7 +165,12 @@ def mean_losses(
             f"{client.who}, round {client.round}: the loss is {mean_loss}; training diverged "
             f"({_settings(client)}); lower lr"
         )
-    result = {"loss": mean_loss}
+    return named_losses(terms, means)
+
+
+def named_losses(terms: Sequence[str], means: Sequence[float]) -> dict[str, float]:
+    """The means of the loss terms as figures: ``loss``, and ``loss-<term>`` if there are several."""
+    result = {"loss": sum(means)}
     if len(means) > 1:
         result |= {f"loss-{name}": value for name, value in zip(terms, means, strict=True)}
     return result

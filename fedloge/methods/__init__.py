@@ -85,7 +85,8 @@ def make_method(task: Task) -> Method:
     ------
     ConfigError
         An option is unknown or wrong, or the config has mixup and the method takes no mixed labels, or
-        does not wait for all clients and the method must.
+        does not wait for all clients and the method must, or has privacy at the client and the method
+        does not fit it.
     PluginError
         There is no such method, or it cannot be imported.
     """
@@ -105,5 +106,11 @@ def make_method(task: Task) -> Method:
         raise ConfigError(
             f"method {method.name!r} trains at one place and asks no client; leave clients-drawn, buffer-size "
             "and speed-spread out"
+        )
+    if task.config.local_dp_clip and not method.example_by_example:
+        raise ConfigError(
+            f"local-dp-clip: with these options method {method.name!r} takes more from a client's examples than "
+            "a mean over them (class counts, sums, terms of the whole batch), which noise in its steps does not "
+            "cover; use fedloge or fedavg with loss=cross-entropy, say"
         )
     return method

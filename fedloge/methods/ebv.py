@@ -85,6 +85,11 @@ class EBV(Method[EBVNetwork]):
         return True
 
     @property
+    def example_by_example(self) -> bool:
+        """True: a mean over the batch's examples."""
+        return True
+
+    @property
     def soft_labels(self) -> bool:
         """True: cross-entropy takes shares of classes."""
         return True

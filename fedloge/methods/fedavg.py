@@ -57,6 +57,8 @@ class FedAvg(SharedHead[HeadNetwork]):
 
     # True if the loss does not use the client's class counts (see `Method.uniform_step`).
     uniform_step = SharedHead.uniform_step
+    # The same, and each example counts by itself (see `Method.example_by_example`).
+    example_by_example = SharedHead.example_by_example
     # True if the loss takes the shares of the classes, as mixup needs it (see `Method.soft_labels`).
     soft_labels = SharedHead.soft_labels
 

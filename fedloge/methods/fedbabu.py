@@ -28,6 +28,7 @@ class FedBABU(FedAvg):
     parts: ClassVar = {"backbone": Part.SHARED, "head": Part.FIXED, "tuned": Part.PERSONAL}
     heads: ClassVar[tuple[str, ...]] = ()
     uniform_step = FedAvg.uniform_step
+    example_by_example = FedAvg.example_by_example
 
     class Options(LossOptions, TuningOptions):
         """The local loss and the tuning; without ``post-hoc``, which needs a trained head.

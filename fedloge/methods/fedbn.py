@@ -28,6 +28,7 @@ class FedBN(SingleHead[HeadNetwork]):
     }
     primary_personal = "raw"
     uniform_step = SingleHead.uniform_step
+    example_by_example = SingleHead.example_by_example
 
     def __init__(self, task: Task, options: MethodOptions) -> None:
         super().__init__(task, options)

@@ -258,6 +258,11 @@ class FedLoGe(Method[FedLoGeNetwork]):
         """True where the three losses depend on the batch alone, and not on the client's counts."""
         return not (self.options.fixed_adjustment or self.options.global_adjustment)
 
+    @property
+    def example_by_example(self) -> bool:
+        """As `uniform_step`: each of the three losses is a mean over the batch's examples."""
+        return self.uniform_step
+
     def averaged_model(self, net: FedLoGeNetwork) -> Predictor:
         """W, which reads its own features better than psi does, at every length of run that was measured."""
         return Predictor.of(net.classifier)

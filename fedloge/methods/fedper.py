@@ -21,6 +21,7 @@ class FedPer(SingleHead[HeadNetwork]):
     parts: ClassVar = {"backbone": Part.SHARED, "head": Part.PERSONAL}
     primary_personal = "raw"
     uniform_step = SingleHead.uniform_step
+    example_by_example = SingleHead.example_by_example
 
     def personal_predictors(self, net: HeadNetwork, client: ClientData) -> dict[str, Predictor]:
         """The shared backbone under the client's own head."""

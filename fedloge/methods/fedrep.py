@@ -15,7 +15,7 @@ from torch import Tensor
 from fedloge.learning.loop import sgd
 from fedloge.methods.fedper import FedPer
 from fedloge.methods.method import ClientData, Losses, Update
-from fedloge.methods.single_head import HeadNetwork, LossOptions
+from fedloge.methods.single_head import HeadNetwork, LossOptions, SingleHead
 
 
 class FedRep(FedPer):
@@ -30,6 +30,7 @@ class FedRep(FedPer):
 
     options: Options
     soft_labels = FedPer.soft_labels
+    example_by_example = SingleHead.example_by_example
 
     def local_update(self, net: HeadNetwork, client: ClientData) -> Update:
         """Train the head, then the backbone; the other one does not change meanwhile."""

@@ -31,6 +31,7 @@ class LocalOnly(SingleHead[HeadNetwork]):
     parts: ClassVar = {"backbone": Part.PERSONAL, "head": Part.PERSONAL}
     primary_personal = "raw"
     uniform_step = SingleHead.uniform_step
+    example_by_example = SingleHead.example_by_example
     soft_labels = SingleHead.soft_labels
 
     def __init__(self, task: Task, options: MethodOptions) -> None:

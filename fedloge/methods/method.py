@@ -157,6 +157,8 @@ class Method(ABC, Generic[N]):
         at_the_server = {"uplink", "server_state", "server_update"} & cls.__dict__.keys()
         if at_the_server and "takes_stale" not in cls.__dict__:
             cls.takes_stale = Method.takes_stale
+        if "example_by_example" not in cls.__dict__:
+            cls.example_by_example = Method.example_by_example  # type: ignore[method-assign]
         # Likewise, unless it trains as its base does.
         own = {"loss", "local_update"} & cls.__dict__.keys()
         if own and "soft_labels" not in cls.__dict__:
@@ -185,6 +187,17 @@ class Method(ABC, Generic[N]):
 
         Then a step is the same for all clients, so that it may be recorded, and clients may be
         stacked (config ``fast``). Each class says so for itself; it is not inherited.
+        """
+        return False
+
+    @property
+    def example_by_example(self) -> bool:
+        """Whether noise in `sgd` covers all that a local update takes from the client's examples.
+
+        Then the update reads them through `sgd` alone, and each term of a batch's loss is the mean over
+        its examples of something that depends on the network as it is passed and on that example: not
+        on the others, and not on the client's class counts. Privacy at the client needs it
+        (``local-dp-clip``). Each class says so for itself; it is not inherited.
         """
         return False
 

@@ -88,6 +88,11 @@ class SingleHead(Method[H]):
         return cast(LossOptions, self.options).loss in WITHOUT_COUNTS
 
     @property
+    def example_by_example(self) -> bool:
+        """True if the local loss does not use the client's class counts."""
+        return cast(LossOptions, self.options).loss in WITHOUT_COUNTS
+
+    @property
     def soft_labels(self) -> bool:
         """True if the local loss is a cross-entropy of changed logits."""
         return cast(LossOptions, self.options).loss in WITH_SOFT_LABELS
@@ -108,6 +113,7 @@ class SharedHead(SingleHead[H]):
     heads: ClassVar[tuple[str, ...]] = ("head",)
     primary_global = "raw"
     uniform_step = SingleHead.uniform_step
+    example_by_example = SingleHead.example_by_example
 
     Options: ClassVar[type[MethodOptions]] = SharedHeadOptions
 

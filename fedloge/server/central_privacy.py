@@ -132,3 +132,14 @@ class Epsilon:
         accountant = self._accountant()
         accountant.compose(self._event(self._config.dp_noise), max(drawn))
         return float(accountant.get_epsilon(self._config.dp_delta))
+
+
+def privacy_figures(spent: Epsilon | None, strategy: RoundStrategy, round: int) -> dict[str, float]:
+    """What a round's record says of privacy.
+
+    ``privacy/epsilon`` is central privacy's; ``privacy/local-epsilon`` the largest that the round's clients
+    told of their own.
+    """
+    told = [float(row["epsilon"]) for row in strategy.outcome.replies.values() if "epsilon" in row]
+    found = {"privacy/local-epsilon": max(told)} if told else {}
+    return found | ({"privacy/epsilon": spent.after(strategy, round)} if spent is not None else {})

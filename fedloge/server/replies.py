@@ -204,11 +204,17 @@ _MEAN = _Rule(
     lambda x: -LARGEST_FIGURE < x < LARGEST_FIGURE,
     f"a finite number of magnitude below {LARGEST_FIGURE:g}",
 )
+_SPENT = _Rule(lambda x: 0 <= x < LARGEST_FIGURE, f"a number from 0 to {LARGEST_FIGURE:g}")
 # Compared with what is expected of this client alone.
 _OWN = _Rule(lambda n: True, "")
 _SHARES = ("accuracy", "recall", "macro-f1", "auroc", "ece", "many", "medium", "few", "validation")
 _FIGURES: Mapping[Kind, list[tuple[str, _Rule]]] = {
-    "train": [(NUM_EXAMPLES, _OWN), ("images", _WHOLE), (r"train/[!-~]+", _MEAN)],
+    "train": [
+        (NUM_EXAMPLES, _OWN),
+        ("images", _WHOLE),
+        ("epsilon", _SPENT),
+        (r"train/[!-~]+", _MEAN),
+    ],
     "evaluate": [
         (NUM_EXAMPLES, _OWN),
         ("num-test", _IMAGES),

@@ -22,7 +22,7 @@ from fedloge.methods.method import Aggregate, Part
 from fedloge.observer import Observers, RoundDone, RunEnded
 from fedloge.partition import held_out_clients
 from fedloge.server.arrival_record import ArrivalRecord
-from fedloge.server.central_privacy import Epsilon, with_privacy
+from fedloge.server.central_privacy import Epsilon, privacy_figures, with_privacy
 from fedloge.server.checkpoint import Checkpoint, CheckpointStore
 from fedloge.server.early_end import keep_if_chosen, nothing_to_do, started, why_it_ends
 from fedloge.server.figures import client_rows, measured, personal_figures, reliability_lines
@@ -245,8 +245,7 @@ class Rounds:
             "images": images,
             **self._pacing.figures(len(self._strategy.sample(round))),
         }
-        if self._epsilon is not None:
-            row["privacy/epsilon"] = self._epsilon.after(self._strategy, round)
+        row |= privacy_figures(self._epsilon, self._strategy, round)
         timing = {
             "round": round,
             "train-seconds": seconds,

@@ -9,6 +9,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,7 @@ from fedloge.engines import local
 from fedloge.errors import ConfigError, PluginError, UpdateError
 from fedloge.federation import Federation
 from fedloge.learning.loop import sgd
+from fedloge.learning.private_steps import ExampleGradients
 from fedloge.messages import check_update
 from fedloge.methods import METHODS
 from fedloge.methods.method import Aggregate, ClientData, Method, Network, Part, Predictor, Update
@@ -88,6 +91,7 @@ def method_checks() -> list[MethodCheck]:
             _predicts,
             _serves_a_client_of_one_class,
             _uniform_step_is_uniform,
+            _examples_count_one_by_one,
             _probes_send_what_they_announce,
             _refuses_unknown_options,
             _runs_and_resumes,
@@ -256,6 +260,31 @@ def _uniform_step_is_uniform(fed: Federation) -> None:
             raise _Broken(
                 f"uniform_step is true, but tensor {name!r} depends on more than the batch, or the "
                 "update is not the plain loop over `loss`"
+            )
+
+
+def _examples_count_one_by_one(fed: Federation) -> None:
+    method, data = fed.method, _data(fed, 0)
+    if not method.example_by_example:
+        return
+    if method.uplink(fed.net):
+        raise _Broken("example_by_example is true, but the update sends sums over the examples")
+    _start(fed)
+    net = fed.net.eval()
+    inputs, labels = next(iter(data.batches(1)))
+    parameters = method.trainable(net)
+    total = torch.stack([*method.loss(net, inputs, labels, data).values()]).sum()
+    whole = torch.autograd.grad(total, parameters, allow_unused=True)
+    other = _replaced(data, counts=data.counts.flip(0))
+    one_by_one = ExampleGradients(net, parameters, method.loss, other, contextlib.nullcontext())
+    sums, _ = one_by_one.clipped_sum(inputs, labels, math.inf)
+    for (name, summed), gradient in zip(sums.items(), whole, strict=True):
+        expected = torch.zeros_like(summed) if gradient is None else gradient
+        if not torch.allclose(summed / len(labels), expected, rtol=1e-3, atol=1e-5):
+            raise _Broken(
+                f"example_by_example is true, but a batch's gradient of {name.removeprefix('net.')!r} is not the "
+                "mean of its examples' gradients, each computed alone and under other class counts; a loss must "
+                "read parameters from the network that it is passed"
             )
 
 

@@ -39,6 +39,7 @@ def at_site(tmp_path: Path, **policy: Any) -> dict[str, Any]:
     return {"state-dir": str(tmp_path / "state"), "policy": str(file)}
 
 
+NOISY = {"local_dp_clip": 1.0, "norm": "group"}
 # What is asked for, the policy, the rule, and what the refusal says beside it.
 FORBIDDEN: dict[str, tuple[dict[str, Any], dict[str, Any], str, str]] = {
     "a method": ({}, {"methods": ["fedavg"]}, "methods", "method 'fedloge' is not allowed, only fedavg"),
@@ -61,6 +62,9 @@ FORBIDDEN: dict[str, tuple[dict[str, Any], dict[str, Any], str, str]] = {
     "many rounds": ({"rounds": 11}, {"max_rounds": 10}, "max-rounds", "rounds is 11, 10 are allowed"),
     "no masks": ({}, {"secure_aggregation": True}, "secure-aggregation", "shows the server this site's update"),
     "no noise": ({}, {"min_client_noise": 0.5}, "min-client-noise", "noise of 0.5 at the client is demanded"),
+    "little noise": (NOISY | {"local_dp_noise": 0.4}, {"min_client_noise": 0.5}, "min-client-noise", "run adds 0.4"),
+    "no epsilon": ({}, {"max_epsilon": 3.0}, "max-epsilon", "the run adds no noise here"),
+    "a large delta": (NOISY | {"local_dp_delta": 1e-3}, {}, "max-delta", "1e-05 is allowed"),
 }  # fmt: skip
 
 
@@ -78,6 +82,7 @@ def test_what_is_forbidden_is_refused_by_its_rule(name: str, kind: str, tmp_path
 
 def test_every_rule_is_tried() -> None:
     elsewhere = {"min-images-per-class", "max-megabytes-per-round", "keep-runs", "min-cohort"}
+    elsewhere |= {"tell-epsilon", "uncovered-figures"}  # test_client_privacy.py
     assert {row[2] for row in FORBIDDEN.values()} | elsewhere == set(SitePolicy.names())
 
 
