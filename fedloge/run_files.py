@@ -13,6 +13,7 @@ report, the export) take the paths from here, so that both mean the same files::
       calibration.jsonl      one line per model and evaluated round: sums over bins of confidence
       failures.jsonl         one line per client that failed in a round
       attempts.jsonl         one line per start of the run
+      rosters.jsonl          one line per round, where sites come and go: who was there
       arrivals.jsonl         one line per round in which not all were waited for: whose answers counted
       split.safetensors      examples of each class on each client
       prototypes.safetensors the fixed classifier, for methods that have one
@@ -114,6 +115,11 @@ class RunFiles:
     def arrivals(self) -> Path:
         """Whose answers counted, one line per round; absent where all are waited for."""
         return self.folder / "arrivals.jsonl"
+
+    @property
+    def rosters(self) -> Path:
+        """Who was there, one line per round; absent where all must be."""
+        return self.folder / "rosters.jsonl"
 
     @property
     def split(self) -> Path:

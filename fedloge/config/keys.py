@@ -294,8 +294,27 @@ class Config(
                 "partitioner 'on-node' needs the class names, the same for all: set "
                 f'partitioner-options.classes=["NAME", "NAME"], got {self.partitioner_options}'
             )
+        self._check_open_roster()
         if not self.image_size:
             raise ValueError("partitioner 'on-node' needs one image size for all: set image-size")
+
+    def _check_open_roster(self) -> None:
+        least, places = self.on_node_options.min_clients, self.num_clients - self.held_out_clients
+        if least > places:
+            raise ValueError(
+                f"partitioner-options.min-clients is {least}, more than the {places} places (num-clients) of clients "
+                "that train; lower the one or raise the other"
+            )
+        if least and self.dp_clip:
+            raise ValueError(
+                "partitioner-options.min-clients: central privacy counts on the same clients in every round; leave "
+                "dp-clip or min-clients out"
+            )
+
+    @property
+    def open_roster(self) -> bool:
+        """Whether sites may come and go between rounds."""
+        return self.on_node and self.on_node_options.min_clients > 0
 
     def nested(self) -> dict[str, Any]:
         """The config in the form of a recipe: kebab-case keys, options as tables."""

@@ -15,11 +15,14 @@ class OnNodeOptions(Options):
     hold, from which it knows the many, medium and few classes.
     `max_weight_factor`: in the average no client weighs more than this many times the median
     client, however many examples it says it holds.
+    `min_clients`: the roster is open: ``num-clients`` are places, so many sites are enough to start and to
+    go on, and sites come and go between rounds; 0: all must be there when the run starts.
     """
 
     classes: list[str] | str = ""
     share_class_counts: bool = False
     max_weight_factor: float = Field(4.0, ge=1)
+    min_clients: int = Field(0, ge=0)
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -58,7 +58,10 @@ class OnNodeFederation(Federation):
             self.__dict__.pop(derived, None)
         self._num_train = sum(images.values())
         if self.config.shares_class_counts:
-            self._told = np.array([counts[k] for k in sorted(counts)], dtype=np.int64)
+            shape = (self.config.num_clients, self.data.num_classes)
+            self._told = np.zeros(shape, dtype=np.int64)
+            for client, told in counts.items():
+                self._told[client] = told
 
     @cached_property
     def images(self) -> DataSet:

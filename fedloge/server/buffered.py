@@ -100,7 +100,8 @@ class Buffered:
         RunError
             Too few clients answer with something usable, or no model comes of their answers.
         """
-        self._members = self._strategy.roster.members()
+        members, present = self._strategy.roster.members(), self._strategy.present
+        self._members = {k: m for k, m in members.items() if present is None or k in present}
         self._flights.sent(round - 1, SentModel(arrays, shared))
         self._step = step = _Step(round, num_bytes(arrays))
         for flight in self._resumed:
@@ -123,6 +124,7 @@ class Buffered:
         self._oldest[round] = self._flights.oldest(otherwise=round)
         strategy = self._strategy
         strategy.outcome = step.outcome
+        strategy.roster.ask_again(step.outcome.failures)
         strategy._audit("train", round, step.digests)
         images = sum(int(reply.get("images", 0)) for reply in step.outcome.replies.values())
         return stepped, strategy._mean_figures(), images

@@ -64,7 +64,7 @@ def _sums(
     """What all clients that may train add up to. It is a part of the strategy's own work."""
     config, usual = strategy.config, strategy.uplinks
     strategy.uplinks = {**usual, "evaluate": zeros}
-    training = set(range(config.num_clients)) - set(held_out_clients(config))
+    training = set(strategy.everybody) - set(held_out_clients(config))
     messages = strategy._messages("evaluate", 0, arrays, sorted(training), grid)
     replies = grid.send_and_receive(messages, timeout=config.round_timeout)
     strategy._collect("evaluate", 0, replies, lambda client, reply: None)

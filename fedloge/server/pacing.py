@@ -57,8 +57,10 @@ class Pacing:
         return self._grid.send_and_receive(messages, timeout=self._config.round_timeout)
 
     def figures(self, asked: int) -> dict[str, float]:
-        """What a round's line of metrics says of it: how many were asked, and the simulated time."""
+        """What a round's line of metrics says of it: how many were asked and are there, and the simulated time."""
+        present = self._strategy.present
         drawn = {"drawn": asked} if self._config.clients_drawn else {}
+        drawn |= {"present": len(present)} if present is not None else {}
         stale = self.buffer.figures() if self.buffer else {}
         return drawn | stale | ({"clock/seconds": self.clock.now} if self.clock else {})
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,8 @@ _POLL_SECONDS = 0.5
 _IDENTITY = "identity"
 _AGAIN_SECONDS = 5.0
 """After an error, a node is asked again when this has passed."""
+_REFUSED_SECONDS = 60.0
+"""Where clients come and go, a node that was refused is asked again when this has passed."""
 _GRACE_SECONDS = 10.0
 """So long may honest nodes still come before a node that cannot take part stops the start."""
 
@@ -70,7 +72,7 @@ class Roster:
     Parameters
     ----------
     grid : Flower's grid.
-    num_clients : partitions that must be present when the run starts.
+    num_clients : partitions, all of which must be present when the run starts.
     fingerprint : hash of what the run computes; every client must have the same.
     whoami_timeout : seconds that a round may wait for a node to say who it is, where a partition
         is missing. A node that is slower counts once its answer has come.
@@ -78,6 +80,8 @@ class Roster:
     known : training examples of each partition, where the server has split them itself; a node
         that says otherwise is refused. None: each node's own word counts.
     audit : is told of who registers and who is refused.
+    at_least : so many are enough, and whoever comes later takes a place that is free. A node that was refused
+        is asked again after a while, and one whose answer was (`ask_again`) at once. None: all must be there.
     """
 
     def __init__(
@@ -90,6 +94,7 @@ class Roster:
         patience: float = 300.0,
         known: Sequence[int] | None = None,
         audit: ServerAudit | None = None,
+        at_least: int | None = None,
     ) -> None:
         self._grid = grid
         self._num_clients = num_clients
@@ -97,6 +102,9 @@ class Roster:
         self._whoami_timeout, self._patience = whoami_timeout, patience
         self._known = known
         self.audit = audit or ServerAudit()
+        self._at_least = at_least
+        self._again: set[int] = set()
+        self._refused_at: dict[int, float] = {}
         self._asked: dict[int, Member] = {}
         self._refusals: dict[int, str] = {}
         self._rivals: dict[int, int] = {}
@@ -104,7 +112,7 @@ class Roster:
         self._questions: dict[str, _Question] = {}
 
     def wait(self, timeout: float) -> None:
-        """Wait until every partition is present.
+        """Wait until every partition is present, or enough are and nobody is being asked.
 
         Raises
         ------
@@ -117,14 +125,20 @@ class Roster:
         while True:
             present = self._look()
             missing = self.missing()
-            if not missing:
+            if not missing or (self._enough() and not self._new()):
                 return
             now = time.monotonic()
             # All who are there have answered, and there are enough: nobody is left to wait for.
             hopeless = self._refusals and not self._questions and len(present) >= self._num_clients
+            hopeless = hopeless and self._at_least is None
             hopeless_since = (hopeless_since or now) if hopeless else None
             if hopeless_since and (fixed or now >= hopeless_since + _GRACE_SECONDS):
                 raise RunError(f"a client cannot take part: {next(iter(self._refusals.values()))}")
+            if now >= deadline and self._at_least is not None:
+                raise RunError(
+                    f"{len(self._asked)} clients are there, expected {self._at_least} or more "
+                    f"(partitioner-options.min-clients) within {timeout:g} s; start them, then resume the run"
+                )
             if now >= deadline:
                 named = ", ".join(map(str, missing[:10])) + (", ..." if len(missing) > 10 else "")
                 refused = [f"; refused: {reason}" for reason in self._refusals.values()]
@@ -141,11 +155,33 @@ class Roster:
         """
         while True:
             self._look()
-            now = time.monotonic()
-            new = any(now < q.asked + self._whoami_timeout for q in self._questions.values())
-            if not new or not self.missing():
+            if not self._new() or not (self.missing() or self._at_least is not None):
                 return
             time.sleep(_POLL_SECONDS)
+
+    def ask_again(self, clients: Iterable[int]) -> None:
+        """Where clients come and go: ask these again who they are, since their examples may be others now.
+
+        Each keeps its place meanwhile.
+        """
+        if self._at_least is not None:
+            members = self.members()
+            self._again |= {members[client].node_id for client in clients if client in members}
+
+    def await_again(self, images: Mapping[int, int]) -> None:
+        """Wait for clients that were there before, no longer than a node may take to say who it is."""
+        deadline = time.monotonic() + self._whoami_timeout
+        while images.keys() - self.members().keys() and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+            self._look()
+
+    def _new(self) -> bool:
+        """Whether a node has been asked and may still be waited for."""
+        now = time.monotonic()
+        return any(now < q.asked + self._whoami_timeout for q in self._questions.values())
+
+    def _enough(self) -> bool:
+        return self._at_least is not None and len(self._asked) >= self._at_least
 
     def members(self) -> dict[int, Member]:
         """Members by partition id."""
@@ -162,6 +198,9 @@ class Roster:
         self._asked = {n: member for n, member in self._asked.items() if n in present}
         self._refusals = {n: reason for n, reason in self._refusals.items() if n in present}
         self._failed = {n: at for n, at in self._failed.items() if now < at + _AGAIN_SECONDS}
+        if self._at_least is not None:
+            old = {n for n, at in self._refused_at.items() if now >= at + _REFUSED_SECONDS}
+            self._refusals = {n: reason for n, reason in self._refusals.items() if n not in old}
         held = self.members()
         self._rivals = {n: k for n, k in self._rivals.items() if n in present and k in held}
         self._questions = {
@@ -171,7 +210,8 @@ class Roster:
         }
         waiting = {q.node for q in self._questions.values()}
         answered = self._asked.keys() | self._refusals.keys() | self._rivals.keys()
-        self._ask(sorted(present - answered - self._failed.keys() - waiting))
+        again, self._again = self._again & present, set()
+        self._ask(sorted((present - answered - self._failed.keys() | again) - waiting))
         self._take_answers()
         return present
 
@@ -217,7 +257,10 @@ class Roster:
             self._refuse(node, f"its answer cannot be read ({in_one_line(exc)})")
         else:
             holder = held.get(member.partition_id)
-            if holder is None:
+            if node in self._asked and (holder is None or holder.node_id != node):
+                self._refuse(node, f"it held another partition than {member.partition_id} before")
+                return
+            if holder is None or holder.node_id == node:
                 self._asked[node] = held[member.partition_id] = member
                 self.audit.write({"event": "registered", "node": str(node), **member.said()})
                 return
@@ -232,7 +275,8 @@ class Roster:
             self.audit.write({"event": "refused", "node": str(node), "reason": reason})
 
     def _refuse(self, node: int, reason: str) -> None:
-        self._refusals[node] = printable_line(reason)
+        self._asked.pop(node, None)
+        self._refusals[node], self._refused_at[node] = printable_line(reason), time.monotonic()
         log.warning("node %d cannot take part: %s", node, self._refusals[node])
         self.audit.write({"event": "refused", "node": str(node), "reason": self._refusals[node]})
 
@@ -291,4 +335,5 @@ def roster_of(
         patience=max(config.whoami_timeout, config.startup_timeout),
         known=None if config.on_node else [len(own) for own in federation.partition.train],
         audit=audit,
+        at_least=config.on_node_options.min_clients if config.open_roster else None,
     )

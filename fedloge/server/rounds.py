@@ -28,6 +28,7 @@ from fedloge.server.early_end import keep_if_chosen, nothing_to_do, started, why
 from fedloge.server.figures import client_rows, measured, personal_figures, reliability_lines
 from fedloge.server.first_heads import opened
 from fedloge.server.masked_mean import SumLost
+from fedloge.server.open_roster import OpenRoster
 from fedloge.server.pacing import Pacing
 from fedloge.server.pooled_training import PooledTraining
 from fedloge.server.roster import Roster
@@ -50,12 +51,14 @@ def run_rounds(
     record: RunRecord,
     observers: Observers,
     roster: Roster,
+    sites: OpenRoster | None = None,
 ) -> None:
     """Run the rounds that are still to be done, as the record and the checkpoints say.
 
     Parameters
     ----------
     roster : of the clients, who may have been asked already who they are.
+    sites : where clients come and go.
 
     Raises
     ------
@@ -77,7 +80,7 @@ def run_rounds(
     arrivals = ArrivalRecord(record.files.arrivals)
     stamp = _begin_attempt(federation, checkpoints, record, start)
     roster.wait(config.startup_timeout)
-    rounds = Rounds(grid, federation, roster, stamp, start, arrivals)
+    rounds = Rounds(grid, federation, roster, stamp, start, arrivals, sites)
     observers.on_start(started(config, record, start))
     if start.round == 0:
         rounds.open()
@@ -133,6 +136,7 @@ class Rounds:
         stamp: Stamp,
         start: Checkpoint,
         arrivals: ArrivalRecord,
+        sites: OpenRoster | None = None,
     ) -> None:
         self.federation, self.config = federation, federation.config
         self.shared, self.state = start.shared, start.server
@@ -153,6 +157,7 @@ class Rounds:
             stamp,
             uplinks,
             partial_sums=getattr(grid, "partial_sums", False),
+            open_roster=sites,
         )
         self._pacing = Pacing(grid, self._strategy, arrivals, start.server)
         self._averaging = with_privacy(self._strategy, federation)
@@ -171,6 +176,7 @@ class Rounds:
     def open(self) -> None:
         """Before round 1: start the shared heads in closed form, if the config says so."""
         if self.federation.opening is not None:
+            self._strategy.begin(1)
             shared = opened(self._strategy, self.federation, self._arrays, self.shared, self._grid)
             self._take(Aggregate(0, shared, {}, self.state))
 
@@ -184,6 +190,7 @@ class Rounds:
         strategy, buffer = self._strategy, self._pacing.buffer
         keep_round = buffer.keep_round(keep_round) if buffer else keep_round
         strategy.stamp = dataclasses.replace(strategy.stamp, keep_round=keep_round)
+        strategy.begin(round)
         began = time.perf_counter()
         averaged, figures, images = self._train(round)
         done = self._trained(round, figures, images, seconds=time.perf_counter() - began)

@@ -11,10 +11,11 @@ from fedloge.errors import RunError
 from fedloge.federation import Federation, open_federation
 from fedloge.federation.site import OnNodeFederation
 from fedloge.server.log_lines import observed
+from fedloge.server.open_roster import OpenRoster
 from fedloge.server.reopening import reopen
 from fedloge.server.roster import Roster, roster_of
 from fedloge.server.rounds import run_rounds
-from fedloge.server.run_record import create
+from fedloge.server.run_record import RunRecord, create
 from fedloge.server.server_audit import ServerAudit, server_audit
 from fedloge.server.simulated_nodes import require_nodes
 
@@ -27,13 +28,15 @@ def main(grid: Grid, context: Context) -> None:
     config = configs.from_flat(context.run_config, "run config")
     audit = server_audit(grid, config, context)
     with observed(grid, config.log_format) as observers, audit.of_run():
-        require_nodes(grid, config.num_clients)
+        least = config.on_node_options.min_clients if config.open_roster else config.num_clients
+        require_nodes(grid, least)
         federation = open_federation(config)
         roster = _introduced(grid, config, federation, audit)
         opened = (reopen if config.resume else create)(config, federation)
         with opened.held():
             roster = roster or roster_of(grid, config, federation, audit)
-            run_rounds(grid, config, federation, opened, observers, roster)
+            sites = _open_roster(config, federation, opened, roster)
+            run_rounds(grid, config, federation, opened, observers, roster, sites)
 
 
 def _introduced(
@@ -54,3 +57,15 @@ def _introduced(
         )
     federation.tell({k: member.num_examples for k, member in members.items()}, counts)
     return roster
+
+
+def _open_roster(
+    config: Config, federation: Federation, record: RunRecord, roster: Roster
+) -> OpenRoster | None:
+    """Where sites come and go: who is there; classes are counted by who was as the run began."""
+    if not config.open_roster or not isinstance(federation, OnNodeFederation):
+        return None
+    sites = OpenRoster(roster, record.files.rosters, config.startup_timeout)
+    began = sites.at_start()
+    federation.tell(began.images, began.class_counts)
+    return sites

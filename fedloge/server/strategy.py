@@ -39,6 +39,7 @@ from fedloge.messages import (
 from fedloge.messages.cohort import COHORT, Kind
 from fedloge.server.aggregation import Combination, combination
 from fedloge.server.masked_mean import MaskedMean, SumLost, begin_sum
+from fedloge.server.open_roster import OpenRoster
 from fedloge.server.replies import Asked, bytes_of, digest_of, read_reply
 from fedloge.server.roster import Member, Roster
 from fedloge.server.round_outcome import RoundOutcome, check_quorum
@@ -55,6 +56,11 @@ class RoundStrategy(Strategy):
     stamp : of this attempt; each round's stamp is made from it.
     uplinks : for ``train``, ``evaluate`` and `SECOND_PASS`, templates of the further tensors in an answer.
     partial_sums : whether the engine's workers may add up their clients' tensors.
+    open_roster : where clients come and go; None: all take part.
+
+    Attributes
+    ----------
+    present : with an open roster, who is there in this round.
     """
 
     def __init__(
@@ -66,6 +72,7 @@ class RoundStrategy(Strategy):
         uplinks: Mapping[str, Mapping[str, Tensor]],
         *,
         partial_sums: bool = False,
+        open_roster: OpenRoster | None = None,
     ) -> None:
         self.config = config
         self.roster = roster
@@ -75,14 +82,27 @@ class RoundStrategy(Strategy):
         self.partial_sums = partial_sums
         self.outcome = RoundOutcome()
         self._asked: dict[int, Member] = {}
-        self._weights = Weights(config, roster)
+        at_start = open_roster.at_start().images if open_roster else None
+        self._weights = Weights(config, roster, at_start)
+        self._open_roster = open_roster
+        self.present: list[int] | None = None
         self._model_bytes = 0
         self._masked: MaskedMean | None = None
         self._before: dict[str, Tensor] = {}
 
     def sample(self, round: int) -> list[int]:
         """The partition ids of the clients of a round (`drawn_clients`)."""
-        return drawn_clients(self.config, round)
+        return drawn_clients(self.config, round, self.present)
+
+    def begin(self, round: int) -> None:
+        """Before a round: find out who is there; `RunError` if they are too few."""
+        if self._open_roster is not None:
+            self.present = self._open_roster.of(round)
+
+    @property
+    def everybody(self) -> list[int]:
+        """The clients that are measured, ascending."""
+        return list(range(self.config.num_clients)) if self.present is None else self.present
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -96,16 +116,14 @@ class RoundStrategy(Strategy):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """One message for every client, since personal figures are over all of them."""
-        everybody = list(range(self.config.num_clients))
-        return self._messages("evaluate", server_round, arrays, everybody, grid)
+        """One message for every client that is there, since personal figures are over all of them."""
+        return self._messages("evaluate", server_round, arrays, self.everybody, grid)
 
     def configure_second_pass(
         self, round: int, arrays: ArrayRecord, grid: Grid, given: Mapping[str, Tensor]
     ) -> list[Message]:
         """One message for every client, with what probes give them when they ask again."""
-        everybody = list(range(self.config.num_clients))
-        return self._messages(SECOND_PASS, round, arrays, everybody, grid, encode(given))
+        return self._messages(SECOND_PASS, round, arrays, self.everybody, grid, encode(given))
 
     def second_sums(self, round: int, replies: Iterable[Message]) -> dict[str, Tensor]:
         """The sums over the accepted answers to `configure_second_pass`; `SumLost` as `aggregate_evaluate`."""
@@ -328,6 +346,7 @@ class RoundStrategy(Strategy):
         for client in self._asked.keys() - answered:
             outcome.failures[client] = self._unanswered
         outcome.sort()
+        self.roster.ask_again(outcome.failures)
         self._audit(kind, round, digests)
 
     def _audit(self, kind: Kind, round: int, digests: Mapping[int, str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import statistics
+from collections.abc import Mapping
 
 from fedloge.config import Config
 from fedloge.server.roster import Member, Roster
@@ -22,14 +23,18 @@ class Weights:
     Parameters
     ----------
     roster : with all clients that have registered.
+    at_start : the images of those who were there when the run began, where clients come and go; None: of all.
     """
 
-    def __init__(self, config: Config, roster: Roster) -> None:
+    def __init__(
+        self, config: Config, roster: Roster, at_start: Mapping[int, int] | None = None
+    ) -> None:
         # Under privacy all clients weigh alike: the noise is sized for an unweighted mean.
         self._alike = bool(config.dp_clip)
         self._most: int | None = None
         self._said: set[int] = set()
-        counts = [member.num_examples for member in roster.members().values()]
+        members = {k: member.num_examples for k, member in roster.members().items()}
+        counts = list((members if at_start is None else at_start).values())
         if config.on_node and config.aggregation == "mean" and not self._alike and counts:
             self._factor = config.on_node_options.max_weight_factor
             self._median = statistics.median_low(counts)
