@@ -1,7 +1,8 @@
 """Certificates and keys of a deployment: one folder for the server, one for each client's site.
 
     ca.crt ca.key            the authority; its key is needed only to renew, keep it off the server
-    server.crt server.key    TLS of the SuperLink and of the gateway before it
+    server.crt server.key    TLS of the SuperLink
+    gateway/                 the folder that the gateway sees: the same certificate and key, the authority
     superexec.secret         between the SuperLink and the processes that run the ServerApp
     client-K/ca.crt          the authority again: this folder is all that a site needs
     client-K/supernode.key   the SuperNode's own key; supernode.pub is what the SuperLink registers
@@ -18,6 +19,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -37,10 +39,22 @@ from fedloge.errors import InputError
 
 # Names that every server certificate holds: loopback, and the services of docker-compose.yml.
 NAMES = ("localhost", "127.0.0.1", "::1", "superlink", "gateway")
+GATEWAY = "gateway"
+"""The folder of what the gateway sees; it is mounted whole, so that a new certificate is seen."""
 CA_DAYS = 3650
 SERVER_DAYS = 365
+SOON = timedelta(days=30)
+"""So long before its end a certificate is to be renewed."""
 # A site whose clock is a little behind must not refuse a certificate made a moment ago.
 _BACKDATED = timedelta(hours=1)
+
+
+@dataclass(frozen=True)
+class Authority:
+    """The deployment's own certificate authority."""
+
+    key: ec.EllipticCurvePrivateKey
+    certificate: x509.Certificate
 
 
 def create(
@@ -70,18 +84,18 @@ def create(
         out.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
         try:
-            ca_key, ca = _authority()
-            _write(folder / "ca.crt", ca.public_bytes(Encoding.PEM))
-            _write_private(folder / "ca.key", _pem(ca_key), owner=-1)
-            _write_server(folder, ca, ca_key, [*NAMES, *hosts], days, owner)
-            _write_private(folder / "superexec.secret", secrets.token_bytes(32), owner)
+            made = _new_authority()
+            write(folder / "ca.crt", made.certificate.public_bytes(Encoding.PEM))
+            write_private(folder / "ca.key", pem(made.key), owner=-1)
+            _write_server(folder, made, [*NAMES, *hosts], days, owner)
+            write_private(folder / "superexec.secret", secrets.token_bytes(32), owner)
             for client in range(clients):
                 _write_client(folder, client, owner)
             folder.rename(out)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
     except OSError as exc:
-        raise _unwritable(out, exc) from None
+        raise unwritable(out, exc) from None
 
 
 def add_client(out: Path, client: int, *, replace: bool = False, owner: int = -1) -> None:
@@ -102,7 +116,7 @@ def add_client(out: Path, client: int, *, replace: bool = False, owner: int = -1
     try:
         _write_client(out, client, owner)
     except OSError as exc:
-        raise _unwritable(folder, exc) from None
+        raise unwritable(folder, exc) from None
 
 
 def renew_server(
@@ -115,13 +129,35 @@ def renew_server(
     InputError
         The authority's key or a certificate is missing or damaged.
     """
+    known = authority(out)
+    try:
+        old = x509.load_pem_x509_certificate((out / "server.crt").read_bytes())
+    except OSError as exc:
+        raise InputError(
+            f"{exc.filename} cannot be read ({exc.strerror}); it names the server"
+        ) from None
+    except ValueError as exc:
+        raise InputError(f"{out}/server.crt is damaged ({exc}); restore a backup") from None
+    try:
+        _write_server(out, known, [*_names(old), *hosts], days, owner)
+    except OSError as exc:
+        raise unwritable(out, exc) from None
+
+
+def authority(out: Path) -> Authority:
+    """The authority of a deployment's folder.
+
+    Raises
+    ------
+    InputError
+        Its key or certificate is missing or damaged.
+    """
     try:
         loaded = load_pem_private_key((out / "ca.key").read_bytes(), None)
-        ca = x509.load_pem_x509_certificate((out / "ca.crt").read_bytes())
-        old = x509.load_pem_x509_certificate((out / "server.crt").read_bytes())
+        certificate = x509.load_pem_x509_certificate((out / "ca.crt").read_bytes())
     except FileNotFoundError as exc:
         raise InputError(
-            f"{exc.filename} is not there; put the authority's key and certificate back to renew"
+            f"{exc.filename} is not there; put the authority's key and certificate back for this"
         ) from None
     except OSError as exc:
         raise InputError(f"{exc.filename} cannot be read ({exc.strerror})") from None
@@ -131,10 +167,7 @@ def renew_server(
         ) from None
     if not isinstance(loaded, ec.EllipticCurvePrivateKey):
         raise InputError(f"{out}/ca.key is no elliptic-curve key; restore a backup")
-    try:
-        _write_server(out, ca, loaded, [*_names(old), *hosts], days, owner)
-    except OSError as exc:
-        raise _unwritable(out, exc) from None
+    return Authority(loaded, certificate)
 
 
 def next_steps(out: Path, names: Iterable[str]) -> str:
@@ -150,7 +183,7 @@ def next_steps(out: Path, names: Iterable[str]) -> str:
     )
 
 
-def _authority() -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
+def _new_authority() -> Authority:
     key = ec.generate_private_key(ec.SECP384R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "fedloge deployment authority")])
     usage = _key_usage(key_cert_sign=True, crl_sign=True)
@@ -160,32 +193,45 @@ def _authority() -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
         .add_extension(usage, critical=True)
         .sign(key, SHA384())
     )
-    return key, certificate
+    return Authority(key, certificate)
+
+
+def leaf_certificate(
+    known: Authority,
+    key: ec.EllipticCurvePrivateKey,
+    subject: str,
+    names: Iterable[str],
+    usages: Sequence[x509.ObjectIdentifier],
+    days: int,
+) -> x509.Certificate:
+    """A certificate for a key, by a deployment's authority; it ends with the authority at the latest."""
+    named = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)])
+    alternatives = x509.SubjectAlternativeName([_general_name(n) for n in dict.fromkeys(names)])
+    issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(known.key.public_key())
+    until = known.certificate.not_valid_after_utc
+    return (
+        _builder(named, known.certificate.subject, key.public_key(), days, until=until)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_key_usage(digital_signature=True), critical=True)
+        .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
+        .add_extension(alternatives, critical=False)
+        .add_extension(issuer, critical=False)
+        .sign(known.key, SHA384())
+    )
 
 
 def _write_server(
-    folder: Path,
-    ca: x509.Certificate,
-    ca_key: ec.EllipticCurvePrivateKey,
-    names: Iterable[str],
-    days: int,
-    owner: int,
+    folder: Path, known: Authority, names: Iterable[str], days: int, owner: int
 ) -> None:
     key = ec.generate_private_key(ec.SECP384R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "superlink")])
-    alternatives = x509.SubjectAlternativeName([_general_name(n) for n in dict.fromkeys(names)])
-    authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key())
-    certificate = (
-        _builder(subject, ca.subject, key.public_key(), days, until=ca.not_valid_after_utc)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_key_usage(digital_signature=True), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(alternatives, critical=False)
-        .add_extension(authority, critical=False)
-        .sign(ca_key, SHA384())
-    )
-    _write_private(folder / "server.key", _pem(key), owner)
-    _write(folder / "server.crt", certificate.public_bytes(Encoding.PEM))
+    usages = [ExtendedKeyUsageOID.SERVER_AUTH]
+    certificate = leaf_certificate(known, key, "superlink", names, usages, days)
+    (folder / GATEWAY).mkdir(exist_ok=True)
+    (folder / GATEWAY).chmod(0o755)  # its only private file is the owner's alone
+    for place in (folder, folder / GATEWAY):
+        write_private(place / "server.key", pem(key), owner)
+        write(place / "server.crt", certificate.public_bytes(Encoding.PEM))
+    write(folder / GATEWAY / "ca.crt", (folder / "ca.crt").read_bytes())
 
 
 def _write_client(out: Path, client: int, owner: int) -> None:
@@ -194,10 +240,10 @@ def _write_client(out: Path, client: int, owner: int) -> None:
     key = ec.generate_private_key(ec.SECP384R1())
     private = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
     public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
-    _write_private(folder / "supernode.key", private, owner)
-    _write(folder / "supernode.pub", public + f" client-{client}\n".encode())
-    _write_private(folder / "superexec.secret", secrets.token_bytes(32), owner)
-    _write(folder / "ca.crt", (out / "ca.crt").read_bytes())
+    write_private(folder / "supernode.key", private, owner)
+    write(folder / "supernode.pub", public + f" client-{client}\n".encode())
+    write_private(folder / "superexec.secret", secrets.token_bytes(32), owner)
+    write(folder / "ca.crt", (out / "ca.crt").read_bytes())
 
 
 def _builder(
@@ -257,15 +303,18 @@ def _names(certificate: x509.Certificate) -> list[str]:
     return [str(name.value) for name in extension.value]
 
 
-def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+def pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """A private key as text, unencrypted."""
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
-def _write(path: Path, content: bytes) -> None:
+def write(path: Path, content: bytes) -> None:
+    """Write a file that everybody may read, whole or not at all."""
     _replace(path, content, 0o644, owner=-1)
 
 
-def _write_private(path: Path, content: bytes, owner: int) -> None:
+def write_private(path: Path, content: bytes, owner: int) -> None:
+    """Write a file that `owner` alone may read; -1: the caller."""
     _replace(path, content, 0o600, owner)
 
 
@@ -282,6 +331,7 @@ def _replace(path: Path, content: bytes, mode: int, owner: int) -> None:
     temporary.replace(path)
 
 
-def _unwritable(path: Path, exc: OSError) -> InputError:
+def unwritable(path: Path, exc: OSError) -> InputError:
+    """What a person is told where the disk refuses."""
     hint = "; --owner needs root" if isinstance(exc, PermissionError) else ""
     return InputError(f"{path} cannot be written ({exc.strerror}){hint}")

@@ -8,10 +8,15 @@ import shutil
 import sys
 import tempfile
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
+from cryptography import x509
+
+from fedloge.commands.certificates import SOON
+from fedloge.errors import in_one_line
 from fedloge.folders import cache_folder
 
 TESTED_FLOWER = "1.41"
@@ -26,9 +31,58 @@ class Finding:
     found: str
 
 
-def examine() -> list[Finding]:
-    """Check interpreter, packages, processors, Flower, cache and disk."""
-    return [_python(), *_packages(), _torch(), _gpu(), _flower(), _cache(), _disk()]
+def examine(secrets: Path | None = None) -> list[Finding]:
+    """Check interpreter, packages, processors, Flower, cache and disk.
+
+    Parameters
+    ----------
+    secrets : folder of a deployment's keys, or of a site's part of it; its certificates and the modes
+        of its keys are checked. None: none are.
+    """
+    findings = [_python(), *_packages(), _torch(), _gpu(), _flower(), _cache(), _disk()]
+    return findings if secrets is None else findings + _certificates(secrets) + _keys(secrets)
+
+
+def _certificates(secrets: Path) -> list[Finding]:
+    """When each certificate ends; a warning where it is within `SOON`."""
+    paths = sorted(secrets.rglob("*.crt"))
+    if not paths:
+        return [Finding("certificates", "bad", f"no *.crt in {secrets}; is it the folder of keys?")]
+    findings = []
+    for path in paths:
+        name = str(path.relative_to(secrets))
+        try:
+            end = x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc
+        except (OSError, ValueError) as exc:
+            findings.append(Finding(name, "bad", f"cannot be read ({in_one_line(exc)})"))
+            continue
+        left = end - datetime.now(UTC)
+        if left < timedelta(0):
+            findings.append(Finding(name, "bad", f"ended on {end:%Y-%m-%d}; {_renewal(path)}"))
+        elif left < SOON:
+            days = f"in {left.days} days, on {end:%Y-%m-%d}"
+            findings.append(Finding(name, "warn", f"ends {days}; {_renewal(path)}"))
+        else:
+            findings.append(Finding(name, "ok", f"until {end:%Y-%m-%d}"))
+    return findings
+
+
+def _renewal(path: Path) -> str:
+    option = {"server.crt": "--renew-server", "site.crt": "--client-certificates"}.get(path.name)
+    how = (
+        f"fedloge certs {option}" if option else "a new authority means a new folder for everybody"
+    )
+    return f"{how} (docs/operator.md, 'Rotating keys')"
+
+
+def _keys(secrets: Path) -> list[Finding]:
+    """Private keys that others than their owner may read."""
+    private = [path for end in ("*.key", "*.secret") for path in secrets.rglob(end)]
+    open_to_others = [path for path in sorted(private) if path.stat().st_mode & 0o077]
+    return [
+        Finding(str(path.relative_to(secrets)), "bad", f"others may read it; chmod 600 {path}")
+        for path in open_to_others
+    ]
 
 
 def _python() -> Finding:

@@ -40,13 +40,21 @@ def certs(
     renew_server: Annotated[
         bool, typer.Option("--renew-server", help="A new server key and certificate.")
     ] = False,
+    client_certificates: Annotated[
+        bool,
+        typer.Option(
+            "--client-certificates",
+            help="The gateway takes only sites with a certificate; makes those that are missing.",
+        ),
+    ] = False,
+    revoke_client: Annotated[
+        int | None, typer.Option(help="Revoke client K's certificate.", min=0)
+    ] = None,
     host: Annotated[
         list[str] | None,
         typer.Option(help="A name or address by which clients reach the server; repeatable."),
     ] = None,
-    days: Annotated[
-        int, typer.Option(help="Lifetime of the server's certificate.", min=1, max=3650)
-    ] = 365,
+    days: Annotated[int, typer.Option(help="Lifetime of a certificate.", min=1, max=3650)] = 365,
     owner: Annotated[
         int, typer.Option(help="Give the private keys to this user id (needs root); -1: yours.")
     ] = -1,
@@ -56,9 +64,14 @@ def certs(
 ) -> None:
     """Make the certificates and keys of a deployment, or renew some of them."""
     from fedloge.commands import certificates as deployment
+    from fedloge.commands import client_certificates as of_clients
 
-    if (clients is not None) + (add_client is not None) + renew_server != 1:
-        raise InputError("certs: give one of --clients N, --add-client K and --renew-server")
+    wishes = (clients is not None, add_client is not None, revoke_client is not None)
+    if sum((*wishes, renew_server, client_certificates)) != 1:
+        raise InputError(
+            "certs: give one of --clients N, --add-client K, --renew-server, --client-certificates and "
+            "--revoke-client K"
+        )
     made: list[str] = []
     if clients is not None:
         deployment.create(out, clients, host or [], days, owner)
@@ -66,6 +79,10 @@ def certs(
     elif add_client is not None:
         deployment.add_client(out, add_client, replace=replace, owner=owner)
         made = [f"client-{add_client}"]
+    elif client_certificates:
+        made = of_clients.ask_for_certificates(out, days, owner)
+    elif revoke_client is not None:
+        of_clients.revoke(out, revoke_client)
     else:
         deployment.renew_server(out, host or [], days, owner)
     stdout().print(deployment.next_steps(out, made), soft_wrap=True, markup=False)
@@ -100,11 +117,19 @@ def site_key(
     stdout().print(make_masking_key(out, client), soft_wrap=True, markup=False, highlight=False)
 
 
-def doctor(json_: Json = False) -> None:
-    """Check this machine and this installation."""
+def doctor(
+    secrets: Annotated[
+        Path | None,
+        typer.Option(
+            help="A folder of fedloge certs, or a site's part: warns 30 days before a certificate ends."
+        ),
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Check this machine and this installation, and with --secrets a deployment's certificates."""
     from fedloge.commands.doctor import examine
 
-    findings = examine()
+    findings = examine(secrets)
     if json_:
         print_json([dataclasses.asdict(finding) for finding in findings])
     else:

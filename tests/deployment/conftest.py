@@ -19,6 +19,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,9 @@ def interpolated(text: str, environment: dict[str, str]) -> str:
     )
 
 
-def compose(**environment: str) -> dict[str, Any]:
-    """docker-compose.yml as Compose reads it: anchors merged, variables filled in."""
-    text = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
+def compose(file: str = "docker-compose.yml", **environment: str) -> dict[str, Any]:
+    """A compose file as Compose reads it: anchors merged, variables filled in."""
+    text = (ROOT / file).read_text(encoding="utf-8")
     return yaml.safe_load(interpolated(text, environment))
 
 
@@ -72,6 +73,35 @@ def words(value: str | list[str]) -> list[str]:
     return shlex.split(value) if isinstance(value, str) else [str(word) for word in value]
 
 
+# What a container's read-only root and tmpfs are, made with a mount namespace of its own.
+_READ_ONLY = """
+set -e
+folder=$1 scratch=$2; shift 2
+mkdir -p "$scratch"
+mount --bind "$folder" "$folder"
+mount -t tmpfs none "$scratch"
+while [ "$1" != -- ]; do
+  mkdir -p "$1"
+  mount --bind "$1" "$1"
+  shift
+done
+shift
+mount -o remount,bind,ro "$folder"
+mount -o remount,bind,ro /
+cd "$scratch"
+exec "$@"
+"""
+
+
+@cache
+def can_be_read_only() -> bool:
+    """Whether this machine lets a process have mounts of its own (root in most containers, not all)."""
+    if shutil.which("unshare") is None:
+        return False
+    tried = ["unshare", "-m", "sh", "-c", "mount -o remount,bind,ro / && mount -t tmpfs none /tmp"]
+    return subprocess.run(tried, capture_output=True, check=False).returncode == 0
+
+
 def free_ports(number: int) -> list[int]:
     """Ports of loopback that nobody listens on."""
     with contextlib.ExitStack() as stack:
@@ -79,6 +109,11 @@ def free_ports(number: int) -> list[int]:
         for s in held:
             s.bind(("127.0.0.1", 0))
         return [s.getsockname()[1] for s in held]
+
+
+def _listens_on(port: int) -> bool:
+    with socket.socket() as s:
+        return s.connect_ex(("127.0.0.1", port)) == 0
 
 
 class Deployment:
@@ -104,7 +139,8 @@ class Deployment:
         self.spare_port = next(ports)
         self._own_ports = {name: next(ports) for name in self.file["services"]}
         certs.create(self.secrets, clients)
-        self.home.mkdir()
+        for name in ("flwr", "superlink", "runs"):
+            (folder / name).mkdir()
         for name, text in self.file["configs"].items():
             if name == "flower":
                 (self.home / "config.toml").write_text(self._here("operator", text["content"]))
@@ -141,27 +177,106 @@ class Deployment:
         for service in services:
             command = self.command(service)
             if service == "gateway":
-                conf = self.folder / "gateway.conf"
-                conf.write_text(self._here(service, (ROOT / "server" / "gateway.conf").read_text()))
+                conf = self.write_gateway_conf()
                 command = [str(NGINX), "-e", "/dev/stderr", "-c", str(conf)]
-            with (self.folder / f"{service}.log").open("ab") as log:
-                self.processes[service] = subprocess.Popen(
-                    command,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    stdin=subprocess.DEVNULL,
-                    cwd=self.folder,
-                    env=self.environment,
-                    start_new_session=True,
-                )
+            self.launch(service, self._contained(service, command))
         for service in services:
             self.wait_healthy(service, wait)
 
+    def launch(self, name: str, command: list[str]) -> None:
+        """Start a process of this deployment, with a log of its own."""
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self.processes[name] = subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                cwd=self.folder,
+                env=self._environment_of(name),
+                start_new_session=True,
+            )
+
+    def _contained(self, service: str, command: list[str]) -> list[str]:
+        """The command behind a read-only root, where the file says so and the machine lets us."""
+        if not self.file["services"][service].get("read_only") or not can_be_read_only():
+            return command
+        client = service.rpartition("-")[2]
+        writable = {
+            "superlink": ["superlink"],
+            "superexec-server": ["runs"],
+            f"superexec-client-{client}": [f"state-{client}", f"cache-{client}"],
+        }.get(service, [])
+        for name in writable:
+            (self.folder / name).mkdir(exist_ok=True)
+        places = [str(self.folder / name) for name in writable]
+        scratch = str(self.scratch(service))
+        shell = ["unshare", "-m", "sh", "-c", _READ_ONLY, "sh", str(self.folder), scratch]
+        return [*shell, *places, "--", *command]
+
+    def scratch(self, service: str) -> Path:
+        """What is a container's /tmp."""
+        return self.folder / f"tmp-{service}"
+
+    def _environment_of(self, service: str) -> dict[str, str]:
+        entry = self.file["services"].get(service, {})
+        self.scratch(service).mkdir(exist_ok=True)
+        own = {
+            key: value.replace("/tmp", str(self.scratch(service))).replace("/runs", str(self.runs))
+            for key, value in entry.get("environment", {}).items()
+        }
+        return self.environment | own
+
     def write_gateway_conf(self) -> Path:
         """The gateway's config with this machine's addresses and paths."""
+        self.scratch("gateway").mkdir(exist_ok=True)
         conf = self.folder / "gateway.conf"
         conf.write_text(self._here("gateway", (ROOT / "server" / "gateway.conf").read_text()))
         return conf
+
+    def launch_nginx(self, name: str, conf: str, port: int) -> None:
+        """Start an nginx beside the file's own, and wait until it listens."""
+        path = self.folder / f"{name}.conf"
+        path.write_text(conf)
+        self.launch(name, [str(NGINX), "-e", "/dev/stderr", "-c", str(path)])
+        self.wait(lambda: _listens_on(port), name)
+
+    def launch_guest(self, k: int, clients: int, door: int | None = None, *more: str) -> None:
+        """Start a SuperNode beside the federation's own, as client `k` of `clients`, with a key of its own.
+
+        Parameters
+        ----------
+        door : port of loopback through which it goes; None: the gateway's.
+        more : further options.
+        """
+        folder = self.secrets / f"client-{k}"
+        if not folder.exists():
+            certs.add_client(self.secrets, k)
+            self.register(k)
+        text = json.dumps(self.command("supernode-0"))
+        changed = {
+            "partition-id=0": f"partition-id={k}",
+            f"num-partitions={self.clients}": f"num-partitions={clients}",
+            f"{self.secrets}/client-0/": f"{folder}/",
+            f"{self.folder}/state-0": f"{self.folder}/state-{k}",
+            f"--port={self._own_ports['supernode-0']}": f"--port={self.spare_port}",
+        }
+        if door is not None:
+            ours = self.gateway_port if NGINX else self.superlink_port
+            changed[f"--superlink=127.0.0.1:{ours}"] = f"--superlink=127.0.0.1:{door}"
+        for there, here in changed.items():
+            assert there in text, there
+            text = text.replace(there, here)
+        name = f"guest-{k}"
+        self.launch(name, [*json.loads(text), *more])
+        self.wait(lambda: "SuperNode ID" in self.log(name), name)
+
+    def wait(self, seen: Callable[[], bool], name: str, seconds: float = 240.0) -> None:
+        """Until something is seen of a process; `RuntimeError` with its log if it ends, or too late."""
+        deadline = time.monotonic() + seconds
+        while not seen():
+            if self.processes[name].poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"{name}:\n{self.log(name)[-3000:]}")
+            time.sleep(0.2)
 
     def wait_healthy(self, service: str, seconds: float) -> None:
         """Until the service's own health check passes."""
@@ -266,8 +381,7 @@ class Deployment:
 
     def _listens(self, service: str) -> bool:
         # Asking a port that is closed would start an interpreter for nothing.
-        with socket.socket() as s:
-            return s.connect_ex(("127.0.0.1", self._port(service))) == 0
+        return _listens_on(self._port(service))
 
     def _port(self, service: str) -> int:
         return {"superlink": self.superlink_port, "gateway": self.gateway_port}.get(
@@ -279,6 +393,8 @@ class Deployment:
         supernode = self._own_ports.get(f"supernode-{client}", 0)
         door = self.gateway_port if NGINX else self.superlink_port
         places = {
+            # First: what others put in begins with it on most machines.
+            " /tmp/": f" {self.scratch(service)}/",
             "listen 8443": f"listen 127.0.0.1:{self.gateway_port}",
             "gateway:8443": f"127.0.0.1:{door}",
             "localhost:8443": f"localhost:{self.gateway_port}",
@@ -290,12 +406,12 @@ class Deployment:
             "--port=9094": f"--port={supernode}",
             "127.0.0.1:9095": f"127.0.0.1:{self._own_ports[service]}",
             "0.0.0.0": "127.0.0.1",
-            "/superlink/": f"{self.folder}/",
+            "/superlink/": f"{self.folder}/superlink/",
+            "/run/gateway/": f"{self.secrets}/gateway/",
             '"/state/.cache"': f'"{self.folder}/cache-{client}"',
             '"/etc/fedloge/policy.toml"': f'"{ROOT}/clients/policy.toml"',
             '"/state"': f'"{self.folder}/state-{client}"',
             '"/data"': f'"{self.folder}/data-{client}"',
-            " /tmp/": f" {self.folder}/",
             **{
                 f"/run/secrets/{given['target']}": self.file["secrets"][given["source"]]["file"]
                 for given in self.file["services"][service].get("secrets", [])

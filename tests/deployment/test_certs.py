@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import shutil
 import ssl
 import stat
 from datetime import UTC, datetime, timedelta
@@ -17,9 +18,11 @@ from cryptography.hazmat.primitives.serialization import (
     load_ssh_private_key,
     load_ssh_public_key,
 )
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
 from fedloge.commands import certificates as certs
+from fedloge.commands import client_certificates as of_clients
 from fedloge.errors import InputError
 
 
@@ -130,6 +133,10 @@ def test_only_the_owner_reads_private_keys(tmp_path: Path) -> None:
         "ca.key": 0o600,
         "server.crt": 0o644,
         "server.key": 0o600,
+        "gateway": 0o755,
+        "gateway/ca.crt": 0o644,
+        "gateway/server.crt": 0o644,
+        "gateway/server.key": 0o600,
         "superexec.secret": 0o600,
         "client-0": 0o700,
         "client-0/ca.crt": 0o644,
@@ -146,6 +153,7 @@ def test_keys_that_containers_read_go_to_their_user(tmp_path: Path) -> None:
     owned = {name for name in owned if (tmp_path / "s" / name).stat().st_uid == 49999}
     assert owned == {
         "server.key",
+        "gateway/server.key",
         "superexec.secret",
         "client-0/supernode.key",
         "client-0/superexec.secret",
@@ -189,7 +197,9 @@ def test_renewal_keeps_names_and_authority(folder: Path) -> None:
     before = snapshot(folder)
     certs.renew_server(folder, hosts=["new.example.org"], days=30)
     after = snapshot(folder)
-    assert {n for n in after if before[n] != after[n]} == {"server.key", "server.crt"}
+    renewed = {"server.key", "server.crt", "gateway/server.key", "gateway/server.crt"}
+    assert {n for n in after if before[n] != after[n]} == renewed
+    assert after["gateway/server.crt"] == after["server.crt"]
     for name in ("fl.example.org", "new.example.org", "superlink"):
         verify(folder, x509.DNSName(name))
     left = certificate(folder / "server.crt").not_valid_after_utc - datetime.now(UTC)
@@ -214,6 +224,56 @@ def test_a_damaged_authority_is_named(folder: Path) -> None:
     )
     with pytest.raises(InputError, match="damaged"):
         certs.renew_server(folder)
+
+
+def test_every_site_gets_a_certificate_and_only_those_that_need_one_a_new_one(folder: Path) -> None:
+    assert of_clients.ask_for_certificates(folder, days=365) == ["client-0", "client-1"]
+    before = snapshot(folder)
+    site, key = (folder / "client-1" / name for name in ("site.crt", "site.key"))
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    certificate(site).verify_directly_issued_by(certificate(folder / "ca.crt"))
+    usages = certificate(site).extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert set(usages) == {ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH}
+    # It vouches for a site's own door, and for no name of the server.
+    names = certificate(site).extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    assert names.value.get_values_for_type(x509.DNSName) == ["door", "localhost"]
+
+    assert of_clients.ask_for_certificates(folder, days=365) == []
+    assert snapshot(folder) == before
+    certs.add_client(folder, 2)
+    site.unlink()
+    assert of_clients.ask_for_certificates(folder, days=20) == ["client-1", "client-2"]
+    # Those that end soon are renewed.
+    assert of_clients.ask_for_certificates(folder, days=365) == ["client-1", "client-2"]
+
+
+def test_revoked_certificates_stay_revoked(folder: Path) -> None:
+    of_clients.ask_for_certificates(folder, days=365)
+    serials = []
+    for k in (1, 0):
+        serials.append(certificate(folder / f"client-{k}/site.crt").serial_number)
+        of_clients.revoke(folder, k)
+    revoked = x509.load_pem_x509_crl((folder / "gateway/ca.crl").read_bytes())
+    key = certificate(folder / "ca.crt").public_key()
+    assert isinstance(key, ec.EllipticCurvePublicKey) and revoked.is_signature_valid(key)
+    assert [entry.serial_number for entry in revoked] == serials
+    # A list that has ended would shut everybody out.
+    assert revoked.next_update_utc == certificate(folder / "ca.crt").not_valid_after_utc
+    of_clients.ask_for_certificates(folder, days=365)
+    assert len(list(x509.load_pem_x509_crl((folder / "gateway/ca.crl").read_bytes()))) == 2
+
+
+def test_what_is_missing_for_client_certificates_is_named(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--client-certificates"):
+        of_clients.revoke(folder, 0)
+    shutil.rmtree(folder / "gateway")
+    with pytest.raises(InputError, match="--renew-server makes it"):
+        of_clients.ask_for_certificates(folder, days=1)
+    certs.renew_server(folder)
+    of_clients.ask_for_certificates(folder, days=1)
+    (folder / "ca.key").unlink()
+    with pytest.raises(InputError, match=r"ca\.key is not there"):
+        of_clients.revoke(folder, 0)
 
 
 def test_a_host_that_is_no_name_is_refused_and_nothing_is_left(tmp_path: Path) -> None:

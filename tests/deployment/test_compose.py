@@ -220,6 +220,9 @@ def test_a_service_comes_back_says_how_it_is_and_is_bounded(service: str) -> Non
     assert entry["deploy"]["resources"]["limits"].keys() == {"cpus", "memory", "pids"}
     assert entry["user"] == "49999:49999" and entry["cap_drop"] == ["ALL"]
     assert "privileged" not in entry and "/var/run/docker.sock" not in str(entry)
+    # The harness starts them so, where the machine lets it.
+    assert entry["read_only"] is True and entry["tmpfs"] == ["/tmp:size=512m"]
+    assert entry["environment"]["HOME"] == "/tmp"
 
 
 def test_images_are_pinned() -> None:
@@ -230,6 +233,47 @@ def test_images_are_pinned() -> None:
             assert tag == version("flwr")
         if service["image"].startswith("fedloge/"):
             assert tag == version("fedloge")
+
+
+def test_an_image_can_be_named_by_its_digest() -> None:
+    digest = f"sha256:{'0' * 64}"
+    named = {
+        variable: f"{image}@{digest}"
+        for variable, image in re.findall(
+            r"\$\{(FEDLOGE_\w+_IMAGE):-([^}]+)\}", (ROOT / "docker-compose.yml").read_text()
+        )
+    }
+    assert len(named) == 4
+    services = compose(**named)["services"]
+    for name, service in services.items():
+        if build := service.get("build"):
+            assert build["args"]["PYTHON_IMAGE"].endswith(digest), name
+        elif not service["image"].startswith("fedloge/"):
+            assert service["image"].endswith(digest), name
+    door = compose("docker-compose.client-certificates.yml", **named)["services"]["door-0"]
+    assert door["image"].endswith(digest)
+
+
+# --- Client certificates -------------------------------------------------------------------------
+
+
+def test_the_doors_beside_the_clients() -> None:
+    added = compose("docker-compose.client-certificates.yml")
+    schema = files("check_jsonschema") / "builtin_schemas" / "vendor" / "compose-spec.json"
+    jsonschema.validate(added, json.loads(schema.read_text(encoding="utf-8")))
+    gateway = SERVICES["gateway"]
+    for k in CLIENTS:
+        door = added["services"][f"door-{k}"]
+        for key in ("image", "user", "cap_drop", "security_opt", "read_only", "restart"):
+            assert door[key] == gateway[key], key
+        sources = {entry["source"] for entry in door["secrets"]}
+        # Its own certificate, and not the SuperNode's key.
+        assert sources == {f"client-{k}-{n}" for n in ("ca", "site-certificate", "site-key")}
+        assert sources <= FILE["secrets"].keys() | added["secrets"].keys()
+        # The app, whose code is the server's, shares no network with it.
+        networks = set(added["services"][f"supernode-{k}"]["networks"])
+        assert networks == {f"door-{k}"} == set(door["networks"]) - {"fleet"}
+        assert added["networks"][f"door-{k}"] == {"internal": True}
 
 
 def test_gpus_are_reserved_behind_their_profile_only() -> None:
@@ -263,8 +307,11 @@ def instructions(path: Path) -> list[tuple[str, str]]:
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda p: p.parent.name)
 def test_an_image_is_multi_stage_pinned_and_not_root(path: Path) -> None:
     steps = instructions(path)
-    bases = [rest.split()[0] for name, rest in steps if name == "FROM"]
-    assert len(bases) == 2
+    assert steps[0][0] == "ARG"
+    variable, image = steps[0][1].split("=")
+    bases = [rest.split()[0].replace(f"${{{variable}}}", image) for n, rest in steps if n == "FROM"]
+    assert len(bases) == 2 and variable == "PYTHON_IMAGE"
+    assert image == SERVICES["superexec-server"]["build"]["args"][variable]
     assert all(re.fullmatch(r"python:\d+\.\d+\.\d+-slim-\w+", base) for base in bases)
     assert [rest for name, rest in steps if name == "USER"] == ["49999:49999"]
     run = {"server": '["flower-superexec"]', "clients": '["fedloge", "superexec"]'}

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import http.client
+import json
 import re
+import socket
 import ssl
 import subprocess
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
+from flwr.common.constant import FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE
+from flwr.supercore.retry.http_retry import _RETRYABLE_STATUS_CODES
 from flwr.superlink.main import create_app
 
 from .conftest import NGINX, ROOT
@@ -103,6 +110,12 @@ class TestOnTheWire:
             path = f"/v1/fleet/{call}"
             assert gateway.post(path) == core.post(path) == 401
 
+    def test_polls_that_went_well_do_not_fill_the_log(self, federation: Deployment) -> None:
+        logged = [json.loads(s) for s in federation.log("gateway").splitlines() if s[0] == "{"]
+        requests = {(line["request"].split()[1], line["status"]) for line in logged}
+        assert ("/v1/fleet/activate-node", "200") in requests
+        assert ("/v1/fleet/pull-messages", "200") not in requests
+
     def test_only_post_is_forwarded(self, gateway: Door) -> None:
         for method in ("GET", "PUT", "DELETE", "OPTIONS"):
             assert gateway.post("/v1/fleet/pull-messages", method) in (403, 405)
@@ -126,6 +139,74 @@ class TestOnTheWire:
         done = federation.run("fedloge", "run", "--engine=superlink", "--superlink=outside")
         assert done.returncode == 1 and "Traceback" not in done.stderr
         assert federation.run("flwr", "ls", "outside").returncode != 0
+
+
+def test_a_piece_of_a_tensor_is_smaller_than_a_request_may_be() -> None:
+    (limit,) = re.findall(r"client_max_body_size (\d+)m;", CONF)
+    assert int(limit) * 2**20 > 2 * FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(NGINX is None, reason="nginx is not installed; apt-get install nginx-light")
+class TestLimits:
+    """Against a gateway of the same config, with no SuperLink behind it; its limits lowered where time is spent."""
+
+    @pytest.fixture(scope="class")
+    def up(self, deploy: Callable[..., Deployment]) -> Deployment:
+        deployment = deploy(1)
+        conf = deployment.write_gateway_conf().read_text()
+        for there, here in {
+            "client_header_timeout 15s": "client_header_timeout 1s",
+            "rate=200r/s": "rate=2r/s",
+            "burst=256": "burst=3",
+            "limit_conn connections 128": "limit_conn connections 5",
+        }.items():
+            assert conf.count(there) == 1
+            conf = conf.replace(there, here)
+        deployment.launch_nginx("gateway", conf, deployment.gateway_port)
+        return deployment
+
+    @pytest.fixture
+    def door(self, up: Deployment) -> Door:
+        return Door(up.gateway_port, str(up.secrets / "ca.crt"))
+
+    def lines(self, up: Deployment) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in up.log("gateway").splitlines() if line[0] == "{"]
+
+    def test_a_request_that_is_too_long_is_refused_before_it_is_read(
+        self, up: Deployment, door: Door
+    ) -> None:
+        connection = http.client.HTTPSConnection("localhost", door.port, context=door.context)
+        connection.putrequest("POST", "/v1/fleet/push-object")
+        connection.putheader("Content-Length", str(17 * 2**20))
+        connection.endheaders()
+        assert connection.getresponse().status == 413
+        connection.close()
+        assert self.lines(up)[-1]["status"] == "413"
+
+    def test_who_says_nothing_is_sent_away(self, door: Door) -> None:
+        with socket.create_connection(("localhost", door.port), timeout=30) as plain:
+            silent = door.context.wrap_socket(plain, server_hostname="localhost")
+            assert silent.recv(1) == b""
+
+    def test_too_many_calls_at_once_are_told_to_come_again(self, door: Door) -> None:
+        with ThreadPoolExecutor(12) as pool:
+            codes = list(pool.map(door.post, ["/v1/fleet/pull-messages"] * 12))
+        # 502: it would have been forwarded. Flower's own client waits and tries again after either.
+        assert set(codes) == {502, 503} and codes.count(502) <= 6
+        assert {httpx.codes(code) for code in set(codes)} <= _RETRYABLE_STATUS_CODES
+
+    def test_the_access_log_is_json_whatever_is_asked(self, up: Deployment, door: Door) -> None:
+        door.post('/v1/"},%0a{"status":"200')
+        line = self.lines(up)[-1]
+        assert (
+            line["request"].startswith('POST /v1/"},%0a{"status":"200') and line["status"] == "404"
+        )
+        assert line["address"] == "127.0.0.1" and line["tls"] == "TLSv1.3"
+        known = len(self.lines(up))
+        door.post("/health")
+        assert len(self.lines(up)) == known
 
 
 def test_the_gateways_config_is_one_nginx_takes(deployment_folder: Deployment) -> None:

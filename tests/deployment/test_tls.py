@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import ssl
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +24,7 @@ from fedloge.results.export import export_client
 from fedloge.results.run import open_run
 from fedloge.results.trained_model import load
 
-from .conftest import NGINX
+from .conftest import NGINX, can_be_read_only
 
 if TYPE_CHECKING:
     from .conftest import Deployment
@@ -36,8 +41,28 @@ FEW: dict[str, Any] = TINY | {
 
 @pytest.fixture(scope="module")
 def deployed(federation: Deployment) -> subprocess.CompletedProcess[str]:
-    """`fedloge run` on the deployment, to its end."""
-    return federation.fedloge("run", "--name=tls", f"--runs-dir={federation.runs}", "--json", **FEW)
+    """`fedloge run` on the deployment, to its end; meanwhile the gateway's certificate is renewed."""
+    arguments = ("run", "--name=tls", f"--runs-dir={federation.runs}", "--json")
+    with ThreadPoolExecutor(1) as pool:
+        run = pool.submit(federation.fedloge, *arguments, **FEW)
+        first_round = federation.runs / "tls" / "metrics.jsonl"
+        while not (run.done() or first_round.exists()):
+            time.sleep(0.2)
+        certs.renew_server(federation.secrets)
+        if NGINX:
+            os.kill(federation.processes["gateway"].pid, signal.SIGHUP)
+        return run.result()
+
+
+@pytest.mark.skipif(NGINX is None, reason="nginx is not installed; apt-get install nginx-light")
+def test_a_new_certificate_is_seen_and_the_run_goes_on(
+    deployed: subprocess.CompletedProcess[str], federation: Deployment
+) -> None:
+    seen = ssl.get_server_certificate(("127.0.0.1", federation.gateway_port))
+    assert seen == (federation.secrets / "server.crt").read_text()
+    # The SuperLink has the old one until it is started again; the gateway trusts it by the authority.
+    behind = ssl.get_server_certificate(("127.0.0.1", federation.superlink_port))
+    assert behind != seen and deployed.returncode == 0
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +83,21 @@ def test_a_deployed_run_ends_well_and_is_shown(
     # The ServerApp's lines came through Flower's log to the person who waits.
     lines = [line for line in deployed.stderr.splitlines() if line.startswith("round ")]
     assert [line.split()[1] for line in lines] == ["1", "2"]
+
+
+def test_nothing_is_written_but_to_volumes(
+    deployed: subprocess.CompletedProcess[str], federation: Deployment
+) -> None:
+    """What the compose file promises of each service; a run has just gone through them."""
+    if not can_be_read_only():
+        pytest.skip("needs root and 'unshare -m': mounts of a process's own")
+    read_only = {name for name, s in federation.file["services"].items() if s.get("read_only")}
+    running = read_only & federation.processes.keys()
+    assert {"superlink", "superexec-server", "supernode-0", "superexec-client-0"} <= running
+    for name in running:
+        mounts = Path(f"/proc/{federation.processes[name].pid}/mountinfo").read_text().splitlines()
+        flags = {line.split()[4]: line.split()[5].split(",") for line in mounts}
+        assert "ro" in flags["/"] and "ro" in flags[str(federation.folder)], name
 
 
 def test_the_final_model_is_the_local_engines_bit_for_bit(
@@ -95,6 +135,47 @@ def test_personal_heads_lie_at_their_sites_only(
             here = load_file(reference / "heads" / path.parent.name / path.name)
             assert all(torch.equal(t, here[name]) for name, t in load_file(path).items())
     assert not (federation.runs / "tls" / "heads").exists()
+
+
+def test_every_message_stands_in_the_audit_logs(
+    deployed: subprocess.CompletedProcess[str], federation: Deployment
+) -> None:
+    """The sites' policy is the strict one that clients/policy.toml shows, and lets this run through."""
+    results = {
+        row["digest"]: row for row in audited(federation, "runs") if row["event"] == "result"
+    }
+    trained = 0
+    for k in range(3):
+        rows = [row for row in audited(federation, f"state-{k}") if row.get("name") == "tls"]
+        events = [row["event"] for row in rows]
+        assert events == ["received", "sent"] * (len(rows) // 2) and rows
+        for sent in rows[1::2]:
+            if sent["kind"] != "train":
+                continue
+            trained += 1
+            # What the site says it sent is what the server says it got.
+            result = results[sent["records"]["arrays"]["digest"]]
+            assert (result["client"], result["round"]) == (k, sent["round"])
+    assert trained == 2 * FEW["clients-per-round"]
+
+
+def test_a_strict_site_refuses_what_its_policy_forbids(federation: Deployment) -> None:
+    asked = FEW | {"method": "ccvr", "rounds": 1}
+    done = federation.fedloge("run", "--name=ccvr", f"--runs-dir={federation.runs}", **asked)
+    assert done.returncode == 1
+    assert "this site's policy, class-counts: method 'ccvr'" in done.stderr, done.stderr
+    for k in range(3):
+        refused = audited(federation, f"state-{k}", "--refused")
+        assert refused[-1]["rule"] == "class-counts" and refused[-1]["method"] == "ccvr"
+    told = [row for row in audited(federation, "runs", "--refused") if row["name"] == "ccvr"]
+    assert len(told) >= 3 and all("class-counts" in row["reason"] for row in told[:3])
+
+
+def audited(federation: Deployment, folder: str, *more: str) -> list[dict[str, Any]]:
+    """What `fedloge audit` says of a log, whose chain is whole."""
+    done = federation.run("fedloge", "audit", str(federation.folder / folder), "--json", *more)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def test_a_site_takes_its_personal_model_out(
