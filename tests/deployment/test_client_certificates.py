@@ -17,7 +17,8 @@ import pytest
 from fedloge.commands import certificates as certs
 from fedloge.commands import client_certificates as of_clients
 
-from .conftest import NGINX, compose, free_ports
+from .compose_file import compose
+from .conftest import NGINX, free_ports
 
 if TYPE_CHECKING:
     from .conftest import Deployment

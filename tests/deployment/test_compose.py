@@ -22,7 +22,7 @@ from flwr.supernode.cli.flower_supernode import _parse_args_run_supernode as sup
 
 from fedloge.commands import certificates as certs
 
-from .conftest import ROOT, compose, words
+from .compose_file import ROOT, compose, words
 
 FILE = compose()
 SERVICES: dict[str, dict[str, Any]] = FILE["services"]

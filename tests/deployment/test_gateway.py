@@ -18,7 +18,8 @@ from flwr.common.constant import FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE
 from flwr.supercore.retry.http_retry import _RETRYABLE_STATUS_CODES
 from flwr.superlink.main import create_app
 
-from .conftest import NGINX, ROOT
+from .compose_file import ROOT
+from .conftest import NGINX
 
 if TYPE_CHECKING:
     from .conftest import Deployment

@@ -24,7 +24,8 @@ from fedloge.results.export import export_client
 from fedloge.results.run import open_run
 from fedloge.results.trained_model import load
 
-from .conftest import NGINX, can_be_read_only
+from .compose_file import can_be_read_only
+from .conftest import NGINX
 
 if TYPE_CHECKING:
     from .conftest import Deployment

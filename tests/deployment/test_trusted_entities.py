@@ -15,7 +15,7 @@ from harness import TINY
 
 from fedloge import config as configs
 
-from .conftest import ROOT
+from .compose_file import ROOT
 
 if TYPE_CHECKING:
     from .conftest import Deployment
