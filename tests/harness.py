@@ -46,6 +46,18 @@ def tiny(runs_dir: Path, name: str = "run", **changes: Any) -> Config:
     return base.replace(runs_dir=str(runs_dir), name=name, **changes)
 
 
+def frozen(folder: Path, **changes: Any) -> Config:
+    """Digits under a frozen random ResNet-8, which is 2 MFLOP an image."""
+    keys: dict[str, Any] = {
+        "method": "fedavg",
+        "model": "resnet8",
+        "train_part": "none",
+        "feature_scale": "standard",
+        "cache_dir": str(folder / "cache"),
+    }
+    return tiny(folder, **(keys | changes))
+
+
 def settings(**changes: Any) -> list[str]:
     """The same for the command line."""
     flat = TINY | {key.replace("_", "-"): value for key, value in changes.items()}

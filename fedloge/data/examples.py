@@ -59,7 +59,9 @@ class Examples:
         ):
             return self
         checks = None if self.checks is None else self.checks[chosen.cpu().numpy()]
-        return Examples(self.inputs[chosen], self.labels[chosen], checks)
+        # Several times faster than indexing, whose kernel moves element by element.
+        inputs, labels = (t.index_select(0, chosen) for t in (self.inputs, self.labels))
+        return Examples(inputs, labels, checks)
 
     def to(self, device: torch.device) -> Examples:
         """The same examples on a device."""

@@ -88,17 +88,22 @@ class ClientData:
         return f"client {self.client}"
 
     def batches(
-        self, epochs: int, purpose: str = "train", batch_size: int | None = None
+        self,
+        epochs: int,
+        purpose: str = "train",
+        batch_size: int | None = None,
+        through: Callable[[Tensor], Tensor] | None = None,
     ) -> Batches:
         """Shuffled, augmented and prepared batches; the last of an epoch may be smaller.
 
-        Many batches are augmented in one call, which costs less than a call per batch.
+        Many batches are made in one call, which costs less than a call per batch.
 
         Parameters
         ----------
         epochs : passes over the training examples.
         purpose : names the draws of shuffling and augmentation (see `fedloge.rng.rng`).
         batch_size : examples per batch; None: ``batch-size`` of the config.
+        through : what a frozen backbone makes of prepared inputs, in the place of these.
         """
         size = batch_size or self.config.batch_size
         chunk = size * max(1, 2048 // size)
@@ -106,10 +111,14 @@ class ClientData:
         for _ in range(epochs):
             order = torch.from_numpy(generator.permutation(len(self.train)))
             for indices in order.to(self.train.device).split(chunk):
-                inputs = self.preparation.augment(self.train.inputs[indices], generator)
+                inputs = self.preparation.augment(
+                    self.train.inputs.index_select(0, indices), generator
+                )
+                prepared = self.preparation.prepare(inputs)
+                made = through(prepared) if through else prepared
                 yield from zip(
-                    self.preparation.prepare(inputs).split(size),
-                    self.train.labels[indices].split(size),
+                    made.split(size),
+                    self.train.labels.index_select(0, indices).split(size),
                     strict=True,
                 )
 

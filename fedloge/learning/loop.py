@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Generic, TypeVar
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fedloge.errors import UpdateError
 from fedloge.learning.client_data import ClientData
+from fedloge.learning.linear_heads import LinearLoss, LinearStep, written_out
 from fedloge.learning.lr_schedule import lr_in
 from fedloge.learning.optimiser import Optimiser, optimiser_of
 from fedloge.learning.private_steps import private_sgd
@@ -63,6 +64,7 @@ def sgd(
     purpose: str = "train",
     frozen: nn.Module | None = None,
     uniform: bool = False,
+    linear: Mapping[str, LinearLoss] | None = None,
 ) -> dict[str, float]:
     """Minimise the sum of the loss terms over shuffled, augmented batches, in place.
 
@@ -82,6 +84,8 @@ def sgd(
     frozen : a part in evaluation mode, so that its running statistics do not change either.
     uniform : `loss` depends on the network and the batch alone, so that a step may be recorded
         and replayed for every client (config ``fast``).
+    linear : the same loss as losses of linear heads on the features of ``net.backbone``. If these
+        heads are all that is trained, their gradients are written out.
 
     Returns
     -------
@@ -93,22 +97,21 @@ def sgd(
     UpdateError
         The client has no examples, or its loss is not finite, which means that it diverged.
     """
-    if not len(client.train) or epochs < 1:
-        raise UpdateError(
-            f"{client.who}: nothing to train on, {len(client.train)} examples for {epochs} epochs"
-        )
-    if client.privacy is not None:
-        net.train()
-        if frozen is not None:
-            frozen.eval()
-        return _private(net, parameters, loss, client, epochs=epochs, purpose=purpose)
-    step, train = step_of(net, parameters, loss, client, purpose=purpose, uniform=uniform)
+    _check_there_is_something(client, epochs)
     net.train()
     if frozen is not None:
         frozen.eval()
+    if client.privacy is not None:
+        return _private(net, parameters, loss, client, epochs=epochs, purpose=purpose)
+    step: Step[N] | LinearStep
+    step, train = step_of(net, parameters, loss, client, purpose=purpose, uniform=uniform)
+    features = None
+    if linear is not None and written_out(linear, parameters, client):
+        step = train = LinearStep(linear, step.optimiser)
+        features = torch.no_grad()(net.backbone)
     mixed = client.mixer.step if client.mixer else None
     steps, sums = 0, torch.zeros(())
-    for inputs, labels in client.batches(epochs, purpose):
+    for inputs, labels in client.batches(epochs, purpose, through=features):
         terms = mixed(train, net, inputs, labels) if mixed else train(inputs, labels)
         steps += 1
         sums = terms.clone() if steps == 1 else sums.add_(terms)
@@ -136,6 +139,13 @@ def _private(
         autocast=precision(client),
     )
     return named_losses(terms, means)
+
+
+def _check_there_is_something(client: ClientData, epochs: int) -> None:
+    if not len(client.train) or epochs < 1:
+        raise UpdateError(
+            f"{client.who}: nothing to train on, {len(client.train)} examples for {epochs} epochs"
+        )
 
 
 def step_of(

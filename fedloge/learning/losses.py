@@ -63,8 +63,12 @@ def logit_adjusted(
     Menon et al. 2021, "Long-Tail Learning via Logit Adjustment", eq. 10. `tau` >= 0; 0 is plain
     cross-entropy, absent classes included.
     """
-    prior = counts / counts.sum()
-    return cross_entropy(logits + torch.xlogy(tau, prior), labels)
+    return cross_entropy(logits + log_prior(counts, tau), labels)
+
+
+def log_prior(counts: Int[Tensor, " classes"], tau: float = 1.0) -> Float[Tensor, " classes"]:
+    """tau log(n_c / N), what `logit_adjusted` adds to the logits; -inf for an absent class, unless tau is 0."""
+    return torch.xlogy(tau, counts / counts.sum())
 
 
 def fedlc(
@@ -80,7 +84,11 @@ def fedlc(
     """
     if tau == 0:
         return cross_entropy(logits, labels)
-    return cross_entropy(logits - tau * counts.float().pow(-0.25), labels)
+    return cross_entropy(logits - _margins(counts, tau), labels)
+
+
+def _margins(counts: Tensor, tau: float) -> Tensor:
+    return tau * counts.float().pow(-0.25)
 
 
 def ldam(
@@ -187,6 +195,25 @@ _LOSSES: dict[str, Callable[..., Tensor]] = {
     "focal": focal,
     "ratio": ratio_loss,
 }
+
+
+def logit_shift(
+    name: str, counts: Int[Tensor, " classes"], options: Mapping[str, Any] | None = None
+) -> Float[Tensor, " classes"] | None:
+    """What a loss adds to the logits before cross-entropy, if it is a cross-entropy of shifted logits.
+
+    None for a loss that is something else. Arguments as for `local_loss`.
+    """
+    given = dict(checked_options(_options(name), options or {}, f"loss-options of {name!r}"))
+    if name == "cross-entropy":
+        return torch.zeros(counts.shape, device=counts.device)
+    if name == "balanced-softmax":
+        return log_prior(counts)
+    if name == "logit-adjusted":
+        return log_prior(counts, given["tau"])
+    if name == "fedlc":
+        return -_margins(counts, given["tau"]) if given["tau"] else 0.0 * counts
+    return None
 
 
 WITHOUT_COUNTS = ("cross-entropy", "focal")

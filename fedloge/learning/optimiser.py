@@ -76,6 +76,11 @@ class Sgd(Optimiser):
             zip(self.parameters, velocities, strict=False)
         )
 
+    @property
+    def is_bare(self) -> bool:
+        """Whether a step is p - lr g, without momentum or decay."""
+        return not self.momentum and not self.weight_decay
+
     def reset(self) -> list[Tensor]:
         """Set every velocity to zero: the next step is then momentum * 0 + gradient."""
         if self.momentum:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from fedloge.learning.client_data import Batches, ClientData
 from fedloge.rng import rng
@@ -34,11 +35,15 @@ class PooledData(ClientData):
         return "centralised training"
 
     def batches(
-        self, epochs: int, purpose: str = "train", batch_size: int | None = None
+        self,
+        epochs: int,
+        purpose: str = "train",
+        batch_size: int | None = None,
+        through: Callable[[Tensor], Tensor] | None = None,
     ) -> Batches:
         """The round's batches, shuffled, augmented and prepared; the last of a pass may be smaller.
 
-        `epochs` is not read: the number of steps is set. `purpose` and `batch_size` are as for a client.
+        `epochs` is not read: the number of steps is set. The others are as for a client.
         """
         size, seed = batch_size or self.config.batch_size, self.config.seed
         per_pass = -(-len(self.train) // size)
@@ -53,10 +58,11 @@ class PooledData(ClientData):
             chunk = size * at_once
             indices = order[part * chunk : (part + 1) * chunk].to(self.train.device)
             draws = rng(seed, f"pooled-{purpose}/augment", number, part)
-            inputs = self.preparation.augment(self.train.inputs[indices], draws)
-            prepared = self.preparation.prepare(inputs).split(size)
-            labels = self.train.labels[indices].split(size)
-            for batch in list(zip(prepared, labels, strict=True))[skipped : skipped + end - step]:
+            inputs = self.preparation.augment(self.train.inputs.index_select(0, indices), draws)
+            prepared = self.preparation.prepare(inputs)
+            made = (through(prepared) if through else prepared).split(size)
+            labels = self.train.labels.index_select(0, indices).split(size)
+            for batch in list(zip(made, labels, strict=True))[skipped : skipped + end - step]:
                 yield batch
                 step += 1
 

@@ -61,6 +61,8 @@ class FedAvg(SharedHead[HeadNetwork]):
     example_by_example = SharedHead.example_by_example
     # True if the loss takes the shares of the classes, as mixup needs it (see `Method.soft_labels`).
     soft_labels = SharedHead.soft_labels
+    # `loss` once more, in a form that is fast on a frozen backbone (see `Method.linear_losses`).
+    linear_losses = SharedHead.linear_losses
 
     def build(self) -> HeadNetwork:
         """The configured backbone and a linear head; the same initial weights on every call."""
@@ -74,7 +76,15 @@ class FedAvg(SharedHead[HeadNetwork]):
     def local_update(self, net: HeadNetwork, client: ClientData) -> Update:
         """SGD on `loss` over the client's examples, ``local-epochs`` times, in place."""
         parameters, epochs = self.trainable(net), self.config.local_epochs
-        figures = sgd(net, parameters, self.loss, client, epochs=epochs, uniform=self.uniform_step)
+        figures = sgd(
+            net,
+            parameters,
+            self.loss,
+            client,
+            epochs=epochs,
+            uniform=self.uniform_step,
+            linear=self.linear_losses(net, client),
+        )
         return Update(figures)
 
     def global_predictors(self, net: HeadNetwork) -> dict[str, Predictor]:

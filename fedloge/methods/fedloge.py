@@ -40,7 +40,7 @@ from fedloge.geometry.realignment import (
     local_realign,
     local_realign_sum,
 )
-from fedloge.learning.losses import logit_adjusted
+from fedloge.learning.losses import log_prior, logit_adjusted
 from fedloge.learning.mixup import Mix
 from fedloge.learning.probes import Probe
 from fedloge.methods.chosen_tau import post_hoc_probes
@@ -48,6 +48,7 @@ from fedloge.methods.feature_scale import MEASURED_ON, PRETRAINED, suited_gamma
 from fedloge.methods.head_tuning import tuned_head
 from fedloge.methods.method import (
     ClientData,
+    LinearLoss,
     Losses,
     Method,
     Network,
@@ -232,6 +233,22 @@ class FedLoGe(Method[FedLoGeNetwork]):
             else self._mixed(net, inputs, labels, n, mix),
             "global": at_rate(rate, adjusted(net.global_head(x), labels, n, shared)),  # trains psi
             "local": at_rate(rate, cross_entropy(net.local_head(x), labels)),  # trains phi
+        }
+
+    def linear_losses(
+        self, net: FedLoGeNetwork, client: ClientData
+    ) -> dict[str, LinearLoss] | None:
+        """The three losses, unless W's is of cosines."""
+        o, n = self.options, client.counts
+        if o.fixed_head == "cosine":
+            return None
+        fixed, shared = (
+            log_prior(n, tau) if tau else None for tau in (o.fixed_adjustment, o.global_adjustment)
+        )
+        return {
+            self.w: LinearLoss(net.classifier, fixed),
+            "global": LinearLoss(net.global_head, shared, rate=o.head_rate),
+            "local": LinearLoss(net.local_head, rate=o.head_rate),
         }
 
     def _mixed(

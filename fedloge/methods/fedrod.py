@@ -14,8 +14,8 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fedloge.learning.losses import balanced_softmax
-from fedloge.methods.method import ClientData, Losses, Part, Predictor
+from fedloge.learning.losses import balanced_softmax, log_prior
+from fedloge.methods.method import ClientData, LinearLoss, Losses, Part, Predictor
 from fedloge.methods.single_head import HeadNetwork, PostHocOptions, SharedHead
 from fedloge.models.head import LinearHead, linear
 
@@ -52,6 +52,13 @@ class FedROD(SharedHead[FedRODNetwork]):
         return {
             "generic": balanced_softmax(generic, labels, client.counts),
             "private": cross_entropy(both, labels),
+        }
+
+    def linear_losses(self, net: FedRODNetwork, client: ClientData) -> dict[str, LinearLoss]:
+        """Both losses."""
+        return {
+            "generic": LinearLoss(net.head, log_prior(client.counts)),
+            "private": LinearLoss(net.private_head, beside=net.head),
         }
 
     @property

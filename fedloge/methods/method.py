@@ -22,6 +22,7 @@ from fedloge.config import Config
 from fedloge.errors import ConfigError
 from fedloge.learning.class_told import ClassTold
 from fedloge.learning.client_data import ClientData
+from fedloge.learning.linear_heads import LinearLoss
 from fedloge.learning.loop import Losses, sgd
 from fedloge.learning.probes import Probe
 from fedloge.models.backbone import Backbone
@@ -32,6 +33,7 @@ from fedloge.options import Options as MethodOptions
 __all__ = [
     "Aggregate",
     "ClientData",
+    "LinearLoss",
     "Losses",
     "Method",
     "MethodOptions",
@@ -163,6 +165,9 @@ class Method(ABC, Generic[N]):
         own = {"loss", "local_update"} & cls.__dict__.keys()
         if own and "soft_labels" not in cls.__dict__:
             cls.soft_labels = Method.soft_labels  # type: ignore[method-assign]
+        # And its losses are no longer those of its base.
+        if {"loss", "local_loss"} & cls.__dict__.keys() and "linear_losses" not in cls.__dict__:
+            cls.linear_losses = Method.linear_losses  # type: ignore[method-assign]
 
     @abstractmethod
     def build(self) -> N:
@@ -179,7 +184,23 @@ class Method(ABC, Generic[N]):
     def train(self, net: N, client: ClientData) -> dict[str, float]:
         """The plain loop: SGD over `loss` for ``local-epochs``; returns the mean of each loss term."""
         parameters, epochs = self.trainable(net), self.config.local_epochs
-        return sgd(net, parameters, self.loss, client, epochs=epochs, uniform=self.uniform_step)
+        return sgd(
+            net,
+            parameters,
+            self.loss,
+            client,
+            epochs=epochs,
+            uniform=self.uniform_step,
+            linear=self.linear_losses(net, client),
+        )
+
+    def linear_losses(self, net: N, client: ClientData) -> Mapping[str, LinearLoss] | None:
+        """The terms of `loss` by name, if each is a cross-entropy of linear heads on ``net.backbone``'s features.
+
+        On a frozen backbone their gradients are then written out, which takes a third of the time. None:
+        `loss` is something else. A class with a loss of its own says so for itself; it inherits nothing then.
+        """
+        return None
 
     @property
     def uniform_step(self) -> bool:

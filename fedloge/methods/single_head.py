@@ -8,10 +8,25 @@ import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
-from fedloge.learning.losses import WITH_SOFT_LABELS, WITHOUT_COUNTS, LocalLoss, local_loss
+from fedloge.learning.losses import (
+    WITH_SOFT_LABELS,
+    WITHOUT_COUNTS,
+    LocalLoss,
+    local_loss,
+    logit_shift,
+)
 from fedloge.learning.probes import Probe
 from fedloge.methods.chosen_tau import post_hoc_probes
-from fedloge.methods.method import ClientData, Losses, Method, MethodOptions, Network, Part, Task
+from fedloge.methods.method import (
+    ClientData,
+    LinearLoss,
+    Losses,
+    Method,
+    MethodOptions,
+    Network,
+    Part,
+    Task,
+)
 from fedloge.methods.post_hoc import post_hoc
 from fedloge.models.head import Predictor, linear
 
@@ -96,6 +111,12 @@ class SingleHead(Method[H]):
     def soft_labels(self) -> bool:
         """True if the local loss is a cross-entropy of changed logits."""
         return cast(LossOptions, self.options).loss in WITH_SOFT_LABELS
+
+    def linear_losses(self, net: H, client: ClientData) -> dict[str, LinearLoss] | None:
+        """The local loss, if it is a cross-entropy of shifted logits."""
+        options = cast(LossOptions, self.options)
+        shift = logit_shift(options.loss, client.counts, options.loss_options)
+        return None if shift is None else {"local": LinearLoss(net.head, shift)}
 
     def local_loss(self, logits: Tensor, labels: Tensor, client: ClientData) -> Tensor:
         """The configured local loss, with this client's class counts."""

@@ -48,7 +48,7 @@ class StandardFeatures(Backbone):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Scaled features."""
-        features: Tensor = (self.net(inputs) - self.shift) * self.factor
+        features: Tensor = (self.net(inputs) - self.shift).mul_(self.factor)
         return features
 
     def fixed_tensors(self) -> set[str]:

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from harness import differences, lines, newest_checkpoint, run_local, tiny
+from harness import differences, frozen, lines, newest_checkpoint, run_local, tiny
 from image_folders import png, write_folder
 
-from fedloge.config import Config, from_flat
+from fedloge.config import from_flat
 from fedloge.errors import ConfigError
 from fedloge.federation import Federation, open_federation, open_site, settled
 from fedloge.federation.kept_inputs import KeptPreparation
@@ -22,18 +22,6 @@ from fedloge.results import trained_model
 from fedloge.results.export import export_global
 from fedloge.results.recorded_run import RecordedRun
 from fedloge.rng import rng
-
-
-def frozen(folder: Path, **changes: Any) -> Config:
-    """Digits under a frozen random ResNet-8, which is 2 MFLOP an image."""
-    keys: dict[str, Any] = {
-        "method": "fedavg",
-        "model": "resnet8",
-        "train_part": "none",
-        "feature_scale": "standard",
-        "cache_dir": str(folder / "cache"),
-    }
-    return tiny(folder, **(keys | changes))
 
 
 def test_nothing_but_the_head_is_sent(tmp_path: Path) -> None:
