@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 from component_groups import aggregation, partition, serialisation, sparse, start
 from interleaved_timing import Group
+from kept_features_groups import heads
 from ray_groups import engines, ray
 from training_groups import at_once, evaluation, rounds, steps, training
 
@@ -14,6 +15,7 @@ GROUPS: dict[str, Callable[[bool], Iterator[Group]]] = {
     "steps": steps,
     "round": rounds,
     "evaluation": evaluation,
+    "heads": heads,
     "ray": ray,
     "engines": engines,
     "at-once": at_once,

@@ -86,11 +86,11 @@ class FederatedData:
 
     @cached_property
     def _tail(self) -> DataSet:
-        """The images, of those for training only the long tail; without a copy where it keeps all."""
+        """The images, of those for training only the long tail; without a copy where it keeps all in their order."""
         images = self.images
-        if len(self.kept) == len(images.train):
-            return images
         train = images.train.take(torch.from_numpy(self.kept))
+        if train is images.train:
+            return images
         return replace(images, train=train, train_manifest=self.train_manifest)
 
     @cached_property

@@ -7,6 +7,8 @@ import harness
 import pytest
 import torch
 
+from fedloge.data import DataSet, Examples, Manifest
+from fedloge.data.examples import AsTheyAre
 from fedloge.errors import ConfigError, PluginError
 from fedloge.federation import Federation
 from fedloge.learning.fast.graphs import StepRecorder
@@ -113,6 +115,35 @@ def test_a_method_without_a_fixed_classifier_has_none(tmp_path: Path) -> None:
 
 
 # Clients, their data and how they are trained
+
+
+def test_data_in_any_order_belong_to_whom_the_partition_says(tmp_path: Path) -> None:
+    """Whatever order the source has its examples in: the partition counts and gives out the same ones."""
+    labels = torch.tensor([2, 0, 1, 0, 2, 1, 1, 0, 2, 2] * 4)
+    inputs = torch.arange(len(labels)).float()[:, None].repeat(1, 3)
+    owners = [f"site-{(7 * k) % 4}" for k in range(len(labels))]
+    data = DataSet(
+        name="mixed",
+        train=Examples(inputs, labels),
+        test=Examples(inputs[:6], labels[:6]),
+        classes=("a", "b", "c"),
+        preparation=AsTheyAre(),
+        train_manifest=Manifest({"site": owners, "row": [str(k) for k in range(len(labels))]}),
+    )
+    changes: dict[str, Any] = {"long_tail": "none", "model": "identity", "method": "fedavg"}
+    natural = {"partitioner": "natural", "partitioner_options": {}, **changes}
+    for config in (harness.tiny(tmp_path, **natural), harness.tiny(tmp_path, **changes)):
+        fed = Federation(config, data)
+        assert torch.equal(fed.train.classes, torch.from_numpy(fed.train_labels))
+        assert fed.train_manifest is not None
+        rows = [str(int(row)) for row in fed.train.inputs[:, 0]]
+        assert list(fed.train_manifest.column("row")) == rows
+        for k in range(4):
+            own = fed.client_data(k, 1, {})
+            assert torch.equal(own.counts, torch.bincount(own.train.labels, minlength=3))
+            if config.partitioner == "natural":
+                sites = {owners[int(row)] for row in own.train.inputs[:, 0]}
+                assert sites == {fed.partition.name_of(k)}
 
 
 def test_a_client_s_data_is_its_part_of_the_long_tail(tmp_path: Path) -> None:
