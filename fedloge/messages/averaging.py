@@ -145,10 +145,19 @@ class ExactSum:
     def add(self, tensors: Mapping[str, Tensor]) -> None:
         """Add one client's tensors (checked before by `check_update`)."""
         for name in self._dtypes:
-            value = tensors[name].to(torch.float64)
-            whole = value.floor()
-            parts = ((value - whole) * 2.0**_FRACTION_BITS).round().to(torch.int64)
-            self._carry(name, whole.to(torch.int64), parts)
+            pieces = zip(
+                tensors[name].reshape(-1).split(_PIECE),
+                self._whole[name].view(-1).split(_PIECE),
+                self._parts[name].view(-1).split(_PIECE),
+                strict=True,
+            )
+            for values, wholes, parts in pieces:
+                # A client that lacks most classes sends mostly zeros.
+                if bool(values.any()):
+                    value = values.to(torch.float64)
+                    whole = value.floor()
+                    part = ((value - whole) * 2.0**_FRACTION_BITS).round_().to(torch.int64)
+                    _carry(wholes, parts, whole.to(torch.int64), part)
 
     def partial(self) -> dict[str, tuple[Tensor, Tensor]]:
         """The int64 sums so far, whole parts and fractions (in units of 2^-52), for `merge_partial` elsewhere."""
@@ -157,8 +166,7 @@ class ExactSum:
     def merge_partial(self, sums: Mapping[str, tuple[Tensor, Tensor]]) -> None:
         """Add what partial sums of the same template add up to; together of fewer than 2^11 clients."""
         for name in self._dtypes:
-            whole, parts = sums[name]
-            self._carry(name, whole, parts)
+            _carry(self._whole[name], self._parts[name], *sums[name])
 
     def total(self) -> dict[str, Tensor]:
         """The sums, in each tensor's own dtype."""
@@ -169,10 +177,13 @@ class ExactSum:
             for name, dtype in self._dtypes.items()
         }
 
-    def _carry(self, name: str, whole: Tensor, parts: Tensor) -> None:
-        summed = self._parts[name] + parts
-        self._whole[name] += whole + (summed >> _FRACTION_BITS)
-        self._parts[name] = summed & (2**_FRACTION_BITS - 1)
+
+def _carry(wholes: Tensor, parts: Tensor, whole: Tensor, part: Tensor) -> None:
+    """Add whole parts and fractions to sums of them, in place."""
+    parts += part
+    wholes += whole
+    wholes += parts >> _FRACTION_BITS
+    parts &= 2**_FRACTION_BITS - 1
 
 
 def check_update(

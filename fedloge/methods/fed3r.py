@@ -130,6 +130,7 @@ class Fed3R(Method[Fed3RNetwork]):
     def __init__(self, task: Task, options: Options) -> None:
         super().__init__(task, options)
         self.primary_global = options.head  # type: ignore[misc]
+        self._last: tuple[dict[str, Tensor], dict[str, Tensor]] = {}, {}
         self.balances, self.personal = options.head == "balanced", options.own_weight > 0
         self.forms = HEADS if self.balances else tuple(h for h in HEADS if h != "balanced")
         if self.personal:
@@ -202,12 +203,22 @@ class Fed3R(Method[Fed3RNetwork]):
             state["weighted-gram"] = 0 * gram if joined else gram + sums["weighted-gram"]
             ledger["ledger.weighted"] = 0 * whose if joined else whose + sums["weighted"]
         known = from_sums({name: state[name] for name in names})
-        updated = dataclasses.replace(aggregate, state=state).with_shared(
-            ledger | self._solved(known, state, ledger)
-        )
+        solved = self._solved_once(known, state, ledger)
+        updated = dataclasses.replace(aggregate, state=state).with_shared(ledger | solved)
         counts = known.counts.float()
         # A client reads shares of counts only, and these do not depend on the unit.
         return tell(updated, _COUNTS, counts) if joined else updated
+
+    def _solved_once(
+        self, known: FeatureSums, state: dict[str, Tensor], ledger: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """The heads; in a round that brings no new sums those of the round before."""
+        of = state | ledger
+        before, solved = self._last
+        if of.keys() != before.keys() or not all(torch.equal(of[k], before[k]) for k in of):
+            solved = self._solved(known, state, ledger)
+            self._last = of, solved
+        return solved
 
     def _solved(
         self, known: FeatureSums, state: dict[str, Tensor], ledger: dict[str, Tensor]

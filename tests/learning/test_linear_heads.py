@@ -123,6 +123,26 @@ def test_soft_labels_and_absent_classes() -> None:
     assert torch.equal(head.weight[2], same.weight[2])
 
 
+@pytest.mark.parametrize("soft", [False, True])
+def test_a_client_of_few_classes_moves_their_rows_alone(soft: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    h, labels = torch.randn(9, 5, generator=generator), torch.tensor([3, 17, 3, 3, 17, 8, 8, 3, 17])
+    given = nn.functional.one_hot(labels, 20).float() if soft else labels
+    shift = torch.full((20,), -torch.inf)
+    shift[[3, 8, 17]] = torch.tensor([0.5, -1.0, 0.2])
+    net = Network(head=nn.Linear(5, 20), other=nn.Linear(5, 20))
+    head, other = net.head, net.other
+    same = copy.deepcopy(head)
+    loss = LinearLoss(head, shift, beside=other.requires_grad_(False), rate=2.0)
+    found = LinearStep({"local": loss}, Sgd(head.parameters(), lr=0.3))(h, given)
+    expected = nn.functional.cross_entropy(same(h) + other(h) + shift, labels)
+    expected.backward()
+    torch.testing.assert_close(found[0], expected.detach())
+    for ours, theirs in zip(head.parameters(), same.parameters(), strict=True):
+        assert theirs.grad is not None
+        torch.testing.assert_close(ours.detach(), (theirs - 0.6 * theirs.grad).detach())
+
+
 def test_heads_move_together() -> None:
     h, y = torch.randn(8, 3, generator=torch.Generator().manual_seed(1)), torch.arange(8) % 2
     net = Network(first=nn.Linear(3, 2), second=nn.Linear(3, 2))
