@@ -1,4 +1,4 @@
-"""``fedloge cache``: what is kept of decoded images and listings, checked and cleared."""
+"""``fedloge cache``: what is kept of decoded images, listings and features, checked and cleared."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Entry:
-    """One thing that is kept: decoded images, or the listing of an archive."""
+    """One thing that is kept: decoded images, the listing of an archive, or a frozen network's outputs."""
 
     name: str
     kind: str
@@ -41,7 +41,7 @@ def cache(
     ] = "",
     json_: Json = False,
 ) -> None:
-    """List decoded images that are kept, check or clear them."""
+    """List decoded images and features that are kept, check or clear them."""
     place = cache_folder(folder)
     found = entries(place)
     if clear:
@@ -51,7 +51,7 @@ def cache(
         busy = [entry.name for entry in gone if _in_use(place / entry.name)]
         if busy:
             raise InputError(
-                f"cache: {busy[0]} is being decoded at this moment; nothing is removed"
+                f"cache: {busy[0]} is being written at this moment; nothing is removed"
             )
         for entry in gone:
             _remove(place / entry.name)
@@ -73,13 +73,15 @@ def cache(
 
 
 def entries(place: Path) -> list[Entry]:
-    """What a cache folder holds of images and listings, by name."""
+    """What a cache folder holds of images, listings and features, by name."""
     if not place.is_dir():
         return []
     found = []
     for path in sorted(place.iterdir()):
         if path.name.startswith("images-") and path.is_dir():
             found.append(_images(path))
+        elif path.name.startswith("features-") and path.is_dir():
+            found.append(_features(path))
         elif path.name.startswith("listing-") and path.suffix == ".json":
             about = _json(path)
             count = len(about.get("tree", {}).get("files", ()))
@@ -98,6 +100,14 @@ def _images(path: Path) -> Entry:
     return Entry(path.name, kind, size, int(images), str(about.get("source", "?")))
 
 
+def _features(path: Path) -> Entry:
+    about = _json(path / "manifest.json")
+    shape = about.get("shape", [0])
+    kind = "unfinished" if path.suffix == ".partial" else "features" if about else "unreadable"
+    size = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
+    return Entry(path.name, kind, size, int(shape[0]), str(about.get("name", "?")))
+
+
 def _json(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text("utf-8")
@@ -108,7 +118,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _checked(place: Path, entry: Entry) -> Entry:
-    if entry.kind in ("unfinished", "listing"):
+    if entry.kind in ("unfinished", "listing") or entry.name.startswith("features-"):
         return entry
     # NumPy, which listing needs not.
     from fedloge.data.images.pixel_store import damaged_images
@@ -123,8 +133,8 @@ def _checked(place: Path, entry: Entry) -> Entry:
 
 
 def _in_use(path: Path) -> bool:
-    """Whether a process is decoding into an unfinished entry."""
-    lock = path / "lock"
+    """Whether a process is writing into an unfinished entry."""
+    lock = _lock(path)
     if not lock.exists():
         return False
     # Not there on Windows, where nothing is locked.
@@ -140,8 +150,15 @@ def _in_use(path: Path) -> bool:
     return False
 
 
+def _lock(path: Path) -> Path:
+    if path.name.startswith("features-"):
+        return path.with_name(path.name.removesuffix(".partial") + ".lock")
+    return path / "lock"
+
+
 def _remove(path: Path) -> None:
     if path.is_dir():
+        _lock(path).unlink(missing_ok=True)
         shutil.rmtree(path)
     else:
         path.unlink()

@@ -8,7 +8,7 @@ from torch import Tensor
 from fedloge.errors import ConfigError
 from fedloge.learning.private_steps import refuse_mixing
 from fedloge.methods.method import Method
-from fedloge.models import NORM_LAYERS, Network, Part, norm_parameters
+from fedloge.models import NORM_LAYERS, Network, Part, norm_parameters, parts_of_tensors
 
 
 def check_something_trains(method: Method, net: Network) -> None:
@@ -18,6 +18,13 @@ def check_something_trains(method: Method, net: Network) -> None:
         raise ConfigError(
             f"train-part: with {part!r} method {name!r} has nothing to train; train an adapter or the last "
             "stage, or use another method"
+        )
+    shares = {c for c, where in method.parts.items() if where is Part.SHARED and c != NORM_LAYERS}
+    lives = parts_of_tensors(net, method.parts, method.config.norm_sharing)
+    if part != "all" and shares and Part.SHARED not in lives.values():
+        raise ConfigError(
+            f"train-part: with {part!r} method {name!r} has nothing to share, as all that it shares is frozen; what is "
+            "left is method=local-only. Train an adapter or the last stage, or use that"
         )
     norms_alone = method.parts.get(NORM_LAYERS) is Part.PERSONAL
     if part != "all" and norms_alone and not norm_parameters(net.backbone):

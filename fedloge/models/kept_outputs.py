@@ -111,7 +111,12 @@ class Keeper:
                 raise RunError(
                     f"{entry} cannot be written ({exc.strerror}); free space, or set cache-dir"
                 ) from None
-            about = {"format": _FORMAT, "dtype": dtype, "shape": [len(inputs), *shape]}
+            about = {
+                "format": _FORMAT,
+                "dtype": dtype,
+                "shape": [len(inputs), *shape],
+                "name": self.name,
+            }
             part = _partial(entry)
             (part / "manifest.json").write_text(json.dumps(about), encoding="utf-8")
             shutil.rmtree(entry, ignore_errors=True)  # a damaged one

@@ -50,6 +50,21 @@ def test_what_is_being_decoded_is_not_removed(tmp_path) -> None:
     with (partial / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         refused = cli(tmp_path, "--clear", "all")
-        assert refused.code == 2 and "is being decoded at this moment" in refused.err
+        assert refused.code == 2 and "is being written at this moment" in refused.err
     assert json.loads(cli(tmp_path, "--json").out)[0]["kind"] == "unfinished"
     assert cli(tmp_path, "--clear", "all").code == 0 and not partial.exists()
+
+
+def test_features_are_listed_and_cleared(tmp_path) -> None:
+    harness.run_local(harness.frozen(tmp_path, rounds=1))
+    cache = tmp_path / "cache"
+    listed = json.loads(cli(tmp_path, "--json").out)
+    assert [entry["kind"] for entry in listed] == ["features", "features"]
+    assert {entry["source"] for entry in listed} == {"resnet8 up to features"}
+    assert cli(tmp_path, "--check").code == 0
+    first = listed[0]["name"]
+    with (cache / f"{first}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "is being written" in cli(tmp_path, "--clear", first).err
+    assert cli(tmp_path, "--clear", "all").out.startswith("2 removed")
+    assert not list(cache.glob("features-*"))

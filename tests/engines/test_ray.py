@@ -27,6 +27,14 @@ GOLDEN = Path(__file__).parents[1] / "golden/cifar10-lt-if0.02-alpha0.5-partitio
 BOUNDS = ("local-only", "centralised")
 """Methods in which nothing is averaged."""
 
+KEPT: dict[str, Any] = {
+    "method": "fedrod",
+    "model": "resnet8",
+    "train_part": "none",
+    "feature_scale": "standard",
+}
+"""A federation on what a frozen network keeps of its images."""
+
 STRAGGLERS: dict[str, dict[str, Any]] = {
     "first": {"clients_per_round": 3, "clients_drawn": 6, "speed_spread": 20.0},
     "buffered": {"buffer_size": 2, "speed_spread": 20.0, "rounds": 4, "evaluate_every": 4},
@@ -120,6 +128,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, faulty: Path) -> Runs:
         config(folder, "one", ray_workers=1),
         config(folder, "two-nodes", ray_workers=2, ray_state="carried"),
         config(folder, "at-once", fast=True, clients_at_once=2, ray_workers=1, ray_state="carried"),
+        config(folder, "kept", cache_dir=str(folder / "cache"), ray_workers=2, **KEPT),
         *(config(folder, bound, method=bound, ray_workers=1) for bound in BOUNDS),
         *(
             config(folder, name, ray_workers=2, ray_state="carried", **changes)
@@ -181,6 +190,11 @@ class TestOnRay:
     ) -> None:
         assert_same_run(on_one_machine, runs[name])
         assert not list(runs.folder.glob(".seen-*"))
+
+    def test_kept_features_give_the_local_engines_bits(self, runs: Runs, tmp_path: Path) -> None:
+        # In a cache of their own, so that both compute them.
+        local.run(config(tmp_path, "kept", cache_dir=str(tmp_path / "cache"), **KEPT))
+        assert_same_run(tmp_path / "kept", runs["kept"])
 
     @pytest.mark.parametrize("name", STRAGGLERS)
     def test_who_is_not_waited_for_is_the_same_on_any_engine(

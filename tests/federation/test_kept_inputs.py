@@ -10,7 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from harness import differences, frozen, lines, newest_checkpoint, run_local, tiny
+from harness import (
+    differences,
+    frozen,
+    lines,
+    newest_checkpoint,
+    resume_local,
+    run_local,
+    tiny,
+)
 from image_folders import png, write_folder
 
 from fedloge.config import from_flat
@@ -20,6 +28,7 @@ from fedloge.federation.kept_inputs import KeptPreparation
 from fedloge.methods import fedloge as fedloge_method
 from fedloge.results import trained_model
 from fedloge.results.export import export_global
+from fedloge.results.personalize import base_of, personalize
 from fedloge.results.recorded_run import RecordedRun
 from fedloge.rng import rng
 
@@ -36,6 +45,27 @@ def test_nothing_but_the_head_is_sent(tmp_path: Path) -> None:
     assert lines(run, "metrics")[-1]["global/raw/all"] > 0.3
     # A second process finds the features, and computes the same.
     assert differences(run, run_local(frozen(tmp_path, name="again"))) == []
+
+
+def test_a_run_is_resumed_to_the_same_bits(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"method": "fedrod", "rounds": 4}
+    whole = run_local(frozen(tmp_path, name="whole", **changes))
+    begun = run_local(frozen(tmp_path, name="begun", **(changes | {"rounds": 2})))
+    assert differences(whole, resume_local(begun, rounds=4)) == []
+
+
+def test_a_new_client_gets_its_model_from_raw_images(tmp_path: Path) -> None:
+    run = run_local(frozen(tmp_path))
+    fed = Federation(tiny(tmp_path))
+    few = fed.train.take(np.arange(0, len(fed.train), 4)), fed.test
+    made = personalize(base_of(run), *few)
+    assert made.test == len(fed.test) and not made.held_out
+    tuned = made.model(fed.test.inputs).argmax(1) == fed.test.labels
+    assert float(tuned.double().mean()) == pytest.approx(
+        made.figures["personalized"]["accuracy"], abs=0.005
+    )
+    # Chance is 0.1.
+    assert made.figures["shared"]["accuracy"] > 0.3
 
 
 def test_features_are_scaled_to_length_8(tmp_path: Path) -> None:
@@ -83,6 +113,8 @@ def test_fedloge_says_what_trains(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     ("changes", "words"),
     [
         ({"method": "fedbabu"}, "method 'fedbabu' has nothing to train"),
+        ({"method": "fedper"}, "method 'fedper' has nothing to share.*method=local-only"),
+        ({"method": "fedrep"}, "method 'fedrep' has nothing to share.*method=local-only"),
         ({"method": "fedbn"}, "differs from fedavg by its norm layers"),
         ({"train_part": "all", "feature_views": 2}, "feature-views is not read here, got 2"),
         ({"augment": "crop"}, "augment is not read here, got 'crop'"),
