@@ -25,7 +25,7 @@ CASES: dict[str, dict[str, Any]] = {
     "adamw": {"method": "fedavg", "optimiser": "adamw", "lr": 0.001},
     "balanced": {"method": "fedavg", "method_options": {"loss": "balanced-softmax"}},
     "adjusted": {
-        "method": "fedper",
+        "method": "local-only",
         "method_options": {"loss": "logit-adjusted", "loss-options": {"tau": 0.5}},
     },
     "fedlc": {"method": "local-only", "method_options": {"loss": "fedlc"}},
