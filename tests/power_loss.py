@@ -34,10 +34,17 @@ class Recorder:
 
     def flushed(self, descriptor: int) -> None:
         """Remember what has reached the disk."""
-        found = os.fstat(descriptor)
         path = Path(f"/proc/self/fd/{descriptor}").readlink()
-        if not path.is_relative_to(self.root.parent):
-            return
+        if path.is_relative_to(self.root.parent):
+            self._on_the_disk(path)
+
+    def all_flushed(self) -> None:
+        """The same of everything that there is: what the whole system's flush does."""
+        for path in (self.root.parent, self.root, *self.root.rglob("*")):
+            self._on_the_disk(path)
+
+    def _on_the_disk(self, path: Path) -> None:
+        found = path.stat()
         if stat.S_ISDIR(found.st_mode):
             self._entries[found.st_ino] = {e.name: e.inode() for e in os.scandir(path)}
             self._kinds |= {e.inode(): e.is_dir() for e in os.scandir(path)}
@@ -89,8 +96,14 @@ def recorded(root: Path, patch: Any) -> Iterator[Recorder]:
         recorder.flushed(descriptor)
         recorder.boundary()
 
+    def flush_all() -> None:
+        recorder.boundary()
+        sync()
+        recorder.all_flushed()
+        recorder.boundary()
+
     patch.setattr(os, "fsync", flush)
-    patch.setattr(os, "sync", lambda: sync())
+    patch.setattr(os, "sync", flush_all)
     if not _recorders:
         sys.addaudithook(_changes)
     _recorders.append(recorder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import harness
@@ -17,12 +18,29 @@ EVERY = int(os.environ.get("FEDLOGE_EVERY_POWER_LOSS", "12"))
 """Of the states that a power loss may leave every so many are tried; 1: all."""
 
 
-@pytest.fixture(scope="module")
-def cut(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Recorder]:
-    """A whole run, and what was on the disk at each moment of it."""
-    root = tmp_path_factory.mktemp("runs")
+@pytest.fixture(scope="module", params=[2, 9], ids=["few heads", "many heads"])
+def cut(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Recorder]:
+    """A whole run, and what was on the disk at each moment of it.
+
+    Few heads are flushed one by one, more than eight by a flush of the whole system.
+    """
+    root, drawn = tmp_path_factory.mktemp("runs"), request.param
+    changes = {"num_clients": max(4, drawn), "clients_per_round": drawn, "rounds": 2}
     with pytest.MonkeyPatch.context() as patch, recorded(root, patch) as recorder:
-        folder = harness.run_local(harness.tiny(root, rounds=2, clients_per_round=2))
+        folder = harness.run_local(harness.tiny(root, **changes))
+    return folder, recorder
+
+
+@pytest.fixture(scope="module")
+def resumed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Recorder]:
+    """A run of three rounds that is resumed from its second: what it sets aside, moment by moment."""
+    root = tmp_path_factory.mktemp("resumed")
+    folder = harness.run_local(harness.tiny(root, rounds=3, clients_per_round=2))
+    with pytest.MonkeyPatch.context() as patch, recorded(root, patch) as recorder:
+        recorder.all_flushed()
+        harness.resume_local(folder, from_round=2)
     return folder, recorder
 
 
@@ -42,16 +60,40 @@ def outcome(tree: Tree, whole: Path, root: Path) -> str:
     return "same"
 
 
+def tried(recorder: Recorder, whole: Path, tmp_path: Path) -> list[str]:
+    """The outcomes of every so many states; told, for who runs all of them."""
+    states = list(recorder.states.values())
+    found = [outcome(tree, whole, tmp_path / "left") for tree in states[::EVERY]]
+    counts = {kind: found.count(kind) for kind in ("same", "said", "nothing")}
+    told = f"{recorder.boundaries} boundaries, {len(states)} states, tried {len(found)}: {counts}"
+    sys.stdout.write(told + "\n")
+    return found
+
+
 @pytest.mark.slow
 def test_a_resumed_run_has_the_same_bits_or_says_why_not(
     cut: tuple[Path, Recorder], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     whole, recorder = cut
-    states = list(recorder.states.values())
-    assert recorder.boundaries > 100 and len(states) > 60
+    assert recorder.boundaries > 100 and len(recorder.states) > 60
     with caplog.at_level(logging.ERROR, logger="fedloge"):
-        found = [outcome(tree, whole, tmp_path / "left") for tree in states[::EVERY]]
+        found = tried(recorder, whole, tmp_path)
     assert found.count("same") > len(found) / 2
+
+
+@pytest.mark.slow
+def test_a_resume_that_is_cut_off_loses_nothing_that_it_sets_aside(
+    resumed: tuple[Path, Recorder], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole, recorder = resumed
+    assert recorder.boundaries > 40
+    with caplog.at_level(logging.ERROR, logger="fedloge"):
+        found = tried(recorder, whole, tmp_path)
+    assert set(found) == {"same"}
+    # Wherever the power fails, the checkpoint that is passed over is in the run or beside it.
+    name = "checkpoint/round-000003.safetensors"
+    for tree in recorder.states.values():
+        assert any(tree.get(f"run/{place}{name}") for place in ("", "set-aside/attempt-00002/"))
 
 
 def test_a_checkpoint_is_never_without_what_it_relies_on(cut: tuple[Path, Recorder]) -> None:
