@@ -1,4 +1,4 @@
-"""Where fedloge keeps what it can make again, in the user's folders."""
+"""Where fedloge keeps what it can make again, and what it has to remember, in the user's folders."""
 
 from __future__ import annotations
 
@@ -18,3 +18,14 @@ def cache_folder(configured: str = "") -> Path:
         return Path(own).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "fedloge"
+
+
+def state_folder() -> Path:
+    """The folder of what is remembered of this user's runs; it need not exist.
+
+    $FEDLOGE_STATE, else $XDG_STATE_HOME/fedloge, else ~/.local/state/fedloge.
+    """
+    if own := os.environ.get("FEDLOGE_STATE"):
+        return Path(own).expanduser()
+    base = os.environ.get("XDG_STATE_HOME")
+    return (Path(base) if base else Path.home() / ".local/state") / "fedloge"

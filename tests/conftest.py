@@ -24,6 +24,8 @@ os.environ |= {
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 _cache = tempfile.TemporaryDirectory(prefix="fedloge-cache-")
 os.environ["FEDLOGE_CACHE"] = _cache.name
+_state = tempfile.TemporaryDirectory(prefix="fedloge-state-")
+os.environ["FEDLOGE_STATE"] = _state.name
 
 TOGETHER = ("tests/deployment/", "tests/engines/test_ray.py", "tests/engines/test_flwr_run.py")
 """Modules and folders whose tests one process runs; the longest first."""

@@ -6,22 +6,18 @@ The defaults are strict. A site that allows more says so in the file that its no
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Collection
 from pathlib import Path
 
 from pydantic import Field, field_validator
 
 from fedloge.config import Config
 from fedloge.config.reading import read_toml
-from fedloge.data.sources import SOURCES
 from fedloge.errors import PolicyError
+from fedloge.federation.named_code import Named, named_in
 from fedloge.learning.class_told import ClassTold
 from fedloge.learning.probes import PROBES, ClosedForm, Validation
-from fedloge.methods import METHODS, method_class
+from fedloge.methods import method_class
 from fedloge.options import Options, checked_options
-from fedloge.partition.builtin import BUILTIN as PARTITIONERS
-from fedloge.plugins import names_a_plugin, plugin_file
 
 ANY = "built-in"
 """In a list of methods, models or probes: every one that comes with fedloge."""
@@ -154,36 +150,24 @@ class SitePolicy(Options):
             raise PolicyError("class-sums", f"{who} sends sums over the examples of each class")
 
     def _check_names(self, config: Config) -> None:
-        self._check("methods", "method", config.method, self.methods, METHODS)
-        self._check("models", "model", config.model, self.models, ())
-        self._check("datasets", "dataset", config.dataset, self.datasets, SOURCES)
-        known = {*PARTITIONERS, "on-node"}
-        self._check("partitioners", "partitioner", config.partitioner, self.partitioners, known)
-        for probe in filter(None, (part.strip() for part in config.probes.split(","))):
-            self._check("probes", "probe", probe, self.probes, PROBES)
-            if probe in PROBES:
-                self.check_told(PROBES[probe].class_told, f"probe {probe!r}")
+        for named in named_in(config):
+            allowed: list[str] = getattr(self, named.kinds)
+            if named.is_plugin:
+                self._check_plugin(named)
+            elif named.name not in allowed and ANY not in allowed:
+                raise PolicyError(
+                    named.kinds,
+                    f"{named.kind} {named.name!r} is not allowed, only {', '.join(allowed) or 'none'}",
+                )
+            if named.kind == "probe" and named.name in PROBES:
+                self.check_told(PROBES[named.name].class_told, f"probe {named.name!r}")
 
-    def _check(
-        self, rule: str, kind: str, name: str, allowed: list[str], builtin: Collection[str]
-    ) -> None:
-        group = f"fedloge.{rule}"
-        if name not in builtin and names_a_plugin(name, group):
-            self._check_plugin(kind, name, group)
-        elif name not in allowed and ANY not in allowed:
-            raise PolicyError(
-                rule, f"{kind} {name!r} is not allowed, only {', '.join(allowed) or 'none'}"
-            )
-
-    def _check_plugin(self, kind: str, name: str, group: str) -> None:
-        file = plugin_file(name, group)
-        try:
-            content = file.read_bytes() if file else None
-        except OSError:
-            content = None
-        found = hashlib.sha256(content).hexdigest() if content is not None else "no file here"
+    def _check_plugin(self, named: Named) -> None:
+        found = named.sha256 or "no file here"
         if found not in self.plugins:
-            raise PolicyError("plugins", f"{kind} {name!r} is a plug-in ({found}), not named here")
+            raise PolicyError(
+                "plugins", f"{named.kind} {named.name!r} is a plug-in ({found}), not named here"
+            )
 
 
 def read_policy(path: Path) -> SitePolicy:

@@ -70,7 +70,7 @@ AllowPlugins = Annotated[
     bool,
     typer.Option(
         "--allow-plugins",
-        help="Let an exported model run code of its own: a method or model by path.",
+        help="Let a run or export that you did not make here run code of its own: a method or model by path.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]

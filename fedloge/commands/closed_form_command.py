@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from fedloge.commands.arguments import Json, RunFolder
+from fedloge.commands.arguments import AllowPlugins, Json, RunFolder
 from fedloge.console import print_json, stdout
 
 
-def closed_form(run: RunFolder, json_: Json = False) -> None:
+def closed_form(run: RunFolder, allow_plugins: AllowPlugins = False, json_: Json = False) -> None:
     """Solve for heads on a finished simulation's features, beside its own global models."""
     from rich import box
     from rich.table import Table
@@ -14,7 +14,7 @@ def closed_form(run: RunFolder, json_: Json = False) -> None:
     from fedloge.results.heads_after_training import closed_form_figures
     from fedloge.results.run import open_run
 
-    figures = closed_form_figures(open_run(run))
+    figures = closed_form_figures(open_run(run, allow_plugins=allow_plugins))
     if json_:
         print_json(figures)
         return

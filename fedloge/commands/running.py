@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedloge.commands.arguments import Engine, Json, Recipe, RunFolder, Set, SuperLink, Track
+from fedloge.commands.arguments import (
+    AllowPlugins,
+    Engine,
+    Json,
+    Recipe,
+    RunFolder,
+    Set,
+    SuperLink,
+    Track,
+)
 from fedloge.console import fail, print_json, stdout
 from fedloge.interrupts import exit_code, terminable
 from fedloge.observer import Observer, RunStarted
@@ -57,13 +66,15 @@ def resume(
     engine: Engine = "local",
     superlink: SuperLink = "",
     track: Track = None,
+    allow_plugins: AllowPlugins = False,
     json_: Json = False,
 ) -> None:
     """Continue an interrupted run from its newest checkpoint."""
     from fedloge.launch.run_on_engine import resumed
     from fedloge.results.run import open_run
 
-    config = resumed(open_run(run), rounds, from_round)
+    opened = open_run(run, allow_plugins=allow_plugins)
+    config = resumed(opened, rounds, from_round, engine=engine)
     _run_and_tell(config, engine, superlink, track or [], as_json=json_)
 
 

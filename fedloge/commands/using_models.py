@@ -44,6 +44,7 @@ def export(
     ] = False,
     state_dir: StateDir = None,
     data_path: DataPath = "",
+    allow_plugins: AllowPlugins = False,
     json_: Json = False,
 ) -> None:
     """Write a trained model's weights and manifest, which load without this run."""
@@ -56,7 +57,7 @@ def export(
         raise InputError(
             "export: --chosen is for --global; personal models are kept of the newest round"
         )
-    opened = open_run(run)
+    opened = open_run(run, allow_plugins=allow_plugins)
     manifest = (
         export_global(opened, out, predictor, chosen)
         if client is None
@@ -129,6 +130,7 @@ def mistakes(
     most: Annotated[int, typer.Option(help="Show at most so many mistakes.", min=0)] = 48,
     state_dir: StateDir = None,
     data_path: DataPath = "",
+    allow_plugins: AllowPlugins = False,
     json_: Json = False,
 ) -> None:
     """Write a page of a model's mistakes, with the test images: the global model's, or a client's own."""
@@ -136,7 +138,7 @@ def mistakes(
     from fedloge.results.report.mistakes_page import write_mistakes
     from fedloge.results.run import open_run
 
-    opened = open_run(run)
+    opened = open_run(run, allow_plugins=allow_plugins)
     found = find_mistakes(
         opened, client, predictor, most=most, state_dir=state_dir, data_path=data_path
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from fedloge.config import Config
 from fedloge.errors import ConfigError, unknown_name
 from fedloge.federation import settled
+from fedloge.federation.own_runs import check_code
 from fedloge.observer import Observer, RunEnded
 from fedloge.results.run import Run
 
@@ -60,14 +61,31 @@ def with_whole_paths(config: Config) -> Config:
     return config.replace(**changes)
 
 
-def resumed(run: Run, rounds: int | None = None, from_round: int | None = None) -> Config:
+def resumed(
+    run: Run,
+    rounds: int | None = None,
+    from_round: int | None = None,
+    *,
+    engine: str = "local",
+) -> Config:
     """The config with which a run is continued.
 
     Parameters
     ----------
     rounds : run up to this round; None: the number that the run was started with.
     from_round : the kept round to continue from; None: the newest.
+    engine : that will continue it.
+
+    Raises
+    ------
+    PluginError
+        It names code that is neither fedloge's nor what this user began the run with, and `run` was opened without
+        allowing it.
     """
+    # A SuperLink's machines execute what they are sent; here nothing is.
+    if engine != "superlink":
+        run_id, allowed = str(run.info.get("run-id", "")), run.allow_plugins
+        check_code(run.config, run_id, allowed=allowed, on_ray=engine == "ray")
     folder = run.path.resolve()
     return run.config.replace(
         name=folder.name,

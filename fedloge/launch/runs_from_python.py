@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ class Run(results.Run):
         engine: str = "local",
         observers: Iterable[Observer] = (),
     ) -> Run:
-        """Continue this run; returns it with the new rounds. See `fedloge.resume`."""
+        """Continue this run; returns it with the new rounds. See `fedloge.resume` and `fedloge.open_run`."""
         return resume(
             self, rounds=rounds, from_round=from_round, engine=engine, observers=observers
         )
@@ -75,6 +76,7 @@ def resume(
     engine: str = "local",
     observers: Iterable[Observer] = (),
     superlink: str = "",
+    allow_plugins: bool = False,
 ) -> Run:
     """Continue a run where it stopped, or beyond its last round; returns the run.
 
@@ -86,9 +88,13 @@ def resume(
     rounds : run up to this round; None: the number that the run was started with.
     from_round : the kept round to continue from; None: the newest.
     engine, observers, superlink : as in `run`; the engine may be another than before.
+    allow_plugins : whether code may be executed that the run names, that is not fedloge's own, and that you did
+        not begin the run with; a run that is given opened has been opened with or without.
 
     Raises
     ------
+    PluginError
+        It names such code, and that is not allowed.
     RunDirError
         There is no such run, or it was started with another config, data or library.
     CheckpointError
@@ -97,19 +103,26 @@ def resume(
         As in `run`.
     """
     found = run if isinstance(run, results.Run) else results.open_run(run)
-    config = resumed(found, rounds, from_round)
+    if allow_plugins:
+        found = replace(found, allow_plugins=True)
+    config = resumed(found, rounds, from_round, engine=engine)
     return _opened(run_on_engine(config, engine, observers, superlink=superlink), engine)
 
 
-def open_run(path: str | Path) -> Run:
+def open_run(path: str | Path, *, allow_plugins: bool = False) -> Run:
     """Open a run on disk by its folder, or its name in ``runs/``; it may still be running.
+
+    Parameters
+    ----------
+    allow_plugins : whether its models, and `Run.resume`, may execute code that the run names, that is not fedloge's
+        own, and that you did not begin the run with. Opening it executes nothing.
 
     Raises
     ------
     RunDirError
         There is no such run, or a file of it is missing or damaged.
     """
-    return Run.open(path)
+    return Run.open(path, allow_plugins=allow_plugins)
 
 
 def load_recipe(recipe: str | Path | None, overrides: Iterable[str] = ()) -> Config:

@@ -12,6 +12,7 @@ from fedloge.data.content import Content, changed
 from fedloge.data.sources import decoding_of
 from fedloge.errors import InputError, RunDirError, unknown_name
 from fedloge.federation import Federation, open_federation, open_site
+from fedloge.federation.own_runs import check_code
 from fedloge.messages import Stamp
 from fedloge.methods import method_class
 from fedloge.methods.method import Part, Predictor
@@ -69,7 +70,7 @@ def model_of(
     """The exported model in a folder, or the model of a run: the global one, or a client's.
 
     Parameters and errors are those of `client_model`; an export is one model, of which nothing can be chosen,
-    and `allow_plugins` is as for `trained_model.load`.
+    and `allow_plugins` is as for `trained_model.load` and `open_run`.
     """
     if (path / trained_model.MANIFEST).is_file():
         if client is not None or predictor or state_dir or data_path:
@@ -79,7 +80,7 @@ def model_of(
             )
         return trained_model.load(path, allow_plugins=allow_plugins)
     try:
-        run = RecordedRun.open(path)
+        run = RecordedRun.open(path, allow_plugins=allow_plugins)
     except RunDirError as exc:
         raise InputError(f"{path} holds neither an exported model nor a run: {exc}") from None
     if client is None:
@@ -181,6 +182,7 @@ def chosen_client(
         raise InputError(
             f"export: client {client} asked for, the run has 0 to {run.config.num_clients - 1}"
         )
+    _check_code(run)
     heads = run.files.heads if state_dir is None else state_dir / run.info["run-id"]
     # A method that is trained at one place leaves no state with any client.
     if not heads.is_dir() and not method_class(run.config.method).pooled:
@@ -231,10 +233,15 @@ def opened(run: RecordedRun) -> tuple[Federation, Checkpoint]:
 
     Warns where the data are others than the run was started with: whoever measures on them should know.
     """
+    _check_code(run)
     store = CheckpointStore(run.files.checkpoints, run.info["run-id"], run.info["fingerprint"])
     federation = open_federation(run.config)
     _warn_of_other_data(run, federation)
     return federation, store.load()
+
+
+def _check_code(run: RecordedRun) -> None:
+    check_code(run.config, str(run.info.get("run-id", "")), allowed=run.allow_plugins)
 
 
 def _warn_of_other_data(run: RecordedRun, federation: Federation) -> None:

@@ -104,7 +104,7 @@ class Personalized:
 def base_of(path: Path, *, allow_plugins: bool = False) -> Base:
     """The base of a run, or of its exported global model; neither is written to.
 
-    `allow_plugins` is as for `trained_model.load`.
+    `allow_plugins` is as for `trained_model.load` and `open_run`.
 
     Raises
     ------
@@ -113,7 +113,7 @@ def base_of(path: Path, *, allow_plugins: bool = False) -> Base:
     """
     if (path / trained_model.MANIFEST).is_file():
         return _of_export(trained_model.load(path, allow_plugins=allow_plugins))
-    return base_of_run(RecordedRun.open(path))
+    return base_of_run(RecordedRun.open(path, allow_plugins=allow_plugins))
 
 
 def personalize(

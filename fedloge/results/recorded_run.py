@@ -56,6 +56,7 @@ class RecordedRun:
     timing_lines : one line per round; if a round was repeated after a resume, its later line.
     failure_lines : one line per failed client and round.
     torn : files whose last line is torn and not counted.
+    allow_plugins : whether code that the run names, and that this user did not begin it with, may be executed.
     """
 
     files: RunFiles
@@ -65,10 +66,13 @@ class RecordedRun:
     timing_lines: list[Line]
     failure_lines: list[Line]
     torn: tuple[str, ...]
+    allow_plugins: bool = False
 
     @classmethod
-    def open(cls, path: str | Path, runs_dir: str | Path = "runs") -> Self:
-        """Open a run by its folder, or by its bare name within `runs_dir`.
+    def open(
+        cls, path: str | Path, runs_dir: str | Path = "runs", *, allow_plugins: bool = False
+    ) -> Self:
+        """Open a run by its folder, or by its bare name within `runs_dir`; nothing is executed.
 
         Raises
         ------
@@ -90,6 +94,7 @@ class RecordedRun:
             timing_lines=[timing[round] for round in sorted(timing)],
             failure_lines=failures,
             torn=tuple(torn),
+            allow_plugins=allow_plugins,
         )
 
     @property
@@ -109,7 +114,7 @@ class RecordedRun:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of config, partition and fixed classifier; equal if two runs compute the same."""
+        """Hash of config, data, partition and fixed classifier; equal if two runs compute the same."""
         return str(self.info["fingerprint"])
 
     @property

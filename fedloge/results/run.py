@@ -66,6 +66,8 @@ class Run(RecordedRun):
             The run has no such model.
         CheckpointError
             A checkpoint or personal state is missing or damaged.
+        PluginError
+            It needs code that you did not begin the run with; see `open_run`.
         """
         # Needs torch and Flower, which take seconds to import; tables need neither.
         from fedloge.results.export import client_model, global_model
@@ -146,15 +148,22 @@ class Run(RecordedRun):
         return records
 
 
-def open_run(path: str | Path, runs_dir: str | Path = "runs") -> Run:
+def open_run(
+    path: str | Path, runs_dir: str | Path = "runs", *, allow_plugins: bool = False
+) -> Run:
     """Open a run by its folder, or by its bare name within `runs_dir`.
+
+    Parameters
+    ----------
+    allow_plugins : whether its models may execute code that is not fedloge's own (a method or model by path) and
+        that you did not begin the run with.
 
     Raises
     ------
     RunDirError
         There is no such run (the text names the nearest), or a file of it is missing or damaged.
     """
-    return Run.open(path, runs_dir)
+    return Run.open(path, runs_dir, allow_plugins=allow_plugins)
 
 
 def _table(records: Sequence[Line]) -> Any:

@@ -12,6 +12,7 @@ from fedloge.config import OPERATIONAL, Config
 from fedloge.data.content import Content, changed
 from fedloge.errors import RunDirError
 from fedloge.federation.federation import Federation
+from fedloge.federation.own_runs import remember
 from fedloge.run_files import FINGERPRINT, RunFiles
 from fedloge.server.run_record import RunRecord
 
@@ -63,6 +64,8 @@ def reopen(config: Config, federation: Federation) -> RunRecord:
             f"{folder}: {_what_else(info, federation)} not what it was started with ({fingerprint}, now {now}): "
             "the data, a file or a library has changed; resume where the run was started"
         )
+    # Whoever resumes it has been asked, where there was something to ask.
+    remember(run_id, config)
     return RunRecord(folder, run_id, fingerprint)
 
 

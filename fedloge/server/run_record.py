@@ -37,6 +37,7 @@ from fedloge.config import Config
 from fedloge.data.longtail import said_of_tail
 from fedloge.errors import RunDirError
 from fedloge.federation.federation import Federation
+from fedloge.federation.own_runs import remember
 from fedloge.methods.method import Part
 from fedloge.run_files import FINGERPRINT, FORMAT, ROUND_FILES, RunFiles
 
@@ -250,6 +251,7 @@ def _created(root: Path, name: str, config: Config, federation: Federation) -> R
         if exc.errno in (errno.EEXIST, errno.ENOTEMPTY):
             raise FileExistsError(folder) from None
         raise disk_error(folder, exc) from None
+    remember(run_id, config)
     return record
 
 
