@@ -11,19 +11,10 @@ from typing import Any
 import harness
 import pytest
 import wrong_answers
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 
 from fedloge import messages as wire
-from fedloge.engines.local import LocalGrid
 from fedloge.errors import RunError
-from fedloge.federation import open_federation
-from fedloge.messages import LARGEST_FIGURE, Stamp
-from fedloge.methods.method import Part
-from fedloge.server.replies import read_figures
-from fedloge.server.roster import Roster
-from fedloge.server.strategy import RoundStrategy
 
 FORGED = "out of memory\nround 99  loss 0.000  \x1b[2J\x1b]0;owned\x07 \u202eevil " + "x" * 5000
 
@@ -168,124 +159,3 @@ def test_under_privacy_a_wrong_answer_is_named(
     with pytest.raises(RunError, match=f"round 1: client {bad}: .*under privacy all") as stopped:
         harness.run_local(config)
     assert words in str(stopped.value)
-
-
-# Any record that Flower can carry
-
-WHOLE = st.integers(-(2**63), 2**63 - 1)
-NUMBER = WHOLE | st.floats()
-METRIC = NUMBER | st.lists(WHOLE, max_size=3) | st.lists(st.floats(), max_size=3)
-CONFIG = METRIC | st.booleans() | st.text(max_size=9) | st.binary(max_size=9)
-FIGURE = st.sampled_from(
-    ["images", "num-examples", "train/loss", "round", "client", "num-test", "personal/raw/accuracy"]
-) | st.text(max_size=70)
-ARRAY = st.builds(
-    Array,
-    dtype=st.sampled_from(["float32", "float16", "int64", "complex128", "object", "U3", "?", "no"]),
-    shape=st.lists(st.integers(-2, 2**40), max_size=3).map(tuple),
-    stype=st.sampled_from(["numpy.ndarray", "other", ""]),
-    data=st.binary(max_size=200),
-)
-TENSOR = st.sampled_from(["backbone.0.weight", "head.weight"]) | st.text(max_size=9)
-RECORD = (
-    st.dictionaries(FIGURE, METRIC, max_size=3).map(MetricRecord)
-    | st.dictionaries(st.text(max_size=9), CONFIG, max_size=3).map(ConfigRecord)
-    | st.dictionaries(TENSOR, ARRAY, max_size=3).map(ArrayRecord)
-)
-NAME = st.sampled_from(
-    [wire.STAMP, wire.METRICS, wire.ARRAYS, wire.SUMS, wire.FAILURE, wire.PARTIAL, "partial-sums"]
-) | st.text(max_size=9)
-STAMPED = st.sampled_from(["run-id", "run-name", "fingerprint", "bases", "round", "keep-round"])
-EDIT = (
-    st.tuples(st.just("record"), NAME, RECORD)
-    | st.tuples(st.just("without"), NAME, st.none())
-    | st.tuples(st.just("figure"), FIGURE, METRIC)
-    | st.tuples(st.just("stamp"), STAMPED, CONFIG)
-    | st.tuples(st.just("tensor"), st.integers(0, 20), ARRAY)
-)
-
-
-def edit(content: RecordDict, what: str, name: Any, value: Any) -> None:
-    if what == "record":
-        content[name] = value
-    elif what == "without":
-        content.pop(name, None)
-    elif what == "figure" and isinstance(content.get(wire.METRICS), MetricRecord):
-        content[wire.METRICS][name] = value
-    elif what == "stamp" and isinstance(content.get(wire.STAMP), ConfigRecord):
-        content[wire.STAMP][name] = value
-    elif what == "tensor" and isinstance(content.get(wire.ARRAYS), ArrayRecord):
-        names = list(content[wire.ARRAYS])
-        if names:
-            content[wire.ARRAYS][names[name % len(names)]] = value
-
-
-class Round:
-    """A round's honest answers, and what becomes of them with one changed."""
-
-    def __init__(self, folder: Path) -> None:
-        config = harness.tiny(folder, method="fedavg", rounds=1)
-        federation = open_federation(config)
-        grid = LocalGrid(config)
-        roster = Roster(grid, config.num_clients, federation.fingerprint)
-        roster.wait(30)
-        stamp = Stamp("run-1", "run", federation.fingerprint, (0,), 0, 0)
-        shared = federation.initial[Part.SHARED]
-        self.strategy = RoundStrategy(config, roster, shared, stamp, {"train": {}, "evaluate": {}})
-        self.arrays = wire.encode(shared)
-        self.grid = grid
-        self.replies = list(grid.send_and_receive(self.messages(), timeout=None))
-        self.whole = self.average(self.replies)
-        self.without_one = self.average(self.replies[1:])
-
-    def messages(self) -> list[Message]:
-        return list(self.strategy.configure_train(1, self.arrays, ConfigRecord(), self.grid))
-
-    def average(self, replies: list[Message]) -> dict[str, Any]:
-        self.messages()
-        return self.strategy.average(1, replies)[0]
-
-
-@pytest.fixture(scope="module")
-def one_round(tmp_path_factory: pytest.TempPathFactory) -> Round:
-    return Round(tmp_path_factory.mktemp("round"))
-
-
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(edits=st.lists(EDIT, min_size=1, max_size=3))
-def test_no_record_ends_a_round_or_moves_its_mean(one_round: Round, edits: list[Any]) -> None:
-    first, *others = one_round.replies
-    # A copy of a record by copy.copy would share its entries.
-    content = RecordDict({name: type(r)(dict(r)) for name, r in first.content.items()})
-    for change in edits:
-        edit(content, *change)
-    changed = Message(content, reply_to=one_round.messages()[0])
-    changed.metadata.__dict__["_src_node_id"] = first.metadata.src_node_id
-    after = one_round.average([changed, *others])
-    outcome = one_round.strategy.outcome
-    if outcome.failures:
-        (reason,) = outcome.failures.values()
-        assert reason and len(reason) <= 300 and reason.isprintable()
-        assert harness.same_tensors(after, one_round.without_one)
-    else:
-        assert harness.same_tensors(after, one_round.whole)
-    for row in outcome.replies.values():
-        assert all(abs(value) < LARGEST_FIGURE for name, value in row.items() if "/" in name)
-
-
-@settings(max_examples=300, deadline=None)
-@given(
-    figures=st.dictionaries(FIGURE, METRIC, max_size=5), kind=st.sampled_from(["train", "evaluate"])
-)
-def test_figures_that_are_taken_are_numbers_in_their_ranges(figures: Any, kind: Any) -> None:
-    try:
-        taken = read_figures(RecordDict({wire.METRICS: MetricRecord(figures)}), kind)
-    except RunError:
-        return
-    assert taken == figures
-    for name, value in taken.items():
-        assert name.isascii() and name.isprintable() and len(name) <= 64
-        if name.startswith("personal/"):
-            assert 0 <= value <= 1
-        elif name.startswith("train/"):
-            assert abs(value) < 1e6
