@@ -97,10 +97,7 @@ def sgd(
     UpdateError
         The client has no examples, or its loss is not finite, which means that it diverged.
     """
-    _check_there_is_something(client, epochs)
-    net.train()
-    if frozen is not None:
-        frozen.eval()
+    _begin(net, frozen, client, epochs)
     if client.privacy is not None:
         return _private(net, parameters, loss, client, epochs=epochs, purpose=purpose)
     step: Step[N] | LinearStep
@@ -141,11 +138,14 @@ def _private(
     return named_losses(terms, means)
 
 
-def _check_there_is_something(client: ClientData, epochs: int) -> None:
+def _begin(net: N, frozen: nn.Module | None, client: ClientData, epochs: int) -> None:
     if not len(client.train) or epochs < 1:
         raise UpdateError(
             f"{client.who}: nothing to train on, {len(client.train)} examples for {epochs} epochs"
         )
+    net.train()
+    if frozen is not None:
+        frozen.eval()
 
 
 def step_of(

@@ -242,9 +242,8 @@ class FedLoGe(Method[FedLoGeNetwork]):
         o, n = self.options, client.counts
         if o.fixed_head == "cosine":
             return None
-        fixed, shared = (
-            log_prior(n, tau) if tau else None for tau in (o.fixed_adjustment, o.global_adjustment)
-        )
+        fixed = log_prior(n, o.fixed_adjustment) if o.fixed_adjustment else None
+        shared = log_prior(n, o.global_adjustment) if o.global_adjustment else None
         return {
             self.w: LinearLoss(net.classifier, fixed),
             "global": LinearLoss(net.global_head, shared, rate=o.head_rate),
