@@ -76,6 +76,7 @@ class Buffered:
         self._oldest: dict[int, int] = {}
         self._training = set(range(self._config.num_clients)) - set(held_out_clients(self._config))
         self._members: dict[int, Member] = {}
+        self._ages: list[int] = []
         self._step: _Step
 
     def keep_round(self, keep_round: int) -> int:
@@ -120,6 +121,8 @@ class Buffered:
             taken = tuple(sorted(step.updates))
             self._record.write(Arrivals(round, taken, tuple(step.events), self._now()))
         stepped = self._stepped(shared)
+        self._ages = [update.staleness for update in step.updates.values()]
+        step.updates.clear()  # as many models as the buffer holds
         self._flights.forget_models()
         self._oldest[round] = self._flights.oldest(otherwise=round)
         strategy = self._strategy
@@ -131,8 +134,10 @@ class Buffered:
 
     def figures(self) -> dict[str, float]:
         """What the line of metrics says of the last step: how old the answers were, in steps."""
-        ages = [update.staleness for update in self._step.updates.values()]
-        return {"staleness/mean": sum(ages) / len(ages), "staleness/most": max(ages)}
+        return {
+            "staleness/mean": sum(self._ages) / len(self._ages),
+            "staleness/most": max(self._ages),
+        }
 
     def state(self) -> dict[str, Tensor]:
         """Tensors for a checkpoint."""
