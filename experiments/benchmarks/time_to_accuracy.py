@@ -64,23 +64,20 @@ def table(curves: list[Curve], targets: list[float]) -> str:
     return "\n".join(lines)
 
 
-def draw(groups: dict[str, list[Curve]], picture: Path) -> None:
-    """One panel for each group of curves; a colour and a mark for each kind."""
-    made = matplotlib.figure.Figure(figsize=(5.2 * len(groups), 3.8), layout="constrained")
-    panels = made.subplots(1, len(groups), squeeze=False)[0]
-    for panel, (title, curves) in zip(panels, groups.items(), strict=True):
-        kinds = list(dict.fromkeys(curve.kind for curve in curves))
-        for number, kind in enumerate(kinds):
-            for order, curve in enumerate(c for c in curves if c.kind == kind):
-                look = f"C{number}{'os^Dv'[number % 5]}-"
-                label = None if order else kind
-                values = [100 * value for value in curve.values]
-                panel.plot(curve.seconds, values, look, label=label, markersize=3, linewidth=1.2)
-        panel.set_title(title)
-        panel.set_xlabel("simulated seconds")
-        panel.grid(alpha=0.3)
-        panel.legend(fontsize="small")
-    panels[0].set_ylabel("accuracy on the balanced test set, %")
+def draw(curves: list[Curve], picture: Path) -> None:
+    """The curves over simulated seconds; a colour and a mark for each kind."""
+    made = matplotlib.figure.Figure(figsize=(6.4, 3.8), layout="constrained")
+    panel = made.subplots()
+    for number, kind in enumerate(dict.fromkeys(curve.kind for curve in curves)):
+        for order, curve in enumerate(c for c in curves if c.kind == kind):
+            look = f"C{number}{'os^Dv'[number % 5]}-"
+            label = None if order else kind
+            values = [100 * value for value in curve.values]
+            panel.plot(curve.seconds, values, look, label=label, markersize=3.5, linewidth=1.2)
+    panel.set_xlabel("simulated seconds")
+    panel.set_ylabel("accuracy on the balanced test set, %")
+    panel.grid(alpha=0.3)
+    panel.legend()
     picture.parent.mkdir(parents=True, exist_ok=True)
     made.savefig(picture, metadata={"Date": None} if picture.suffix == ".svg" else {})
 
@@ -94,13 +91,12 @@ def main(
         list[float] | None, typer.Option(help="From 0 to 1; may be repeated.")
     ] = None,
     picture: Annotated[Path | None, typer.Option(help="Where to draw the curves.")] = None,
-    title: Annotated[str, typer.Option(help="Above the picture.")] = "",
 ) -> None:
     """Print when runs reach an accuracy, and draw it."""
     curves = [curve_of(run, figure) for run in runs]
     stdout().print(table(curves, target or [0.5]), highlight=False, soft_wrap=True, markup=False)
     if picture is not None:
-        draw({title: curves}, picture)
+        draw(curves, picture)
 
 
 if __name__ == "__main__":

@@ -5,12 +5,8 @@ Minutes long: pytest -m deployment_faults.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import shutil
-import signal
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +21,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.deployment_faults, pytest.mark.timeout(2400)]
 
-SITES = 4
+SITES = 3
 FEW: dict[str, Any] = harness.TINY | {"num-clients": SITES, "clients-per-round": 2}
 # Resumed from the beginning, so that every round is made again; measured once, at the end.
 FEW |= {"rounds": 3, "evaluate-every": 3, "checkpoint-every": 3}
@@ -36,16 +32,6 @@ def up(deploy: Callable[..., Deployment]) -> Deployment:
     deployment = deploy(SITES)
     deployment.start_all()
     return deployment
-
-
-@contextlib.contextmanager
-def held_still(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """A service and what it started, stopped for the time of the block."""
-    os.killpg(process.pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.killpg(process.pid, signal.SIGCONT)
 
 
 def finished(up: Deployment, name: str, **settings: Any) -> Path:
@@ -63,39 +49,11 @@ def made_again_here(folder: Path, elsewhere: Path) -> Path:
     return again
 
 
-@pytest.mark.parametrize(
-    ("name", "changes"),
-    [
-        ("buffered", {"buffer-size": 2, "clients-per-round": 3}),
-        ("first", {"clients-drawn": 3, "round-deadline": 20}),
-    ],
-)
-def test_the_local_engine_repeats_a_deployment_to_the_bit(
-    up: Deployment, tmp_path: Path, name: str, changes: dict[str, Any]
-) -> None:
-    folder = finished(up, name, **FEW | changes)
-    assert [row["clients"] for row in rows(folder)] == [2, 2, 2]
+def test_the_local_engine_repeats_a_deployment_to_the_bit(up: Deployment, tmp_path: Path) -> None:
+    folder = finished(up, "buffered", **FEW | {"buffer-size": 1})
+    assert [row["failed"] for row in rows(folder)] == [0, 0, 0]
     again = made_again_here(folder, tmp_path)
     assert harness.same_tensors(model(folder), model(again))
     assert arrivals(folder) == arrivals(again)
     # Personal models too: every site trained when it was asked, and not oftener.
     assert (folder / "clients.jsonl").read_bytes() == (again / "clients.jsonl").read_bytes()
-
-
-def test_a_site_that_hangs_holds_up_no_round(up: Deployment) -> None:
-    # It registers, and then hangs: nothing of the run is measured before the end.
-    run = submit(up, "hanging", **FEW | {"clients-drawn": 4, "rounds": 2, "round-timeout": 90})
-    folder = up.runs / "hanging"
-    deadline = 900
-    while not folder.exists() and deadline:
-        try:
-            run.wait(1)
-        except subprocess.TimeoutExpired:
-            deadline -= 1
-    with held_still(up.processes["superexec-client-3"]):
-        output, _ = run.communicate(timeout=1500)
-    assert run.returncode == 0, output
-    assert [line["taken"] for line in arrivals(folder)] and all(
-        3 not in line["taken"] for line in arrivals(folder)
-    )
-    assert {row["client"] for row in rows(folder, "failures")} <= {3}
