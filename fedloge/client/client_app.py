@@ -17,7 +17,7 @@ from fedloge.client.masking_keys import simulated_keys, site_keys
 from fedloge.client.own_site import config_of, own_site
 from fedloge.client.privacy_ledger import PrivacyLedger
 from fedloge.client.same_data import check_same_data
-from fedloge.client.secure_sum import SecureSum
+from fedloge.client.secure_sum import SecureSum, check_length
 from fedloge.errors import FedlogeError, UpdateError, in_one_line
 from fedloge.federation import Federation, open_federation, open_site
 from fedloge.messages import (
@@ -120,6 +120,8 @@ def _trained(
 ) -> RecordDict:
     config = client.federation.config
     if config.secure_aggregation:
+        if most := config.secure_update_norm:
+            check_length(_shared(client, message), trained.shared, most)
         return _secure_sum(client, context).answer("train", stamp, message.content, trained)
     return reply_content(stamp, trained.metrics, trained.shared, trained.sums, config.wire_dtype)
 

@@ -6,10 +6,12 @@ server is not trusted with that.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
 from flwr.app import ArrayRecord, RecordDict
+from torch import Tensor
 
 from fedloge.client.client import Trained
 from fedloge.client.mask_memory import MaskMemory, Remembered
@@ -28,7 +30,7 @@ from fedloge.messages.cohort import (
     context_of,
     subject_of,
 )
-from fedloge.messages.masked_vector import VectorLayout
+from fedloge.messages.masked_vector import VectorLayout, model_before
 from fedloge.messages.masks import MaskStream, Pairs, commitment, new_seed, split
 
 
@@ -97,7 +99,11 @@ class SecureSum:
         subject = subject_of(kind, stamp, *sent)
         context = context_of(subject, stamp, cohort)
         layout = VectorLayout(
-            shared=shared, sums=sums, figures=sorted(figures), total_weight=sum(cohort.weights)
+            shared=shared,
+            sums=sums,
+            figures=sorted(figures),
+            total_weight=sum(cohort.weights),
+            before=model_before(self._config, kind, sent[0]),
         )
         # Its bounds are checked here: behind the masks nobody else can.
         words = layout.pack(shared, cohort.weight_of(self._me), sums, figures)
@@ -175,3 +181,16 @@ class SecureSum:
 
     def _pairs(self, context: str) -> Pairs:
         return Pairs(self._me, self._keys.private, self._keys.public, context)
+
+
+def check_length(before: Mapping[str, Tensor], after: Mapping[str, Tensor], most: float) -> None:
+    """`UpdateError` if a client's own update is longer than `most`, in the L2 norm over all shared tensors.
+
+    Behind masks nobody else can find that out, and one such update may spoil the mean.
+    """
+    moved = (after[name].detach().double().cpu() - t.double() for name, t in before.items())
+    length = math.sqrt(math.fsum(float(part.square().sum()) for part in moved))
+    if not length <= most:
+        raise UpdateError(
+            f"this client's update has norm {length:.4g}, secure-update-norm allows {most:g}; it is not sent"
+        )

@@ -163,6 +163,10 @@ class Config(
                 self.aggregation != "mean" or bool(self.dp_clip) or self.secure_aggregation,
                 "set aggregation=mean without dp-clip and secure-aggregation",
             ),
+            "average_bits": (
+                self.aggregation != "mean" or bool(self.buffer_size),
+                "set aggregation=mean without buffer-size",
+            ),
             "server_lr": (no_step, "set server-optimiser"),
             "server_momentum": (no_step, "set server-optimiser"),
             "server_beta2": (not adaptive, "set server-optimiser to fedadam or fedyogi"),
@@ -178,6 +182,7 @@ class Config(
             "interpolation": (not self.image_size, "set image-size"),
             "secure_neighbours": (not self.secure_aggregation, "set secure-aggregation=true"),
             "secure_threshold": (not self.secure_aggregation, "set secure-aggregation=true"),
+            "secure_update_norm": (not self.secure_aggregation, "set secure-aggregation=true"),
             "mixup_at": (not self.mixup, "set mixup"),
             "feature_views": (
                 not self.keeps_outputs,

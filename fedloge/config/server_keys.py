@@ -35,6 +35,11 @@ class AggregationKeys(pydantic.BaseModel):
         description="with mean: an update this many times as long as the median of its round is refused, in "
         "powers of two; 0: none is",
     )
+    average_bits: Literal[64, 32] = Field(
+        64,
+        description="of the integers in which the mean is summed; 32: of what tensors moved by, each less than 4 in a "
+        "round, with which secure aggregation sends 4 bytes a parameter instead of 8",
+    )
     server_optimiser: Literal["none", "fedavgm", "fedadam", "fedyogi"] = Field(
         "none",
         description="what the server makes of the average: itself, or an optimiser's step towards it",
@@ -74,6 +79,12 @@ class AggregationKeys(pydantic.BaseModel):
         "two-thirds",
         description="secure aggregation: more than this share of a client's neighbours must stay to the end of "
         "a round; two-thirds withstands a server that lies about who is there",
+    )
+    secure_update_norm: float = Field(
+        0.0,
+        ge=0,
+        description="secure aggregation: an update of a larger L2 norm is not sent by its own client, since nobody "
+        "else can see it; 0: any is",
     )
 
 

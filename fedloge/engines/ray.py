@@ -62,6 +62,7 @@ class RayGrid(OwnGrid):
         # Robust rules and clipping need each client's update separately, and so does who does not wait for all;
         # masked ones only the server adds up.
         alone = config.dp_clip or config.secure_aggregation or config.waits_selectively
+        alone = alone or config.average_bits == 32
         self.partial_sums = config.aggregation == "mean" and not alone
         connect(config)
         self._options = worker_options(config, ray.cluster_resources())

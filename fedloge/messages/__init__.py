@@ -3,7 +3,7 @@
 The lowest layer that imports Flower.
 """
 
-from fedloge.messages.averaging import ExactSum, WeightedSum, check_update
+from fedloge.messages.averaging import DifferenceSum, ExactSum, WeightedSum, check_update
 from fedloge.messages.partial_sums import PARTIAL, add_update, attach_partial, sum_on_worker
 from fedloge.messages.protocol import (
     ARRAYS,
@@ -50,6 +50,7 @@ __all__ = [
     "SECOND_PASS",
     "STAMP",
     "SUMS",
+    "DifferenceSum",
     "Downlink",
     "ExactSum",
     "Plan",

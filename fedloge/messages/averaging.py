@@ -21,6 +21,9 @@ from fedloge.errors import UpdateError
 _LIMIT_BITS = 15  # |value| < 2^15
 _SUM_BITS = 62
 _FRACTION_BITS = 52
+_HALF_BITS = 30
+MOST_MOVED = 4.0
+"""What a value may move by in a round where sums have 32 bits."""
 _PIECE = (
     2**16
 )  # values handled at a time, so that intermediate results stay in the processor's cache
@@ -93,13 +96,20 @@ class WeightedSum:
 
     def mean(self) -> dict[str, Tensor]:
         """The weighted mean, in each tensor's own dtype; `UpdateError` if nothing was added."""
-        if self.weight == 0:
-            raise UpdateError("nothing to average: no client answered with a positive weight")
+        self._check_any()
         denominator = self._scale * self.weight
         return {
-            name: (total.to(torch.float64) / denominator).to(self._template[name][1])
+            name: (total.to(torch.float64) / denominator).to(self.dtype(name))
             for name, total in self._sums.items()
         }
+
+    def dtype(self, name: str) -> torch.dtype:
+        """Of a tensor's mean."""
+        return self._template[name][1]
+
+    def _check_any(self) -> None:
+        if self.weight == 0:
+            raise UpdateError("nothing to average: no client answered with a positive weight")
 
     def _take(self, weight: int) -> None:
         if weight < 0 or self.weight + weight > self.total_weight:
@@ -107,6 +117,50 @@ class WeightedSum:
                 f"weights exceed the announced total: {self.weight} + {weight} > {self.total_weight}"
             )
         self.weight += weight
+
+
+class DifferenceSum(WeightedSum):
+    """Adds up what tensors have moved by, so small that a sum fits into 32 bits.
+
+    No sum of clients that keep to `MOST_MOVED` can exceed 2^31: a value times its weight is below 2^30 over all
+    weights, and each client's rounding adds half at most. The mean is off by 2^-29 per client at most,
+    where all weights are there.
+
+    Parameters
+    ----------
+    before : the tensors that were moved, as every client was sent them.
+    """
+
+    def __init__(self, before: Mapping[str, Tensor], total_weight: int) -> None:
+        super().__init__(before, total_weight)
+        self._before = dict(before)
+        bits = math.ceil(math.log2(total_weight))
+        self._scale = 2.0 ** (_HALF_BITS - math.log2(MOST_MOVED) - bits)
+
+    def add(self, tensors: Mapping[str, Tensor], weight: int) -> None:
+        """As `WeightedSum.add`; `UpdateError` if a value has moved by `MOST_MOVED` or more."""
+        moved = {}
+        for name, before in self._before.items():
+            moved[name] = tensors[name].double() - before.double()
+            if before.numel() and not float(moved[name].abs().max()) < MOST_MOVED:
+                raise UpdateError(
+                    f"tensor {name!r} has moved by {MOST_MOVED:g} or more in a round, which average-bits=32 cannot "
+                    "hold; set average-bits=64"
+                )
+        super().add(moved, weight)
+
+    def largest(self, clients: int) -> int:
+        """What no sum of so many clients' values exceeds in magnitude, in the units of `partial`."""
+        return int(self.total_weight * MOST_MOVED * self._scale) + clients
+
+    def mean(self) -> dict[str, Tensor]:
+        """The tensors moved by the weighted mean of what they moved by; `UpdateError` if nothing was added."""
+        self._check_any()
+        denominator = self._scale * self.weight
+        return {
+            name: (self._before[name].double() + total.double() / denominator).to(self.dtype(name))
+            for name, total in self.partial().items()
+        }
 
 
 def _runs(template: Mapping[str, Tensor]) -> list[list[str]]:

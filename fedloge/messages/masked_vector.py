@@ -12,11 +12,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from flwr.app import ArrayRecord
 from torch import Tensor
 
+from fedloge.config import Config
 from fedloge.errors import UpdateError
-from fedloge.messages.averaging import ExactSum, WeightedSum, check_update
+from fedloge.messages.averaging import DifferenceSum, ExactSum, WeightedSum, check_update
 from fedloge.messages.protocol import LARGEST_FIGURE, LARGEST_SUM
+from fedloge.messages.records import decode
 
 _UNIT_BITS = 1074
 _WORD_BITS = 32
@@ -49,12 +52,15 @@ class VectorLayout:
     sums : template of the sums beside the model.
     figures : names, ascending.
     total_weight : the weight of all clients that were asked.
+    before : the shared tensors as they were sent, where only what they moved by is summed, two values in
+        a word of 64 bits; None: the tensors themselves, one in a word.
     """
 
     shared: Mapping[str, Tensor]
     sums: Mapping[str, Tensor]
     figures: Sequence[str]
     total_weight: int
+    before: Mapping[str, Tensor] | None = None
 
     def __post_init__(self) -> None:
         # By name: a server that has resumed has its tensors in another order than the network.
@@ -65,8 +71,18 @@ class VectorLayout:
     def words(self) -> int:
         """Length of a vector."""
         sums = sum(t.numel() for t in self.sums.values())
-        shared = sum(t.numel() for t in self.shared.values())
+        shared = self._shared_words
         return shared + 2 * sums + _FIGURE_WORDS * len(self.figures)
+
+    @property
+    def _shared_words(self) -> int:
+        values = sum(t.numel() for t in self.shared.values())
+        return values if self.before is None else -(-values // 2)
+
+    def _mean(self) -> WeightedSum:
+        if self.before is None:
+            return WeightedSum(self.shared, self.total_weight)
+        return DifferenceSum({name: self.before[name] for name in self.shared}, self.total_weight)
 
     def pack(
         self,
@@ -84,9 +100,10 @@ class VectorLayout:
         check_update(sums, self.sums, limit=LARGEST_SUM)
         parts: list[Tensor] = []
         if self.shared:
-            one = WeightedSum(self.shared, self.total_weight)
+            one = self._mean()
             one.add(shared, weight)
-            parts += one.partial().values()
+            values = torch.cat([part.reshape(-1) for part in one.partial().values()])
+            parts.append(values if self.before is None else _paired(values))
         exact = ExactSum(self.sums)
         exact.add(sums)
         parts += [half for pair in exact.partial().values() for half in pair]
@@ -102,7 +119,7 @@ class VectorLayout:
         bounds, or masks are left in it.
         """
         rest = torch.from_numpy(vector.view(np.int64))
-        shared, rest = self._taken(rest, self.shared)
+        shared, rest = rest.split([self._shared_words, len(rest) - self._shared_words])
         whole_and_parts = {}
         for name, template in self.sums.items():
             size = template.numel()
@@ -118,20 +135,42 @@ class VectorLayout:
             figures[name] = _figure_sum(name, words, clients)
         total = None
         if self.shared:
-            total = WeightedSum(self.shared, self.total_weight)
-            total.merge_partial(shared, weight)
+            total = self._mean()
+            values = shared
+            if isinstance(total, DifferenceSum):
+                values = _unpaired(shared)
+                _check_range("update", values, total.largest(clients))
+            total.merge_partial(self._named(values), weight)
             check_update(total.mean(), self.shared)
         return VectorSums(total, exact.total(), figures)
 
-    @staticmethod
-    def _taken(rest: Tensor, template: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
-        sizes = [t.numel() for t in template.values()]
-        *parts, rest = rest.split([*sizes, len(rest) - sum(sizes)])
-        taken = {
+    def _named(self, values: Tensor) -> dict[str, Tensor]:
+        sizes = [t.numel() for t in self.shared.values()]
+        parts = values[: sum(sizes)].split(sizes)
+        return {
             name: part.view(t.shape)
-            for (name, t), part in zip(template.items(), parts, strict=True)
+            for (name, t), part in zip(self.shared.items(), parts, strict=True)
         }
-        return taken, rest
+
+
+def model_before(
+    config: Config, kind: str, sent: ArrayRecord | None
+) -> Mapping[str, Tensor] | None:
+    """What `VectorLayout` needs of a message of one kind and its model, if only differences are summed."""
+    return decode(sent) if config.average_bits == 32 and kind == "train" and sent else None
+
+
+def _paired(values: Tensor) -> Tensor:
+    """Two values below 2^31 in each word, low + 2^32 high: words add up as both values do."""
+    low, high = torch.nn.functional.pad(values, (0, len(values) % 2)).view(-1, 2).unbind(1)
+    return low + (high << _WORD_BITS)
+
+
+def _unpaired(words: Tensor) -> Tensor:
+    """The values of `_paired`, also of a sum, where no sum of a value exceeds 2^31."""
+    half = 1 << (_WORD_BITS - 1)
+    low = ((words + half) & (2**_WORD_BITS - 1)) - half
+    return torch.stack([low, (words - low) >> _WORD_BITS], dim=1).view(-1)
 
 
 def _check_range(name: str, words: Tensor, most: int, least: int | None = None) -> None:

@@ -14,6 +14,7 @@ from fedloge.errors import RunError, UpdateError
 from fedloge.messages import (
     ARRAYS,
     PARTIAL,
+    DifferenceSum,
     WeightedSum,
     add_update,
     check_update,
@@ -54,6 +55,7 @@ class ExactMean:
     partial_sums : whether the engine's workers may have added up their clients' tensors.
     sizes : which updates go too far. Those in a worker's sum are not compared: such a worker is one
         of this run's own processes.
+    before : the tensors as they were sent, where only what they moved by is summed (`DifferenceSum`).
     """
 
     def __init__(
@@ -62,11 +64,13 @@ class ExactMean:
         total_weight: int,
         partial_sums: bool,
         sizes: UpdateSizes,
+        before: Mapping[str, Tensor] | None = None,
     ) -> None:
         self._template = template
         self._partial_sums = partial_sums
         self._total_weight = total_weight
         self._sizes = sizes
+        self._before = before
         self._sums: dict[int, WeightedSum] = {}
         self._expected = 0
 
@@ -113,7 +117,11 @@ class ExactMean:
 
     def _sum(self, group: int) -> WeightedSum:
         if group not in self._sums:
-            self._sums[group] = WeightedSum(self._template, self._total_weight)
+            self._sums[group] = (
+                WeightedSum(self._template, self._total_weight)
+                if self._before is None
+                else DifferenceSum(self._before, self._total_weight)
+            )
         return self._sums[group]
 
 
@@ -179,5 +187,6 @@ def combination(
     if config.aggregation == "mean":
         # Under privacy updates have been clipped, and all who are asked must count.
         sizes = UpdateSizes(before, 0.0 if config.dp_clip else config.max_update_norm)
-        return ExactMean(template, total_weight, partial_sums, sizes)
+        moved = before if config.average_bits == 32 else None
+        return ExactMean(template, total_weight, partial_sums, sizes, moved)
     return RobustRule(rules[config.aggregation](), template)

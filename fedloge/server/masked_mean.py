@@ -34,7 +34,7 @@ from fedloge.messages.cohort import (
     context_of,
     subject_of,
 )
-from fedloge.messages.masked_vector import VectorLayout, VectorSums
+from fedloge.messages.masked_vector import VectorLayout, VectorSums, model_before
 from fedloge.messages.masks import MaskStream, combined, commitment
 from fedloge.server.replies import check_masked_figures
 
@@ -58,6 +58,7 @@ class Sum:
     nodes : Flower's node id of each client of the cohort.
     sent : the records of tensors in the messages.
     shared, sums : templates of what the vectors hold.
+    before : as of `VectorLayout`.
     """
 
     kind: Kind
@@ -68,6 +69,7 @@ class Sum:
     sent: Sequence[ArrayRecord | None]
     shared: Mapping[str, Tensor]
     sums: Mapping[str, Tensor]
+    before: Mapping[str, Tensor] | None = None
 
 
 @dataclass
@@ -135,7 +137,8 @@ class MaskedMean:
 
     def _layout(self, figures: tuple[str, ...]) -> VectorLayout:
         what = self._what
-        return VectorLayout(what.shared, what.sums, figures, sum(what.cohort.weights))
+        weights = sum(what.cohort.weights)
+        return VectorLayout(what.shared, what.sums, figures, weights, what.before)
 
     def _take_masks_off(self, group: _Group) -> None:
         survivors = sorted(group.boxes)
@@ -230,7 +233,17 @@ def begin_sum(
     nodes = {k: node for k, (node, _) in weighing.items()}
     graph = MaskGraph.of(config, cohort.clients, stamp.round)
     return MaskedMean(
-        Sum(kind, stamp, cohort, graph, nodes, sent, shared, sums),
+        Sum(
+            kind,
+            stamp,
+            cohort,
+            graph,
+            nodes,
+            sent,
+            shared,
+            sums,
+            model_before(config, kind, sent[0]),
+        ),
         lambda messages: grid.send_and_receive(messages, timeout=config.round_timeout),
         config.round_timeout,
     )

@@ -158,6 +158,22 @@ def test_the_readmes_command_gives_the_local_engines_bits(flower: Flower, tmp_pa
 
 @pytest.mark.deployment_faults  # tests/server/test_simulated_nodes.py asks Flower's grid in this process
 @pytest.mark.timeout(600)
+def test_masked_sums_in_flowers_simulation_leave_the_plain_record(
+    flower: Flower, tmp_path: Path
+) -> None:
+    settings = {"name": "masked", "num-clients": 4, "clients-per-round": 3, "rounds": 1}
+    settings |= {"partitioner-options": '{"alpha": 5.0}', "local-epochs": 1}
+    asked = " ".join(f"{k}={json.dumps(v)}" for k, v in settings.items())
+    nodes = ("--federation-config", "num-supernodes=4")
+    asked += " secure-aggregation=true"
+    started = flower("run", ".", "--stream", *nodes, "--run-config", asked)
+    assert flower.ended()[0][0] == "finished:completed", (started.stdout + started.stderr)[-3000:]
+    plain = configs.from_flat(settings).replace(runs_dir=str(tmp_path))
+    assert harness.differences(harness.run_local(plain), flower.cwd / "runs/masked") == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_too_few_simulated_nodes_are_named_at_once_with_the_remedy(flower: Flower) -> None:
     started = flower("run", ".", "--stream")
     remedy = (

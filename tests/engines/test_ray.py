@@ -129,6 +129,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, faulty: Path) -> Runs:
         config(folder, "two-nodes", ray_workers=2, ray_state="carried"),
         config(folder, "at-once", fast=True, clients_at_once=2, ray_workers=1, ray_state="carried"),
         config(folder, "kept", cache_dir=str(folder / "cache"), ray_workers=2, **KEPT),
+        config(folder, "masked", ray_workers=2, ray_state="carried", secure_aggregation=True),
         *(config(folder, bound, method=bound, ray_workers=1) for bound in BOUNDS),
         *(
             config(folder, name, ray_workers=2, ray_state="carried", **changes)
@@ -154,6 +155,10 @@ def on_one_machine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("local")
     local.run(config(folder, "local"))
     return folder / "local"
+
+
+def test_masked_sums_on_ray_leave_the_plain_record(runs: Runs, on_one_machine: Path) -> None:
+    assert differences(on_one_machine, runs["masked"]) == []
 
 
 @pytest.mark.parametrize("bound", BOUNDS)

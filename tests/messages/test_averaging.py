@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedloge.errors import UpdateError
-from fedloge.messages.averaging import ExactSum, WeightedSum, check_update
+from fedloge.messages.averaging import DifferenceSum, ExactSum, WeightedSum, check_update
 
 
 def one(value: float) -> dict[str, torch.Tensor]:
@@ -174,3 +174,39 @@ def test_a_sum_has_the_dtype_and_shape_that_were_asked_for() -> None:
     got = made.total()
     assert got["a"].dtype == torch.float32 and got["a"].tolist() == [[-50.0] * 3] * 2
     assert got["n"].dtype == torch.float64 and got["n"].item() == 100 * 2.0**30 + 100 * 2.0**-10
+
+
+def test_a_mean_of_differences_by_hand() -> None:
+    # Three at weight 1 that move by 1, 2 and 3, one that stays at weight 5: 6 / 8 on average.
+    before = {"w": torch.full((3,), 100.0)}
+    total = DifferenceSum(before, 8)
+    for moved in (1.0, 2.0, 3.0):
+        total.add({"w": before["w"] + moved}, 1)
+    total.add(before, 5)
+    assert total.mean()["w"].tolist() == [100.75] * 3
+    assert int(total.partial()["w"].max()) == 6 * 2**25  # 30 bits, less 2 for 4 and 3 for 8
+
+
+def test_a_mean_of_differences_is_near_the_mean() -> None:
+    draw = torch.Generator().manual_seed(0)
+    before = {"w": torch.randn(1000, generator=draw)}
+    plain, small = WeightedSum(before, 8 * 350), DifferenceSum(before, 8 * 350)
+    for _ in range(8):
+        moved = {"w": before["w"] + torch.randn(1000, generator=draw) / 2}
+        plain.add(moved, 350)
+        small.add(moved, 350)
+    off = (plain.mean()["w"] - small.mean()["w"]).abs().max()
+    assert float(off) <= 8 * 2.0**-29 + 2.0**-22  # and float32's own rounding below 4
+
+
+def test_the_most_that_sums_of_differences_hold() -> None:
+    before = {"w": torch.zeros(2)}
+    for weights in ([2**29], [1] * 2000, [3, 5, 7]):
+        total = DifferenceSum(before, sum(weights))
+        for weight in weights:
+            total.add({"w": torch.tensor([3.9999998, -3.9999998])}, weight)
+        assert int(total.partial()["w"].abs().max()) <= total.largest(len(weights)) < 2**31
+    with pytest.raises(
+        UpdateError, match="'w' has moved by 4 or more in a round, which average-bits=32"
+    ):
+        DifferenceSum(before, 1).add({"w": torch.tensor([0.0, 4.0])}, 1)

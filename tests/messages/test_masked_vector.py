@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedloge.errors import UpdateError
-from fedloge.messages import ExactSum, WeightedSum
+from fedloge.messages import DifferenceSum, ExactSum, WeightedSum
 from fedloge.messages.masked_vector import VectorLayout
 
 SHARED = {"a": torch.zeros(3, 2), "b": torch.zeros(5)}
@@ -95,3 +95,33 @@ def test_a_sum_with_a_mask_left_in_it_is_out_of_range(place: int, what: str) -> 
     words[place] += np.uint64(2**63)
     with pytest.raises(UpdateError, match=what):
         layout().unpack(words, 1, 1)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 2**31), st.integers(1, 2**20)), min_size=1, max_size=12),
+    st.sampled_from([1e-7, 0.3, 3.999]),
+)
+@settings(max_examples=40, deadline=None)
+def test_two_values_in_a_word_add_up_as_each_alone(
+    clients: list[tuple[int, int]], scale: float
+) -> None:
+    before, total = tensors(1, SHARED, 100.0), sum(weight for _, weight in clients)
+    halves = VectorLayout(SHARED, {}, [], total, before)
+    plain, vector = DifferenceSum(before, total), np.zeros(halves.words, np.uint64)
+    for seed, weight in clients:
+        moved = {name: t.sign() * scale for name, t in tensors(seed, SHARED, 1.0).items()}
+        shared = {name: before[name] + moved[name] for name in SHARED}
+        plain.add(shared, weight)
+        vector = vector + halves.pack(shared, weight, {}, {})
+    assert len(vector) == 6  # eleven values
+    read = halves.unpack(vector, total, len(clients)).shared
+    assert read is not None
+    for name, tensor in plain.mean().items():
+        assert torch.equal(read.mean()[name], tensor)
+
+
+def test_masks_that_are_left_in_halves_are_noticed() -> None:
+    halves = VectorLayout(SHARED, {}, [], 10, SHARED)
+    noise = np.random.default_rng(0).integers(0, 2**64, halves.words, dtype=np.uint64)
+    with pytest.raises(UpdateError, match="'update' is out of its range"):
+        halves.unpack(noise, 10, 3)

@@ -44,11 +44,20 @@ class Listening(LocalGrid):
         {"fast": True, "clients_at_once": 3, "rounds": 2},
         {"method": "fedavg", "validation_share": 0.2, "norm": "group"},
         {"probes": "collapse", "rounds": 1},
+        {"average_bits": 32, "norm": "group", "secure_update_norm": 100.0},
     ],
-    ids=["fedloge", "method-with-sums", "clients-at-once", "probe-with-sums", "second-pass"],
+    ids=[
+        "fedloge",
+        "method-with-sums",
+        "clients-at-once",
+        "probe-with-sums",
+        "second-pass",
+        "32-bits",
+    ],
 )
 def test_the_record_is_that_of_the_plain_run(tmp_path: Path, changes: dict[str, Any]) -> None:
-    plain = harness.run_local(config(tmp_path, "plain", **changes))
+    open_too = {key: value for key, value in changes.items() if key != "secure_update_norm"}
+    plain = harness.run_local(config(tmp_path, "plain", **open_too))
     grids: list[Listening] = []
 
     def listening(config: Config) -> Listening:
@@ -183,3 +192,33 @@ def test_a_plain_answer_is_refused_by_a_server_that_asked_for_masks(
     )
     reasons = [row["reason"] for row in harness.lines(folder, "failures")]
     assert len(reasons) == 2 and all("'arrays', which is not known" in text for text in reasons)
+
+
+def test_32_bits_halve_what_is_sent_and_hardly_move_the_mean(tmp_path: Path) -> None:
+    both = {"secure_aggregation": True, "norm": "group", "rounds": 1}
+    wide = harness.run_local(config(tmp_path, "wide", **both))
+    narrow = harness.run_local(config(tmp_path, "narrow", average_bits=32, **both))
+    up = [harness.lines(folder, "timing")[0]["bytes-up"] for folder in (wide, narrow)]
+    assert 0.5 < up[1] / up[0] < 0.53
+    one, other = harness.newest_checkpoint(wide), harness.newest_checkpoint(narrow)
+    off = max(float((one[name] - other[name]).abs().max()) for name in one)
+    assert 0 < off < 1e-6
+
+
+def test_a_client_keeps_an_update_that_is_too_long_to_itself(tmp_path: Path) -> None:
+    long = config(tmp_path, "long", secure_aggregation=True, secure_update_norm=1e-6)
+    with pytest.raises(RunError, match="secure-update-norm allows 1e-06; it is not sent"):
+        harness.run_local(long)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"secure_update_norm": 1.0}, "secure-update-norm is not read here"),
+        ({"average_bits": 32, "aggregation": "median"}, "average-bits is not read here"),
+        ({"average_bits": 16}, "average-bits"),
+    ],
+)
+def test_what_is_not_read_is_refused(changes: dict[str, Any], words: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=words):
+        config(tmp_path, "x", **changes)
