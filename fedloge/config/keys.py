@@ -56,6 +56,13 @@ BENCHMARKS = ("digits", "cifar10", "cifar100")
 COUNTED_BY_THE_DATA = ("natural", "explicit")
 """Partitioners for which the data say how many clients there are, unless ``num-clients`` does."""
 
+# What must be set for others to be read.
+_OF_A_SWITCH = {
+    "dp-clip": ("dp_noise", "dp_delta"),
+    "local-dp-clip": ("local_dp_noise", "local_dp_delta"),
+    "secure-aggregation=true": ("secure_neighbours", "secure_threshold", "secure_update_norm"),
+}
+
 # Keys that say where, how fast or how long a run runs, but not what a round computes.
 # They stay out of the fingerprint, so that a run may be moved, extended or resumed on
 # another engine. The weights themselves are part of a federation's fingerprint, by their digest.
@@ -130,14 +137,8 @@ class Config(
             raise ValueError(f"secure-aggregation: {problem}")
         if problem := straggler_problem(self.nested()):
             raise ValueError(problem)
-        if self.local_dp_clip and (problem := private_problem(self.nested())):
-            raise ValueError(f"local-dp-clip: {problem}")
-        if self.dp_clip and self.wire_dtype != "float32":
-            raise ValueError("dp-clip measures updates exactly: set wire-dtype=float32")
-        if self.dp_clip and self.aggregation != "mean":
-            raise ValueError(
-                f"dp-clip: the noise is made for aggregation=mean, got {self.aggregation!r}"
-            )
+        if problem := private_problem(self.nested()):
+            raise ValueError(problem)
         return self
 
     def _refuse_unread(self) -> None:
@@ -174,15 +175,8 @@ class Config(
             "init_head_scale": (self.init_head == "none", "set init-head=closed-form"),
             "choose_by": (not self.validation_share, "set validation-share"),
             "patience": (not self.validation_share, "set validation-share"),
-            "dp_noise": (not self.dp_clip, "set dp-clip"),
-            "dp_delta": (not self.dp_clip, "set dp-clip"),
-            "local_dp_noise": (not self.local_dp_clip, "set local-dp-clip"),
-            "local_dp_delta": (not self.local_dp_clip, "set local-dp-clip"),
             "resize": (not self.image_size, "set image-size"),
             "interpolation": (not self.image_size, "set image-size"),
-            "secure_neighbours": (not self.secure_aggregation, "set secure-aggregation=true"),
-            "secure_threshold": (not self.secure_aggregation, "set secure-aggregation=true"),
-            "secure_update_norm": (not self.secure_aggregation, "set secure-aggregation=true"),
             "mixup_at": (not self.mixup, "set mixup"),
             "feature_views": (
                 not self.keeps_outputs,
@@ -198,6 +192,9 @@ class Config(
             "small_clients": (not self.min_client_images, "set min-client-images"),
             "test_share": (self.test_split in ("matched", "given"), "set test-split=own"),
         }
+        for switch, own in _OF_A_SWITCH.items():
+            off = not getattr(self, switch.removesuffix("=true").replace("-", "_"))
+            unread |= dict.fromkeys(own, (off, f"set {switch}"))
         for name, (nobody_reads, remedy) in unread.items():
             value, default = getattr(self, name), type(self).model_fields[name].default
             if nobody_reads and value != default:
