@@ -156,7 +156,7 @@ def test_the_readmes_command_gives_the_local_engines_bits(flower: Flower, tmp_pa
     assert harness.differences(harness.resume_local(ours, rounds=4), folder) == []
 
 
-@pytest.mark.deployment_faults  # tests/server/test_simulated_nodes.py asks Flower's grid in this process
+@pytest.mark.deployment_faults  # test_ray.py has masked sums in CI; this one starts Flower's processes
 @pytest.mark.timeout(600)
 def test_masked_sums_in_flowers_simulation_leave_the_plain_record(
     flower: Flower, tmp_path: Path
@@ -174,7 +174,7 @@ def test_masked_sums_in_flowers_simulation_leave_the_plain_record(
     assert harness.differences(harness.run_local(plain), flower.cwd / "runs/masked") == []
 
 
-@pytest.mark.slow
+@pytest.mark.deployment_faults  # tests/server/test_simulated_nodes.py asks Flower's grid in this process
 @pytest.mark.timeout(600)
 def test_too_few_simulated_nodes_are_named_at_once_with_the_remedy(flower: Flower) -> None:
     started = flower("run", ".", "--stream")
