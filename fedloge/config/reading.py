@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from fedloge.config.keys import TABLES, Config, checked, keys, unknown_key
 from fedloge.config.tables import merged, table_of, toml_value, without_left_options
-from fedloge.errors import ConfigError
+from fedloge.errors import ConfigError, InputError
 
 
 def from_flat(values: Mapping[str, Any], source: str = "config") -> Config:
@@ -93,6 +94,24 @@ def read_toml(path: Path, what: str = "recipe") -> dict[str, Any]:
         raise ConfigError(f"{path}: not valid TOML ({exc})") from None
     except OSError as exc:
         raise ConfigError(f"{path}: cannot be read ({exc.strerror})") from None
+
+
+def read_json(path: Path, what: str, expected: str, error: type[InputError]) -> Any:
+    """The content of a JSON file that a user names, of any form.
+
+    Parameters
+    ----------
+    what : the file is, for the message.
+    expected : what should be there instead.
+    error : is raised, in one line, where there is none to read.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as exc:
+        reason = f"cannot be read from {Path.cwd()} ({exc.strerror})"
+    except (ValueError, RecursionError) as exc:
+        reason = f"is not valid JSON ({exc})"
+    raise error(f"{what}: {path} {reason}; expected {expected}")
 
 
 def _parse_value(key: str, text: str) -> Any:

@@ -7,7 +7,6 @@ curve falls faster at first, as ImageNet-LT's does (Liu et al., CVPR 2019).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedloge.config.reading import read_json
 from fedloge.errors import DataError
 from fedloge.options import Options, Positive, checked_options
 
@@ -149,17 +149,8 @@ def said_of_tail(kind: str, kept: int, of: int) -> str:
 
 def counts_of_file(path: Path) -> list[int]:
     """Images of each class, from a JSON list. `DataError`: it cannot be read, or is no such list."""
-    try:
-        counts = json.loads(path.read_bytes())
-    except OSError as exc:
-        raise DataError(
-            f"counts of classes: {path} cannot be read from {Path.cwd()} ({exc.strerror}); expected a JSON "
-            "list with the number of examples of each class"
-        ) from None
-    except ValueError as exc:
-        raise DataError(f"counts of classes: {path} is not valid JSON ({exc})") from None
+    expected = "a JSON list of whole numbers, the number of examples of each class"
+    counts = read_json(path, "counts of classes", expected, DataError)
     if not isinstance(counts, list) or not all(type(n) is int and n >= 0 for n in counts):
-        raise DataError(
-            f"counts of classes: {path}: expected a JSON list of whole numbers, one for each class"
-        )
+        raise DataError(f"counts of classes: {path}: expected {expected}")
     return counts

@@ -28,8 +28,7 @@ from fedloge.partition import (
     Partition,
     group_numbers,
     held_out_clients,
-    own_test_split,
-    validation_split,
+    own_held_out,
 )
 
 SERVER = -1
@@ -123,7 +122,9 @@ class OnNodeFederation(Federation):
         test_counts[self.site] = np.bincount(tested[test[self.site]], minlength=classes)
         validation: list[np.ndarray] = []
         if self.config.validation_share:
-            kept, held = validation_split(self.config, self.site, train[self.site], labels, groups)
+            kept, held = own_held_out(
+                self.config, "validation", self.site, train[self.site], labels, groups
+            )
             train[self.site], validation = kept, [nobody] * clients
             validation[self.site] = held
         train_counts[self.site] = np.bincount(labels[train[self.site]], minlength=classes)
@@ -146,7 +147,9 @@ class OnNodeFederation(Federation):
         ):
             return "given", nothing
         labels, groups = self.data.train.classes.numpy(), group_numbers(self.data.train_manifest)
-        own = own_test_split(self.config, self.site, np.arange(len(labels)), labels, groups)[1]
+        own = own_held_out(
+            self.config, "own-test", self.site, np.arange(len(labels)), labels, groups
+        )[1]
         return "own", own
 
     @property

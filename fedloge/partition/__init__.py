@@ -10,10 +10,9 @@ from fedloge.partition.make import (
     group_numbers,
     make_partition,
     number_is_open,
-    own_test_split,
+    own_held_out,
     partition_rng,
     resolve_partitioner,
-    validation_split,
     with_all_clients,
 )
 from fedloge.partition.natural import feature, natural
@@ -40,14 +39,13 @@ __all__ = [
     "make_partition",
     "natural",
     "number_is_open",
-    "own_test_split",
+    "own_held_out",
     "partition_rng",
     "pathological",
     "quantity",
     "read_partition",
     "resolve_partitioner",
     "shards",
-    "validation_split",
     "with_all_clients",
     "write_partition",
 ]

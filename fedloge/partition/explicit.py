@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedloge.atomic_files import write_atomically
+from fedloge.config.reading import read_json
 from fedloge.digest import digest
 from fedloge.errors import PartitionError
 from fedloge.partition.partition import Indices, NamedParts, Partition, counts_by_class
@@ -149,19 +150,10 @@ def read_partition(
 
 
 def _read(path: Path, labels: NDArray[np.integer]) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError as exc:
-        raise PartitionError(
-            f"partition file {path}: cannot be read from {Path.cwd()} ({exc.strerror}); give the path of a "
-            "file that 'fedloge partition --out' wrote"
-        ) from None
-    except ValueError as exc:
-        raise PartitionError(f"partition file {path}: not valid JSON ({exc})") from None
+    expected = "a file that 'fedloge partition --out' wrote"
+    content = read_json(path, "partition file", expected, PartitionError)
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
-        raise PartitionError(
-            f"partition file {path}: expected a file that 'fedloge partition --out' wrote, got another"
-        )
+        raise PartitionError(f"partition file {path}: expected {expected}, got another")
     if content.get("version") != _VERSION:
         raise PartitionError(
             f"partition file {path}: expected version {_VERSION}, got {content.get('version')!r}; write it "

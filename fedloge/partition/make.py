@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,9 @@ from fedloge.partition.partition import (
 )
 from fedloge.plugins import load_plugin
 from fedloge.rng import rng
+
+HeldOutFor = Literal["validation", "own-test"]
+"""What a client's examples are held out for; also the purpose of the draw."""
 
 
 @dataclass(frozen=True)
@@ -148,10 +151,10 @@ def make_partition(
     elif rule == "given":
         test = given_tests(config, parts, counts, tests, test_manifest)
     else:
-        train, own = _divided(own_test_split, config, train, labels, groups)
+        train, own = _divided(config, "own-test", train, labels, groups)
         test = _behind(own, len(tests))
     if config.validation_share:
-        train, held = _divided(validation_split, config, train, labels, groups)
+        train, held = _divided(config, "validation", train, labels, groups)
     own_test = np.concatenate([np.empty(0, dtype=np.int64), *own])
     return Partition(
         train,
@@ -204,28 +207,21 @@ def number_is_open(config: Config) -> bool:
     return not config.on_node and (changing or not config.num_clients)
 
 
-def validation_split(
+def own_held_out(
     config: Config,
+    purpose: HeldOutFor,
     client: int,
     part: Indices,
     labels: NDArray[np.integer],
     groups: NDArray[np.int64] | None = None,
 ) -> tuple[Indices, Indices]:
-    """What a client trains on and what is held out for validation, as the config says."""
-    draw = rng(config.seed, "validation", client=client)
-    return hold_out(part, labels, config.validation_share, draw, groups)
+    """What a client trains on, and what of its own is held out for a purpose, as the config says.
 
-
-def own_test_split(
-    config: Config,
-    client: int,
-    part: Indices,
-    labels: NDArray[np.integer],
-    groups: NDArray[np.int64] | None = None,
-) -> tuple[Indices, Indices]:
-    """What a client keeps of its own images, and what it is tested on, by the rule ``own``."""
-    draw = rng(config.seed, "own-test", client=client)
-    return hold_out(part, labels, config.test_share, draw, groups)
+    For ``validation`` that is `validation_share`, for ``own-test`` `test_share`, on which it is tested by the rule
+    ``own``. The rest as in `fedloge.partition.held_out.hold_out`.
+    """
+    share = config.validation_share if purpose == "validation" else config.test_share
+    return hold_out(part, labels, share, rng(config.seed, purpose, client=client), groups)
 
 
 def group_numbers(manifest: Manifest | None) -> NDArray[np.int64] | None:
@@ -244,14 +240,14 @@ def group_numbers(manifest: Manifest | None) -> NDArray[np.int64] | None:
 
 
 def _divided(
-    divide: Callable[..., tuple[Indices, Indices]],
     config: Config,
+    purpose: HeldOutFor,
     parts: tuple[Indices, ...],
     labels: NDArray[np.int64],
     groups: NDArray[np.int64] | None,
 ) -> tuple[tuple[Indices, ...], tuple[Indices, ...]]:
-    """For all clients what they keep, and what `divide` takes from them."""
-    pairs = [divide(config, k, part, labels, groups) for k, part in enumerate(parts)]
+    """For all clients what they train on, and what is held out from them."""
+    pairs = [own_held_out(config, purpose, k, part, labels, groups) for k, part in enumerate(parts)]
     return tuple(pair[0] for pair in pairs), tuple(pair[1] for pair in pairs)
 
 

@@ -87,6 +87,7 @@ def test_counts_come_from_a_file(tmp_path: Path) -> None:
         ("[0, 1]", "class 0 would keep none of its 3 examples; change the file"),
         ("[1, -1]", "expected a JSON list of whole numbers"),
         ("{", "is not valid JSON"),
+        ("[" * 100_000, "is not valid JSON"),
     ):
         path.write_text(wrong)
         with pytest.raises(DataError, match=said):
