@@ -18,10 +18,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from natural_users import invented
 from scale import memory
 
 import fedloge
 from fedloge.config import Config
+from fedloge.data import read_table
 from fedloge.observer import Observer, RoundDone, RunStarted
 
 DATA = f"{Path(__file__).with_name('made_up_features.py').resolve()}:of_users"
@@ -47,14 +49,21 @@ class _Watch(Observer):
 
 
 def settings(given: argparse.Namespace) -> dict[str, Any]:
-    """A linear head by 100 users a round; or all users, for a head in closed form."""
+    """A linear head by 100 users a round; or all users in one, for a head in closed form."""
     if given.head:
-        return {"method": "fed3r", "method_options": {"head": given.head}, "rounds": 1}
+        table = read_table(Path(given.table)) if given.table else invented(given.users)
+        assert table is not None
+        return {
+            "method": "fed3r",
+            "method_options": {"head": given.head},
+            "rounds": 1,
+            "clients_per_round": given.asked or len(set(table.column("site"))),
+        }
     return {
         "method": "fedavg",
         "method_options": {"loss": "balanced-softmax", "tune-epochs": 0},
         "rounds": given.rounds,
-        "clients_per_round": 100,
+        "clients_per_round": given.asked or 100,
     }
 
 
@@ -66,6 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=500)
     parser.add_argument("--engine", default="local")
     parser.add_argument("--head", default="", help="raw, normalised or fedcof")
+    parser.add_argument("--asked", type=int, default=0, help="users a round")
     given = parser.parse_args(arguments)
     watch, chosen = _Watch(), settings(given)
     with TemporaryDirectory(prefix="fedloge-users-") as folder:
