@@ -49,8 +49,17 @@ def made_again_here(folder: Path, elsewhere: Path) -> Path:
     return again
 
 
-def test_the_local_engine_repeats_a_deployment_to_the_bit(up: Deployment, tmp_path: Path) -> None:
-    folder = finished(up, "buffered", **FEW | {"buffer-size": 1})
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("buffered", {"buffer-size": 1}),
+        ("first", {"clients-drawn": 3, "round-deadline": 20}),
+    ],
+)
+def test_the_local_engine_repeats_a_deployment_to_the_bit(
+    up: Deployment, tmp_path: Path, name: str, changes: dict[str, Any]
+) -> None:
+    folder = finished(up, name, **FEW | changes)
     assert [row["failed"] for row in rows(folder)] == [0, 0, 0]
     again = made_again_here(folder, tmp_path)
     assert harness.same_tensors(model(folder), model(again))
