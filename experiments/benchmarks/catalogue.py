@@ -8,7 +8,7 @@ from component_groups import aggregation, partition, serialisation, sparse, star
 from interleaved_timing import Group
 from kept_features_groups import heads
 from ray_groups import engines, ray
-from training_groups import at_once, evaluation, rounds, steps, training
+from training_groups import at_once, collapse, evaluation, rounds, steps, training
 
 GROUPS: dict[str, Callable[[bool], Iterator[Group]]] = {
     "training": training,
@@ -16,6 +16,7 @@ GROUPS: dict[str, Callable[[bool], Iterator[Group]]] = {
     "round": rounds,
     "evaluation": evaluation,
     "heads": heads,
+    "collapse": collapse,
     "ray": ray,
     "engines": engines,
     "at-once": at_once,

@@ -7,6 +7,7 @@ generator continues.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -121,6 +122,35 @@ def evaluation(quick: bool) -> Iterator[Group]:
                     Case(all_models, partial(engine.seconds, "evaluate-seconds"), tests),
                 ),
                 (Ratio(all_models, one_pass, None if quick else 1.15),),
+                3 if quick else 5,
+            )
+
+
+def collapse(quick: bool) -> Iterator[Group]:
+    """An evaluation that measures neural collapse, against the same one without."""
+    tests, train, clients = (400, 560, 4) if quick else (10_000, 14_000, 40)
+    data = noise_data.data_set(train, tests)
+    settings = {"model": "resnet8", "local_epochs": 1, "evaluate_every": 1}
+    many = {"num_clients": clients, "clients_per_round": 1, "checkpoint_every": NEVER}
+    share = 0.05
+    # An evaluation goes over the test images alone, so all training images cost what they are.
+    ways: dict[str, tuple[dict[str, Any], float | None]] = {
+        "collapse-on-test": ({"probes": "collapse-on-test"}, 1.1),
+        f"collapse, a share of {share:g}": ({"probes": "collapse", "collapse_share": share}, 1.1),
+        "collapse": ({"probes": "collapse"}, None),
+    }
+    for name, (probes, limit) in ways.items():
+        with ExitStack() as stack:  # a process keeps two federations open
+            cases = []
+            for case, changes in (("without", {}), (name, probes)):
+                made = noise_data.federation(data, **settings, **many, **changes)
+                engine = stack.enter_context(local_rounds(stack.enter_context(made).config))
+                cases.append(Case(case, partial(engine.seconds, "evaluate-seconds"), tests))
+            yield Group(
+                f"evaluation with {name}",
+                "s/test image",
+                tuple(cases),
+                (Ratio(name, "without", None if quick else limit),),
                 3 if quick else 5,
             )
 

@@ -269,6 +269,19 @@ class Client:
                 return fed.bank.fresh(extract, indices), classes
             return fed.bank.features(version or "", extract, indices), classes
 
+        def test_for(predictor: Predictor) -> Labelled:
+            if predictor.extractor == "features":
+                return has.test()
+            indices, extract = (
+                self._test_indices,
+                partial(getattr(fed.method, predictor.extractor), net),
+            )
+            return fed.bank.fresh(extract, indices), fed.test.classes[indices]
+
+        def train() -> Labelled:
+            with torch.no_grad():
+                return plain.plain_features(partial(fed.method.features, net.eval()))
+
         def models() -> dict[str, Predictor]:
             if (kept := fed.personal_models.get(stamp.version, self.index)) is not None:
                 return kept
@@ -277,7 +290,7 @@ class Client:
                 torch.enable_grad(),
                 torch_seeded(fed.config.seed, "personal-models", stamp.round, self.index),
             ):
-                made = personal_models(fed.method, net, plain)
+                made = personal_models(fed.method, net, replace(plain, measured=has))
             if fed.two_pass_probes:
                 fed.personal_models.put(stamp.version, self.index, made)
             return made
@@ -286,7 +299,7 @@ class Client:
         if self.policy is not None:
             counts = self._counts(plain)
             untold = {name: small_classes(of, self.policy) for name, of in counts.items()}
-        has = InEvaluation(cache(test), cache(models), untold)
+        has = InEvaluation(cache(train), cache(test), test_for, cache(models), untold)
         return net, replace(plain, measured=has), personal
 
     @property

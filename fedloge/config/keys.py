@@ -177,6 +177,7 @@ class Config(
             "patience": (not self.validation_share, "set validation-share"),
             "resize": (not self.image_size, "set image-size"),
             "interpolation": (not self.image_size, "set image-size"),
+            "collapse_share": (not self.measures_collapse, "set probes=collapse"),
             "mixup_at": (not self.mixup, "set mixup"),
             "feature_views": (
                 not self.keeps_outputs,

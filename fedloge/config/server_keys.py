@@ -114,6 +114,12 @@ class MeasurementKeys(pydantic.BaseModel):
         description="further measurements over the clients, of which only sums are sent: names or "
         "path/to/file.py:Class, separated by commas",
     )
+    collapse_share: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="probe collapse: share of each client's training examples that it looks at, drawn anew each time",
+    )
     personal_heads: str = Field(
         "",
         description="further personal heads of every method with a global model, separated by commas: own-prior, the "
@@ -132,6 +138,11 @@ class MeasurementKeys(pydantic.BaseModel):
             if name not in PERSONAL_HEADS:
                 raise ValueError(unknown_name("head", name, PERSONAL_HEADS))
         return text
+
+    @property
+    def measures_collapse(self) -> bool:
+        """Whether ``probes`` names the probe that reads ``collapse-share``, or one that may inherit from it."""
+        return any(name == "collapse" or ":" in name for name in _names(self.probes))
 
     @property
     def further_heads(self) -> tuple[str, ...]:

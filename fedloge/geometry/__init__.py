@@ -3,6 +3,7 @@
 ``from fedloge.geometry import collapse`` measures neural collapse of any torch network.
 """
 
-from fedloge.geometry.collapse import Collapse, FeatureSums, collapse
+from fedloge.geometry.collapse import Collapse, collapse
+from fedloge.geometry.feature_sums import FeatureSums
 
 __all__ = ["Collapse", "FeatureSums", "collapse"]

@@ -14,7 +14,7 @@ everything: as a zero vector it would bend the centre. What a measure cannot be 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -22,111 +22,10 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor, nn
 
 from fedloge.errors import GeometryError
+from fedloge.geometry.feature_sums import FeatureSums, pair_distances
 
-# Below this share of the largest mean, a difference of means is rounding and has no direction.
-_ROUNDING = 1e-12
-
-
-@dataclass(frozen=True, eq=False)
-class FeatureSums:
-    """All that NC1, NC2 and NC3 need of the features: ``a + b`` holds the examples of both.
-
-    In float64. The scatter within a class is a difference of sums, so it is good to about 1e-16
-    of the class's mean square.
-
-    Parameters
-    ----------
-    counts : examples of each class.
-    sums : sum of the features h of each class.
-    squares : sum of ||h||^2 of each class.
-    moments : sum of h h^T over all examples, or None: only `within_between` needs it, and it is
-        d x d numbers.
-    """
-
-    counts: Int[Tensor, " classes"]
-    sums: Float64[Tensor, "classes features"]
-    squares: Float64[Tensor, " classes"]
-    moments: Float64[Tensor, "features features"] | None
-
-    @classmethod
-    def of(
-        cls,
-        features: Float[Tensor, "examples features"],
-        labels: Int[Tensor, " examples"],
-        num_classes: int,
-        *,
-        moments: bool = True,
-    ) -> FeatureSums:
-        """The sums of one batch, which may be empty.
-
-        Raises
-        ------
-        GeometryError
-            A label is none of the classes.
-        """
-        if labels.numel() and not 0 <= labels.min() <= labels.max() < num_classes:
-            raise GeometryError(
-                f"collapse: expected labels from 0 to {num_classes - 1}, "
-                f"got {int(labels.min())} to {int(labels.max())}"
-            )
-        h, y = features.detach().double(), labels.long()
-        return cls(
-            counts=torch.bincount(y, minlength=num_classes),
-            sums=h.new_zeros(num_classes, h.shape[1]).index_add_(0, y, h),
-            squares=h.new_zeros(num_classes).index_add_(0, y, (h * h).sum(dim=1)),
-            moments=h.T @ h if moments else None,
-        )
-
-    def __add__(self, other: FeatureSums) -> FeatureSums:
-        both = self.moments is not None and other.moments is not None
-        return FeatureSums(
-            self.counts + other.counts,
-            self.sums + other.sums,
-            self.squares + other.squares,
-            self.moments + other.moments if both else None,  # type: ignore[operator]
-        )
-
-    def only(self, classes: Bool[Tensor, " classes"]) -> FeatureSums:
-        """Of some classes alone, as if the others had no example; without second moments, which are of all."""
-        return FeatureSums(
-            torch.where(classes, self.counts, 0),
-            torch.where(classes[:, None], self.sums, 0.0),
-            torch.where(classes, self.squares, 0.0),
-            None,
-        )
-
-    def to_tensors(self) -> dict[str, Tensor]:
-        """By name, in float64, so that clients' sums can be added without their class."""
-        named = {"counts": self.counts.double(), "sums": self.sums, "squares": self.squares}
-        return named if self.moments is None else {**named, "moments": self.moments}
-
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> FeatureSums:
-        """From what `to_tensors` names, alone or added up."""
-        counts = tensors["counts"].round().long()
-        return cls(counts, tensors["sums"], tensors["squares"], tensors.get("moments"))
-
-    @property
-    def seen(self) -> Bool[Tensor, " classes"]:
-        """Classes with an example or more; all that follows is of these alone, in their order."""
-        return self.counts > 0
-
-    @property
-    def means(self) -> Float64[Tensor, "seen features"]:
-        """mu_c."""
-        return self.sums[self.seen] / self.counts[self.seen, None]
-
-    @property
-    def centred(self) -> Float64[Tensor, "seen features"]:
-        """m_c = mu_c minus the plain mean of all mu_c."""
-        means = self.means
-        return means - means.mean(dim=0)
-
-    @property
-    def scatter(self) -> Float64[Tensor, " seen"]:
-        """s_c^2, mean of ||h - mu_c||^2; 0 for a class of one example."""
-        mean_square = self.squares[self.seen] / self.counts[self.seen]
-        return (mean_square - (self.means**2).sum(dim=1)).clamp(min=0)
+# Squared distances are good to this share of the squared lengths that they are differences of.
+_CLOSE = 1e-10
 
 
 def cdnv(sums: FeatureSums, *, power: int = 2) -> float:
@@ -137,9 +36,10 @@ def cdnv(sums: FeatureSums, *, power: int = 2) -> float:
     power : 2, the class-distance normalised variance of Galanti, György and Hutter (ICLR 2022);
         4, what Linguistic Collapse computes, which is not free of the features' unit.
     """
-    first, second = _pairs(len(sums.means))
-    distance = (sums.means[first] - sums.means[second]).norm(dim=1)
-    return _mean((sums.scatter[first] + sums.scatter[second]) / (2 * distance**power))
+    s2 = sums.scatter
+    # Row by row, as distances are.
+    both = torch.cat([one + s2[i + 1 :] for i, one in enumerate(s2)]) if len(s2) else s2
+    return _mean(both / (2 * sums.distances**power))
 
 
 def within_between(sums: FeatureSums) -> float:
@@ -192,11 +92,10 @@ class Spread:
 def spread(sums: FeatureSums) -> Spread:
     """NC2 of the classes seen."""
     norms = sums.centred.norm(dim=1)
-    kept = _has_direction(sums)
-    z = sums.centred[kept] / norms[kept, None]
-    first, second = _pairs(len(z))
-    cos = (z[first] * z[second]).sum(dim=1)
-    kernel = -(z[first] - z[second]).norm(dim=1).log()
+    kept = sums.has_direction
+    apart = pair_distances(sums.centred[kept] / norms[kept, None])
+    cos = 1 - apart**2 / 2
+    kernel = -apart.log()
     simplex = -1 / max(len(norms) - 1, 1)
     some = bool(kept.any())
     return Spread(
@@ -229,7 +128,7 @@ def cosines_to_rows(
 ) -> tuple[Float64[Tensor, " kept"], Int[Tensor, " kept"]]:
     """cos(w_c, m_c), and of which classes: those seen whose row and centred mean have a direction."""
     rows, centred = weight.detach().to(sums.sums)[sums.seen], sums.centred
-    kept = _has_direction(sums) & (rows.norm(dim=1) > 0)
+    kept = sums.has_direction & (rows.norm(dim=1) > 0)
     w, m = rows[kept], centred[kept]
     cos = (w * m).sum(dim=1) / (w.norm(dim=1) * m.norm(dim=1))
     return cos, sums.seen.nonzero()[:, 0][kept]
@@ -265,14 +164,7 @@ class AgreementSums:
         sums: FeatureSums,
     ) -> Bool[Tensor, " examples"]:
         """On which examples the head and the nearest mean of a class seen decide alike."""
-        if not sums.seen.any():
-            return torch.zeros(len(features), dtype=torch.bool)
-        # As differences, not by the squared-norms identity, which loses close decisions.
-        distance = torch.cdist(
-            features.detach().double(), sums.means, compute_mode="donot_use_mm_for_euclid_dist"
-        )
-        nearest = sums.seen.nonzero()[:, 0][distance.argmin(dim=1)]
-        return logits.argmax(dim=1) == nearest
+        return logits.argmax(dim=1) == nearest_class(features, sums)
 
     def __add__(self, other: AgreementSums) -> AgreementSums:
         return AgreementSums(self.examples + other.examples, self.agreed + other.agreed)
@@ -281,6 +173,31 @@ class AgreementSums:
     def share(self) -> float:
         """NC4, 1 when collapsed; NaN without examples."""
         return self.agreed / self.examples if self.examples else math.nan
+
+
+def nearest_class(
+    features: Float[Tensor, "examples features"], sums: FeatureSums
+) -> Int[Tensor, " examples"]:
+    """The class whose mean is nearest to each example, of the classes seen; -1 if none is.
+
+    Of equally near means the first.
+    """
+    h, means = features.detach().to(sums.means), sums.means
+    if not len(means):
+        return torch.full((len(h),), -1, device=h.device)
+    squares = (means**2).sum(dim=1)
+    # By the identity of squared norms, many times faster than by differences; where it cannot tell two
+    # means apart, by differences.
+    less = squares - 2 * (h @ means.T)
+    two = less.topk(min(2, len(means)), dim=1, largest=False)
+    nearest = two.indices[:, 0]
+    if len(means) > 1:
+        size = (h**2).sum(dim=1) + squares.max()
+        close = two.values[:, 1] - two.values[:, 0] <= _CLOSE * size
+        if close.any():
+            exact = torch.cdist(h[close], means, compute_mode="donot_use_mm_for_euclid_dist")
+            nearest[close] = exact.argmin(dim=1)
+    return sums.seen.nonzero()[:, 0][nearest]
 
 
 @dataclass(frozen=True)
@@ -379,17 +296,6 @@ def _features(
             yield features, labels.to(device)
     finally:
         hook.remove()
-
-
-def _has_direction(sums: FeatureSums) -> Bool[Tensor, " seen"]:
-    means = sums.means.norm(dim=1)
-    scale = means.max() if len(means) else torch.tensor(0.0)
-    return sums.centred.norm(dim=1) > _ROUNDING * scale
-
-
-def _pairs(count: int) -> tuple[Int[Tensor, " pairs"], Int[Tensor, " pairs"]]:
-    first, second = torch.triu_indices(count, count, offset=1)
-    return first, second
 
 
 def _mean(x: Float64[Tensor, " values"]) -> float:

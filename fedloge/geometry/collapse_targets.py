@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fedloge.geometry.collapse import FeatureSums
+from fedloge.geometry.feature_sums import FeatureSums, pair_distances
 from fedloge.geometry.imbalanced import ImbalancedLaw
 
 
@@ -53,13 +53,12 @@ def distance(sums: FeatureSums, target: Float[Tensor, "classes features"]) -> Di
         return Distance(math.nan, math.nan)
     t, m = rows - rows.mean(dim=0), sums.centred
     length_t, length_m = t.norm(dim=1), m.norm(dim=1)
-    kept = (length_t > 1e-12 * length_t.max()) & (length_m > 1e-12 * sums.means.norm(dim=1).max())
+    kept = (length_t > 1e-12 * length_t.max()) & sums.has_direction
     if kept.sum() < 2:
         return Distance(math.nan, math.nan)
     length_t, length_m = length_t[kept], length_m[kept]
     unit_t, unit_m = t[kept] / length_t[:, None], m[kept] / length_m[:, None]
-    first, second = torch.triu_indices(len(unit_t), len(unit_t), offset=1)
-    difference = (unit_m @ unit_m.T - unit_t @ unit_t.T)[first, second]
+    difference = (pair_distances(unit_t) ** 2 - pair_distances(unit_m) ** 2) / 2
     ratio = length_m / length_t
     return Distance(
         cos=float(difference.abs().mean()),

@@ -80,26 +80,24 @@ def fit_law(
         )
     root, found = np.sqrt(n[known]), measured[known]
 
-    def shape(place: float) -> Float64[ndarray, " known"]:
-        rows: Float64[ndarray, " known"] = np.sqrt(np.maximum(root - place, 0))
+    def shapes(places: Float64[ndarray, " places"]) -> Float64[ndarray, "places known"]:
+        rows: Float64[ndarray, "places known"] = np.sqrt(np.maximum(root - places[:, None], 0))
         return rows if of == "rows" else rows / root
 
     low, high = 0.0, float(root.max()) * (1 - 1e-9)
-    best = (math.inf, 0.0, 0.0)
     for _ in range(_REFINED):
-        for place in np.linspace(low, high, _GRID):
-            curve = shape(place)
-            scale = float(curve @ found) / float(curve @ curve)
-            error = float(((found - scale * curve) ** 2).sum())
-            # The lowest of those that are as good: where nothing speaks for a threshold, it is 0.
-            if error < best[0] * (1 - 1e-12):
-                best = (error, float(place), scale)
+        places = np.linspace(low, high, _GRID)
+        curves = shapes(places)
+        scales = curves @ found / (curves**2).sum(axis=1)
+        errors = ((found - scales[:, None] * curves) ** 2).sum(axis=1)
+        # The lowest of those that are as good: where nothing speaks for a threshold, it is 0.
+        best = int(np.argmax(errors <= errors.min() * (1 + 1e-12)))
+        error, place, scale = float(errors[best]), float(places[best]), float(scales[best])
         width = (high - low) / _GRID
-        low, high = max(0.0, best[1] - width), min(high, best[1] + width)
-    error, place, scale = best
+        low, high = max(0.0, place - width), min(high, place + width)
     variance = float(((found - found.mean()) ** 2).sum())
     predicted = np.zeros(len(n))
-    predicted[known] = scale * shape(place)
+    predicted[known] = scale * shapes(np.array([place]))[0]
     return LawFit(
         norms=predicted,
         scale=scale,

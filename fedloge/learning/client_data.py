@@ -37,13 +37,17 @@ class InEvaluation:
 
     Attributes
     ----------
+    train : shared features of the client's training examples, not augmented, and their labels.
     test : shared features and classes of the client's test examples.
+    test_for : the same of test examples as one of `personal` sees them.
     personal : the client's models by name, of type `fedloge.models.head.Predictor`.
     untold : by ``train`` and ``test``, which classes the site has too few examples of to tell of
         them; {}: all may be told.
     """
 
+    train: Callable[[], Labelled]
     test: Callable[[], Labelled]
+    test_for: Callable[[Any], Labelled]
     personal: Callable[[], Mapping[str, Any]]
     untold: Mapping[str, Bool[Tensor, " classes"]] = field(default_factory=dict)
 

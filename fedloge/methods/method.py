@@ -299,6 +299,11 @@ class Method(ABC, Generic[N]):
 def plain_features(
     method: Method, net: Network, client: ClientData
 ) -> tuple[Float[Tensor, "examples features"], Tensor]:
-    """Features and labels of all training examples of a client, not augmented, in evaluation mode."""
+    """Features and labels of all training examples of a client, not augmented, in evaluation mode.
+
+    In an evaluation they are computed once, for all that ask.
+    """
+    if client.measured is not None:
+        return client.measured.train()
     net.eval()
     return client.plain_features(partial(method.features, net))

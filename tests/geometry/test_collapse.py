@@ -16,12 +16,12 @@ from fedloge.errors import GeometryError
 from fedloge.geometry import collapse
 from fedloge.geometry.collapse import (
     AgreementSums,
-    FeatureSums,
     alignment,
     cdnv,
     spread,
     within_between,
 )
+from fedloge.geometry.feature_sums import FeatureSums
 from fedloge.geometry.simplex import simplex_etf
 
 Case = tuple[Tensor, Tensor, Tensor, Tensor]  # features, labels, head's rows, head's bias

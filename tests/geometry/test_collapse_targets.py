@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from fedloge.geometry.collapse import FeatureSums
 from fedloge.geometry.collapse_targets import distance, law_target, simplex_target
+from fedloge.geometry.feature_sums import FeatureSums
 from fedloge.geometry.imbalanced import imbalanced_law
 from fedloge.geometry.prototypes import prototypes
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from functools import partial
 from typing import ClassVar
 
 import torch
@@ -59,8 +58,7 @@ class ClassMoments(Probe):
     @torch.no_grad()
     def collect(self, net: Network, client: ClientData) -> dict[str, Tensor]:
         """This client's moments."""
-        net.eval()
-        features, labels = client.plain_features(partial(self.task.features, net))
+        features, labels = self.task.train_features(net, client)
         return class_moments(features, labels, self.task.num_classes, full=self.full)
 
     @abstractmethod

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import ClassVar, cast
 
 import torch
@@ -37,8 +36,7 @@ class ClosedForm(Probe):
     @torch.no_grad()
     def collect(self, net: Network, client: ClientData) -> dict[str, Tensor]:
         """This client's sums."""
-        net.eval()
-        features, labels = client.plain_features(partial(self.task.features, net))
+        features, labels = self.task.train_features(net, client)
         return as_sums(FeatureSums.of(features, labels, self.task.num_classes))
 
     def finish(self, net: Network, sums: dict[str, Tensor]) -> Findings:

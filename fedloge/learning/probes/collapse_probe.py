@@ -9,24 +9,27 @@ of all, and counts how often heads and nearest means agree (NC4), and how its ow
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 from typing import ClassVar
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float64, Int
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from fedloge.errors import UpdateError
 from fedloge.geometry.collapse import (
-    AgreementSums,
-    FeatureSums,
     alignment,
     cdnv,
     cosines_to_rows,
+    nearest_class,
     spread,
     within_between,
 )
 from fedloge.geometry.collapse_targets import distance, simplex_target
+from fedloge.geometry.feature_sums import FeatureSums
 from fedloge.geometry.law_fit import fit_law
 from fedloge.learning.class_told import ClassTold
 from fedloge.learning.client_data import ClientData, Labelled
@@ -34,6 +37,7 @@ from fedloge.learning.metrics import GROUPS
 from fedloge.learning.probes.probe import Findings, TwoPassProbe
 from fedloge.models.head import FixedHead, Predictor
 from fedloge.models.network import Network
+from fedloge.rng import rng
 
 _RAW = "raw"
 # A mean over clients travels as a sum and the number of clients that it is over.
@@ -44,7 +48,11 @@ class CollapseProbe(TwoPassProbe):
     """NC1 to NC4 on the clients' training examples, not augmented; agreement on their test examples.
 
     Global models are all of the method's that read the shared features. Personal models are the
-    method's primary one, and ``raw`` if it has one, where they read the shared features.
+    method's primary one, and ``raw`` if it has one; one with a backbone of its own (Ditto, APFL, FedNH)
+    is measured against the class means of the client's own examples under it.
+
+    With ``collapse-share`` under 1 the figures are those of a sample of each client's examples, drawn anew
+    in every round.
     """
 
     name: ClassVar[str] = "collapse"
@@ -63,12 +71,13 @@ class CollapseProbe(TwoPassProbe):
         }
 
     def second_template(self, net: Network) -> dict[str, Tensor]:
-        """For each class the examples judged and, for each model, those on which it agrees; sums of NC3."""
+        """For each class the examples judged and, for each model, those on which it agrees; sums of NC3, losses."""
         per_class = torch.zeros(self.task.num_classes, dtype=torch.float64)
         pair = torch.zeros(_SUM_AND_CLIENTS, dtype=torch.float64)
         named = {"judged": per_class}
         for name in self._global(net):
             named[f"agreed/{name}"] = per_class.clone()
+            named[f"loss/{name}"] = pair.clone()
         for name in self._personal_names():
             named[f"personal-agreed/{name}"] = per_class.clone()
             named[f"personal-judged/{name}"] = per_class.clone()
@@ -83,7 +92,9 @@ class CollapseProbe(TwoPassProbe):
         examples = _told(client, self.class_told.of, *self._examples(net, client))
         sums = FeatureSums.of(*examples, self.task.num_classes)
         named = {name: tensor.cpu() for name, tensor in sums.to_tensors().items()}
-        return {**named, "own-cdnv": _mean_of_one(cdnv(sums))}
+        # Of a few examples the scatter is too small, and one client has few.
+        whole = self.task.config.collapse_share == 1
+        return {**named, "own-cdnv": _mean_of_one(cdnv(sums) if whole else math.nan)}
 
     def given(self, net: Network, sums: dict[str, Tensor]) -> dict[str, Tensor]:
         """The class means over all clients, and which classes have one; no counts."""
@@ -104,31 +115,47 @@ class CollapseProbe(TwoPassProbe):
         if client.measured is None:
             return named
         features, classes = _told(client, "test", *client.measured.test())
-        counts = client.counts.cpu()
+        if len(features):
+            named["judged"] += _by_class(classes, self.task.num_classes)
+            nearest = nearest_class(features.cpu(), everybody)
+            for name, predictor in self._global(net).items():
+                logits = predictor.head.logits(features).cpu()
+                agreed = classes.cpu()[logits.argmax(dim=1) == nearest]
+                named[f"agreed/{name}"] += _by_class(agreed, self.task.num_classes)
+                named[f"loss/{name}"] += _losses(logits, classes.cpu())
+        for name, predictor in client.measured.personal().items():
+            if f"has/{name}" in named:
+                found = self._of_personal(net, client, predictor, everybody)
+                named |= {f"{key}/{name}": tensor for key, tensor in found.items()}
+        return named
+
+    def _of_personal(
+        self, net: Network, client: ClientData, predictor: Predictor, everybody: FeatureSums
+    ) -> dict[str, Tensor]:
+        """NC3 and NC4 of a client's own model; with a backbone of its own, against its own class means."""
+        assert client.measured is not None
+        counts, num_classes = client.counts.cpu(), self.task.num_classes
         if "train" in client.measured.untold:
             counts = torch.where(client.measured.untold["train"], 0, counts)
         own = counts > 0
+        weight = predictor.head.weight.detach().cpu()
+        means = everybody
+        if predictor.extractor != "features":
+            told = _told(client, self.class_told.of, *self._examples(net, client, predictor))
+            means = FeatureSums.of(*told, num_classes, moments=False).cpu()
+        cos, of = cosines_to_rows(means, weight)
+        found = {"law-r2": _mean_of_one(_explained(counts, weight))}
+        for side, chosen in (("has", own), ("lacks", ~own)):
+            kept = cos[chosen[of]]
+            found[side] = _mean_of_one(float(kept.mean()) if len(kept) else math.nan)
+        features, classes = _told(client, "test", *client.measured.test_for(predictor))
         if len(features):
-            named["judged"] += _by_class(classes, self.task.num_classes)
-            for name, predictor in self._global(net).items():
-                named[f"agreed/{name}"] += _agreed(predictor, features, classes, everybody)
-        for name, predictor in client.measured.personal().items():
-            if f"has/{name}" not in named or predictor.extractor != "features":
-                continue
-            weight = predictor.head.weight.detach().cpu()
-            named[f"law-r2/{name}"] = _mean_of_one(_explained(counts, weight))
-            for side, chosen in (("has", own), ("lacks", ~own)):
-                cos, of = cosines_to_rows(everybody, weight)
-                kept = cos[chosen[of]]
-                named[f"{side}/{name}"] = _mean_of_one(
-                    float(kept.mean()) if len(kept) else math.nan
-                )
-            if len(features):
-                # Its head may only name classes that it has, so only their means compete.
-                among = everybody.only(own)
-                named[f"personal-agreed/{name}"] = _agreed(predictor, features, classes, among)
-                named[f"personal-judged/{name}"] = _by_class(classes, self.task.num_classes)
-        return named
+            # Its head may only name classes that it has, so only their means compete.
+            nearest = nearest_class(features.cpu(), means.only(own))
+            agreed = predictor.head.logits(features).cpu().argmax(dim=1) == nearest
+            found["personal-agreed"] = _by_class(classes.cpu()[agreed], num_classes)
+            found["personal-judged"] = _by_class(classes, num_classes)
+        return found
 
     def finish(self, net: Network, sums: dict[str, Tensor]) -> Findings:
         """Figures ``SCOPE/MEASURE``, and of models ``SCOPE/MODEL/MEASURE``; SCOPE is all, many, medium or few.
@@ -138,6 +165,11 @@ class CollapseProbe(TwoPassProbe):
         features = FeatureSums.from_tensors(sums)
         figures = {"all/within-between": within_between(features)}
         figures["own/cdnv"] = _over_clients(sums["own-cdnv"])
+        for name in self._global(net):
+            total, examples = sums[f"loss/{name}"]
+            # A model that calls an example impossible has no mean loss.
+            if examples == sums["judged"].sum():
+                figures[f"all/{name}/loss"] = _share(total, examples)
         for scope, chosen in self._scopes(features.counts).items():
             figures |= self._of_scope(net, scope, chosen, features, sums)
         for name in self._personal_names():
@@ -158,6 +190,7 @@ class CollapseProbe(TwoPassProbe):
         here = features.only(chosen)
         nc2, target = spread(here), distance(here, self._target(net))
         figures = {
+            "examples": float(here.counts.sum()),
             "cdnv": cdnv(here),
             "cdnv-fourth": cdnv(here, power=4),
             "norm-cov": nc2.norm_cov,
@@ -181,8 +214,22 @@ class CollapseProbe(TwoPassProbe):
             figures[f"personal-{name}/agreement"] = _share(agreed, of)
         return {f"{scope}/{key}": value for key, value in figures.items()}
 
-    def _examples(self, net: Network, client: ClientData) -> Labelled:
-        features, labels = client.plain_features(partial(self.task.features, net))
+    def _examples(
+        self, net: Network, client: ClientData, predictor: Predictor | None = None
+    ) -> Labelled:
+        """Features and classes of what is measured, as one of the client's models sees them; None: shared ones."""
+        config, everything = self.task.config, len(client.train)
+        if config.collapse_share < 1:
+            size = math.ceil(config.collapse_share * everything)
+            generator = rng(config.seed, "collapse", client.round, client.client)
+            drawn = np.sort(generator.choice(everything, size, replace=False))
+            drawn_at = torch.from_numpy(drawn).to(client.train.device)
+            client = replace(client, train=client.train.take(drawn_at), measured=None)
+        if predictor is None:
+            features, labels = self.task.train_features(net, client)
+        else:
+            extract = partial(self.task.features_for, predictor, net)
+            features, labels = client.plain_features(extract)
         return features, labels if labels.ndim == 1 else labels.argmax(dim=1)
 
     def _global(self, net: Network) -> dict[str, Predictor]:
@@ -232,9 +279,13 @@ class CollapseOnTest(CollapseProbe):
     name: ClassVar[str] = "collapse-on-test"
     class_told: ClassVar[ClassTold] = ClassTold(counts=True, sums=True, leaves_out=True, of="test")
 
-    def _examples(self, net: Network, client: ClientData) -> Labelled:
+    def _examples(
+        self, net: Network, client: ClientData, predictor: Predictor | None = None
+    ) -> Labelled:
         if client.measured is None:
             return torch.zeros(0, self._width(net)), torch.zeros(0, dtype=torch.int64)
+        if predictor is not None:
+            return client.measured.test_for(predictor)
         features, classes = client.measured.test()
         return features.reshape(len(classes), self._width(net)), classes
 
@@ -248,12 +299,11 @@ def _told(client: ClientData, of: str, features: Tensor, classes: Tensor) -> Lab
     return features[kept], classes[kept]
 
 
-def _agreed(
-    predictor: Predictor, features: Tensor, classes: Tensor, means: FeatureSums
-) -> Float64[Tensor, " classes"]:
-    """For each class, its examples on which the model decides as the nearest class mean does."""
-    alike = AgreementSums.alike(features.cpu(), predictor.head.logits(features).cpu(), means)
-    return _by_class(classes.cpu()[alike], len(means.counts))
+def _losses(logits: Tensor, classes: Tensor) -> Float64[Tensor, " two"]:
+    """Sum of the cross-entropies that are finite, and how many they are."""
+    losses = cross_entropy(logits.double(), classes, reduction="none")
+    known = losses.isfinite()
+    return torch.stack([losses[known].sum(), known.sum().double()])
 
 
 def _explained(counts: Tensor, weight: Tensor) -> float:

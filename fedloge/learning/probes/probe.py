@@ -12,6 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar, Protocol
 
 from jaxtyping import Float, Int
@@ -20,7 +21,7 @@ from torch import Tensor
 from fedloge.config import Config
 from fedloge.learning.calibration import Reliability
 from fedloge.learning.class_told import ClassTold
-from fedloge.learning.client_data import ClientData
+from fedloge.learning.client_data import ClientData, Labelled
 from fedloge.learning.metrics import ShotGroups
 from fedloge.models.head import Predictor
 from fedloge.models.network import Network
@@ -66,6 +67,16 @@ class ProbeTask:
     def features(self, net: Network, inputs: Tensor) -> Tensor:
         """The method's shared features of prepared inputs, (examples, d)."""
         return self.method.features(net, inputs)
+
+    def train_features(self, net: Network, client: ClientData) -> Labelled:
+        """Shared features and labels of a client's training examples, not augmented.
+
+        Sets evaluation mode. In an evaluation they are computed once, for all that ask.
+        """
+        net.eval()
+        if client.measured is not None:
+            return client.measured.train()
+        return client.plain_features(partial(self.features, net))
 
     def features_for(self, predictor: Predictor, net: Network, inputs: Tensor) -> Tensor:
         """The features that a predictor's head reads."""

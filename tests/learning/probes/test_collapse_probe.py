@@ -14,7 +14,8 @@ from fedloge.client.client import Client
 from fedloge.client.site_policy import SitePolicy
 from fedloge.errors import PolicyError, UpdateError
 from fedloge.federation import Federation
-from fedloge.geometry.collapse import FeatureSums, alignment, cdnv, spread, within_between
+from fedloge.geometry.collapse import alignment, cdnv, spread, within_between
+from fedloge.geometry.feature_sums import FeatureSums
 from fedloge.learning.probes import CollapseProbe, ProbeTask
 from fedloge.messages import Stamp
 from fedloge.methods.method import Part
