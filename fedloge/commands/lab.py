@@ -15,7 +15,7 @@ from fedloge.errors import InputError, unknown_name
 
 
 def lab(
-    name: Annotated[str, typer.Argument(help="collapse or mixup.")],
+    name: Annotated[str, typer.Argument(help="frame, collapse, mixup, ebv or language.")],
     seed: Annotated[int, typer.Option(min=0)] = 0,
     out: Annotated[
         Path | None, typer.Option(help="The picture (.png, .svg or .pdf); default: NAME.png.")
