@@ -72,7 +72,7 @@ def run(seed: int) -> tuple[Sequence[Finding], Figure]:
         for width in WIDTHS
     }
     over = {}
-    for name, parts in _splits(data, seed).items():
+    for name, parts in splits(data, seed).items():
         net = _trained(data, _FEDERATED_WIDTH, parts, _ROUNDS, _LOCAL, seed)
         over[name] = measured(net, data, seed)
     found = [Finding(f"held-out loss, width {w}", m.loss) for w, m in sizes.items()]
@@ -90,10 +90,10 @@ def run(seed: int) -> tuple[Sequence[Finding], Figure]:
     return found, _picture(sizes, over)
 
 
-def _splits(data: DataSet, seed: int) -> dict[str, list[Tensor]]:
+def splits(data: DataSet, seed: int) -> dict[str, list[Tensor]]:
     """The tokens of the ten authors with most, by author, mixed, and skewed by token; the same in all."""
     assert data.train_manifest is not None
-    authors = np.array(data.train_manifest.columns["site"])
+    authors = np.array(data.train_manifest.column("site"))
     names, counts = np.unique(authors, return_counts=True)
     most = names[np.argsort(-counts, kind="stable")[:_CLIENTS]]
     own = [torch.from_numpy(np.flatnonzero(authors == name)) for name in most]
@@ -172,9 +172,9 @@ def _picture(sizes: Mapping[int, Measures], over: Mapping[str, Measures]) -> Fig
             color="#2a6fb0",
             label="one place",
         )
-        for width, m in sizes.items():
-            at = (m.loss, getattr(m, field))
-            axes.annotate(f"{width}", at, xytext=(4, 4), textcoords="offset points", fontsize=7)
+        for i, (width, m) in enumerate(sizes.items()):
+            at, beside = (m.loss, getattr(m, field)), (5, -8 if i % 2 else 4)
+            axes.annotate(f"{width}", at, xytext=beside, textcoords="offset points", fontsize=7)
         for mark, (split, m) in zip("sD^", over.items(), strict=True):
             axes.plot(m.loss, getattr(m, field), mark, label=split, fillstyle="none")
         axes.set_xlabel("held-out loss", fontsize=8)

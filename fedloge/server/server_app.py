@@ -10,6 +10,7 @@ from fedloge.config import Config
 from fedloge.errors import RunError
 from fedloge.federation import Federation, open_federation
 from fedloge.federation.site import OnNodeFederation
+from fedloge.server.collapse_warning import warn_of_collapse
 from fedloge.server.log_lines import observed
 from fedloge.server.open_roster import OpenRoster
 from fedloge.server.reopening import reopen
@@ -37,6 +38,7 @@ def main(grid: Grid, context: Context) -> None:
             roster = roster or roster_of(grid, config, federation, audit)
             sites = _open_roster(config, federation, opened, roster)
             run_rounds(grid, config, federation, opened, observers, roster, sites)
+            warn_of_collapse(federation, opened)
 
 
 def _introduced(

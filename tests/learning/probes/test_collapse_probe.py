@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 
 import harness
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from fedloge import config as configs
 from fedloge.client.client import Client
 from fedloge.client.site_policy import SitePolicy
-from fedloge.errors import PolicyError, UpdateError
+from fedloge.errors import ConfigError, PolicyError, UpdateError
 from fedloge.federation import Federation
 from fedloge.geometry.collapse import alignment, cdnv, spread, within_between
 from fedloge.geometry.feature_sums import FeatureSums
+from fedloge.learning.client_data import ClientData, Labelled
 from fedloge.learning.probes import CollapseProbe, ProbeTask
 from fedloge.messages import Stamp
 from fedloge.methods.method import Part
@@ -161,3 +165,85 @@ def test_a_site_tells_nothing_of_a_class_with_few_images(run: Path, fed: Federat
             assert not sums[f"{probe}/sums"][told == 0].any()
         with pytest.raises(PolicyError, match="class-counts"):
             Client(fed, k, run / "nowhere", strict).evaluate(stamp, shared)
+
+
+def test_the_loss_on_test_examples_and_over_how_many_a_figure_is(
+    run: Path, fed: Federation
+) -> None:
+    kept = harness.newest_checkpoint(run)
+    fed.load({n[7:]: tensor for n, tensor in kept.items() if n.startswith("shared.")})
+    everyone = fed.test.take(torch.cat([torch.from_numpy(t) for t in fed.partition.test]))
+    held = features(fed, everyone.inputs).float()
+    row = last(run)
+    for name, predictor in fed.method.global_predictors(fed.net).items():
+        loss = cross_entropy(predictor.head.logits(held), everyone.classes).item()
+        assert row[f"probe/collapse/all/{name}/loss"] == pytest.approx(loss, rel=1e-5)
+    assert row["probe/collapse/all/examples"] == len(fed.train)
+    assert row["probe/collapse-on-test/all/examples"] == len(everyone)
+
+
+def test_a_share_of_the_training_examples(tmp_path: Path, run: Path) -> None:
+    config = harness.tiny(tmp_path, probes="collapse", collapse_share=0.25, rounds=2)
+    row = last(harness.run_local(config))
+    split = Federation(config).partition.train
+    assert row["probe/collapse/all/examples"] == sum(math.ceil(len(own) / 4) for own in split)
+    assert "probe/collapse/own/cdnv" not in row
+    assert 0 < row["probe/collapse/all/cdnv"] < math.inf
+    with pytest.raises(ConfigError, match="collapse-share is not read here"):
+        harness.tiny(tmp_path, probes="collapse-on-test", collapse_share=0.25)
+
+
+def test_a_backbone_of_its_own_is_measured_against_its_own_class_means(tmp_path: Path) -> None:
+    """Ditto's own network, on the client's examples."""
+    folder = harness.run_local(
+        harness.tiny(
+            tmp_path, method="ditto", probes="collapse, collapse-on-test", clients_per_round=4
+        )
+    )
+    fed = Federation(configs.load(folder / "config.toml"))
+    shared = {n[7:]: t for n, t in harness.newest_checkpoint(folder).items() if n[:7] == "shared."}
+    cosines, agreed = [], 0
+    for k, personal in enumerate(harness.heads(folder).values()):
+        net = fed.load(shared, personal).eval()
+        x = fed.train.take(torch.from_numpy(fed.partition.train[k]))
+        tests = fed.test.take(torch.from_numpy(fed.partition.test[k]))
+        with torch.no_grad():
+            h, held = (
+                fed.method.own_features(net, fed.data.preparation.prepare(e.inputs)).double()
+                for e in (x, tests)
+            )
+        seen = sorted(set(x.classes.tolist()))
+        means = torch.stack([h[x.classes == c].mean(dim=0) for c in seen])
+        rows = net.own_head.weight.double()[seen]
+        cosines.append(torch.cosine_similarity(rows, means - means.mean(dim=0)).mean().item())
+        nearest = torch.tensor(seen)[torch.cdist(held, means).argmin(dim=1)]
+        with torch.no_grad():
+            agreed += int((net.own_head(held.float()).argmax(dim=1) == nearest).sum())
+    row = last(folder)
+    found = row["probe/collapse/personal/raw/alignment-has"]
+    assert found == pytest.approx(sum(cosines) / len(cosines), abs=1e-5)
+    assert row["probe/collapse/all/personal-raw/agreement"] == pytest.approx(
+        agreed / sum(len(t) for t in fed.partition.test), abs=1e-6
+    )
+    # Of the classes that it lacks there is no example under its backbone.
+    assert "probe/collapse/personal/raw/alignment-lacks" not in row
+    assert "probe/collapse-on-test/personal/raw/alignment-has" in row
+
+
+def test_features_of_training_examples_are_computed_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes = []
+    plain = ClientData.plain_features
+
+    def counted(self: ClientData, extract: Callable[[Tensor], Tensor]) -> Labelled:
+        passes.append(self.client)
+        return plain(self, extract)
+
+    monkeypatch.setattr(ClientData, "plain_features", counted)
+    config = harness.tiny(
+        tmp_path, method="fedavg", probes="collapse, closed-form", rounds=1, clients_per_round=4
+    )
+    harness.run_local(config)
+    # Two probes and the tuned heads want them.
+    assert sorted(passes) == [0, 1, 2, 3]
