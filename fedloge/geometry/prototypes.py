@@ -7,6 +7,7 @@ import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -24,6 +25,8 @@ from fedloge.geometry.sparse import sparse_etf, zeros_per_class
 
 KINDS = ("etf", "sparse-etf", "orthoplex", "basis", "sparse-basis")
 _AUTO = "auto"
+Kind = Literal["etf", "sparse-etf", "orthoplex", "basis", "sparse-basis", "auto"]
+"""What a method's options may name; see `prototypes`."""
 
 # Basis vectors are not asked for a largest cosine here; later steps gain little.
 _BASIS_STEPS = 300

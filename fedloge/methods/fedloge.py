@@ -33,7 +33,7 @@ from torch.nn.functional import cross_entropy, normalize
 from fedloge.config import Config
 from fedloge.errors import ConfigError
 from fedloge.geometry.law_realignment import at_law_norms, global_realign_by_law
-from fedloge.geometry.prototypes import prototypes
+from fedloge.geometry.prototypes import Kind, prototypes
 from fedloge.geometry.realignment import (
     absent_mask,
     global_realign,
@@ -94,10 +94,9 @@ class FedLoGe(Method[FedLoGeNetwork]):
     class Options(PostHocOptions):
         """The fixed classifier W, the heads' rate, and how personal models are read.
 
-        - `prototypes`: W is SSE-C (``sparse-etf``), a plain simplex (``etf``), an ``orthoplex``, or equiangular
-          basis vectors (``basis``; with zeros ``sparse-basis``), of which the last three also exist for more
-          classes than features + 1. ``auto``: SSE-C where it exists, else basis vectors. ``none``: a trained
-          layer in its place. `sparsity`: share of zeros in every row of a sparse kind.
+        - `prototypes`: W, a kind of `fedloge.geometry.prototypes`: SSE-C (``sparse-etf``), or for more classes than
+          features + 1 ``basis`` and others (``auto`` chooses); ``none``: a trained layer in its place.
+          `sparsity`: share of zeros in every row of a sparse kind.
         - `fixed_head`: logits W h (``linear``, the paper), or the head of equiangular basis vectors
           (``cosine``): cosines over `temperature`, with `label_smoothing`; `gamma` then plays no part.
         - `gamma`: norm of every row of W, a temperature. The paper has 0.1, for 512 features and 500
@@ -117,9 +116,7 @@ class FedLoGe(Method[FedLoGeNetwork]):
           examples, for so many passes. 0, as in the paper: none. FedAvg's are tuned so, for 5.
         """
 
-        prototypes: Literal[
-            "sparse-etf", "etf", "orthoplex", "basis", "sparse-basis", "auto", "none"
-        ] = "sparse-etf"
+        prototypes: Kind | Literal["none"] = "sparse-etf"
         fixed_head: Literal["linear", "cosine"] = "linear"
         temperature: float = Field(0.07, gt=0)
         label_smoothing: float = Field(0.1, ge=0, lt=1)
