@@ -58,6 +58,7 @@ COUNTED_BY_THE_DATA = ("natural", "explicit")
 
 # What must be set for others to be read.
 _OF_A_SWITCH = {
+    "validation-share": ("choose_by", "patience"),
     "dp-clip": ("dp_noise", "dp_delta"),
     "local-dp-clip": ("local_dp_noise", "local_dp_delta"),
     "secure-aggregation=true": ("secure_neighbours", "secure_threshold", "secure_update_norm"),
@@ -173,8 +174,6 @@ class Config(
             "server_beta2": (not adaptive, "set server-optimiser to fedadam or fedyogi"),
             "server_tau": (not adaptive, "set server-optimiser to fedadam or fedyogi"),
             "init_head_scale": (self.init_head == "none", "set init-head=closed-form"),
-            "choose_by": (not self.validation_share, "set validation-share"),
-            "patience": (not self.validation_share, "set validation-share"),
             "resize": (not self.image_size, "set image-size"),
             "interpolation": (not self.image_size, "set image-size"),
             "collapse_share": (not self.measures_collapse, "set probes=collapse"),
