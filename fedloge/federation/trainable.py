@@ -19,9 +19,7 @@ def check_something_trains(method: Method, net: Network) -> None:
             f"train-part: with {part!r} method {name!r} has nothing to train; train an adapter or the last "
             "stage, or use another method"
         )
-    shares = {c for c, where in method.parts.items() if where is Part.SHARED and c != NORM_LAYERS}
-    lives = parts_of_tensors(net, method.parts, method.config.norm_sharing)
-    if part != "all" and shares and Part.SHARED not in lives.values():
+    if part != "all" and _shares_what_is_frozen(method, net):
         raise ConfigError(
             f"train-part: with {part!r} method {name!r} has nothing to share, as all that it shares is frozen; what is "
             "left is method=local-only. Train an adapter or the last stage, or use that"
@@ -32,6 +30,13 @@ def check_something_trains(method: Method, net: Network) -> None:
             f"train-part: method {name!r} differs from fedavg by its norm layers, and with {part!r} none is "
             "trained; use last-stage or norm, or method=fedavg"
         )
+
+
+def _shares_what_is_frozen(method: Method, net: Network) -> bool:
+    """Whether a method that shares something has nothing of it left to send."""
+    shares = any(p is Part.SHARED for child, p in method.parts.items() if child != NORM_LAYERS)
+    lives = parts_of_tensors(net, method.parts, method.config.norm_sharing)
+    return shares and Part.SHARED not in lives.values()
 
 
 def check_trainable(method: Method, net: Network, one: Tensor) -> None:
