@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import re
 import signal
@@ -148,6 +149,8 @@ def test_before_the_first_round_it_says_what_is_there(
         create(config, open_federation(config))
         raise KeyboardInterrupt
 
+    # What is imported while it stands would keep it: of what takes the name along, nothing is imported then.
+    importlib.import_module("fedloge.launch.runs_from_python")
     monkeypatch.setattr("fedloge.launch.run_on_engine.run_on_engine", cut)
     name = ["--name", "cut"] if named else []
     monkeypatch.setattr(
