@@ -243,7 +243,7 @@ def test_a_run_from_weights(weights: Path, tmp_path: Path) -> None:
     assert len(lines(run, "metrics")) == 2
     save_file(whole(seed=1).state_dict(), weights)
     pretrained.cache_clear()  # another process would read the file anew
-    with pytest.raises(RunDirError, match="pretrained weights are not those"):
+    with pytest.raises(RunDirError, match="pretrained weights are not what it was started with"):
         resume_local(run, rounds=3, weights=str(weights))
 
 

@@ -13,7 +13,7 @@ import safetensors.numpy
 import tomli_w
 
 from fedloge.config import Config, from_flat
-from fedloge.run_files import FORMAT, RunFiles
+from fedloge.run_files import FINGERPRINT, FORMAT, RunFiles
 
 LOGE = {"global": ("fixed", "raw", "realigned"), "personal": ("raw", "realigned")}
 PARTS = {
@@ -26,6 +26,7 @@ SIMPLEX = {"kind": "sparse-etf", "sparsity": 0.6, "gamma": 0.1, "reason": "C < d
 # Of run.json, what is the same in every invented run; a test holds all of it against a real one.
 ALIKE = {
     "format": FORMAT,
+    "fingerprint-version": FINGERPRINT,
     "run-id": "5f2c",
     "created": "2025-03-01T12:00:00+00:00",
     "parts": PARTS,
@@ -97,6 +98,8 @@ def write_run(
     groups = shot_groups(counts)
     if prototypes:
         write_simplex(files, draw, classes, dim)
+    names = class_names or [str(c) for c in range(classes)]
+    told = [f"{c:016x}" for c in range(classes)]
     judged = {"global": "realigned", "personal": "realigned"} if primary is None else primary
     info = {
         "fingerprint": resolved.fingerprint()[::-1],
@@ -104,7 +107,8 @@ def write_run(
         "partition": f"{seed:016x}",
         "prototypes": "00112233aabbccdd" if prototypes else "",
         "method": resolved.method,
-        "classes": class_names or [str(c) for c in range(classes)],
+        "classes": names,
+        "content": {"classes": names, "train": told, "test": told, "labels": "0123456789abcdef"},
         "train-counts": counts.tolist(),
         "test-counts": [100] * classes,
         "groups": groups.tolist(),

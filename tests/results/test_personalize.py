@@ -136,7 +136,7 @@ def test_what_makes_no_sense_is_refused(runs: dict[str, Run], tmp_path: Path) ->
 def test_the_command_on_a_folder_of_pictures(runs: dict[str, Run], tmp_path: Path) -> None:
     train, test = newcomer(runs["fedloge"])
     for split, examples in (("train", train), ("test", test)):
-        for i, (pixels, label) in enumerate(zip(*vars(examples).values(), strict=True)):
+        for i, (pixels, label) in enumerate(zip(examples.inputs, examples.labels, strict=True)):
             place = tmp_path / "site" / split / str(int(label))
             place.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels[0].numpy()).save(place / f"{i:03}.png")
