@@ -86,10 +86,14 @@ def test_a_gateway_asks_for_certificates_once_it_is_told_to(gateway: StrictGatew
     gateway.federation.wait(lambda: gateway.status(CALL) == 400, "strict", 30)
     assert gateway.status("/health") == 204
     assert gateway.status(CALL, gateway.folder / "client-1") == REACHED_THE_SUPERLINK
-    lines = [
-        json.loads(line) for line in gateway.federation.log("strict").splitlines() if line[0] == "{"
-    ]
-    assert lines[-1]["certificate"] == "CN=client-1" and lines[-1]["status"] == "401"
+
+    def written_down() -> bool:
+        log = gateway.federation.log("strict").splitlines(keepends=True)
+        lines = [json.loads(line) for line in log if line[0] == "{" and line[-1] == "\n"]
+        return ("CN=client-1", "401") in [(line["certificate"], line["status"]) for line in lines]
+
+    # The server writes its line after the answer has left it.
+    gateway.federation.wait(written_down, "strict", 30)
 
 
 def test_a_certificate_of_another_authority_is_refused(

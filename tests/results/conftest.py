@@ -95,11 +95,9 @@ def write_run(
     files.config.write_text(tomli_w.dumps(resolved.nested()))
     split = draw_split(files, draw, clients, classes, largest)
     counts = split.sum(axis=0)
-    groups = shot_groups(counts)
     if prototypes:
         write_simplex(files, draw, classes, dim)
     names = class_names or [str(c) for c in range(classes)]
-    told = [f"{c:016x}" for c in range(classes)]
     judged = {"global": "realigned", "personal": "realigned"} if primary is None else primary
     info = {
         "fingerprint": resolved.fingerprint()[::-1],
@@ -107,21 +105,27 @@ def write_run(
         "partition": f"{seed:016x}",
         "prototypes": "00112233aabbccdd" if prototypes else "",
         "method": resolved.method,
-        "classes": names,
-        "content": {"classes": names, "train": told, "test": told, "labels": "0123456789abcdef"},
+        **invented_content(names),
         "train-counts": counts.tolist(),
         "test-counts": [100] * classes,
-        "groups": groups.tolist(),
+        "groups": shot_groups(counts).tolist(),
         "num-train": int(counts.sum()),
         "primary": judged,
         "prototype-info": SIMPLEX if prototypes else None,
     }
     files.info.write_text(json.dumps({"name": folder.name, **ALIKE, **PLAIN_SPLIT, **info}))
-    figures = _Figures(counts, groups, split, predictors, draw, lift)
+    figures = _Figures(counts, shot_groups(counts), split, predictors, draw, lift)
     write_rounds(files, resolved, rounds if done is None else done, figures)
     if failures:
         write_lines(files.failures, failures)
     return folder
+
+
+def invented_content(names: list[str]) -> dict[str, Any]:
+    """What a run records of its classes, and of its data's content."""
+    told = [f"{c:016x}" for c in range(len(names))]
+    content = {"classes": names, "train": told, "test": told, "labels": "0123456789abcdef"}
+    return {"classes": names, "content": content}
 
 
 def draw_split(
