@@ -98,7 +98,7 @@ def superexec(
         ),
     ] = "own",
 ) -> None:
-    """Run a site's flower-superexec with the imports kept warm: a message costs a second, not a dozen.
+    """Run a site's flower-superexec with the imports kept warm: a message costs a tenth of the processor time.
 
     All other options are those of flower-superexec.
     """
