@@ -28,26 +28,44 @@ APP = "fedloge/fedloge"
 """Publisher and name of the project's app, as Flower's bundler writes them (``tool.flwr.app``)."""
 
 
-def answer_with_own_code() -> None:
+def answer_with(own: OwnCode) -> None:
     """From here on, Flower's client process answers with the installed package alone.
 
     Both names belong to a private module of Flower 1.41; a test drives a real SuperNode through them.
     """
-    own = OwnCode()
     app.code = "own"
     setattr(runtime, "install_from_fab", own.compare)  # noqa: B010 - their types are Flower's own
     setattr(runtime, "get_load_client_app_fn", lambda **_: own.app)  # noqa: B010
 
 
 class OwnCode:
-    """The installed package, and how the app of a message differs from it."""
+    """The installed package as it is when this is made, and how the app of a message differs from it.
+
+    Make it where the package is imported: what is installed later is not what runs.
+    """
 
     def __init__(self) -> None:
+        root = Path(__file__).parents[1]
+        self._files = {
+            f"fedloge/{path.relative_to(root).as_posix()}": path.read_bytes()
+            for path in root.rglob("*.py")
+        }
         self._different: list[str] = []
 
     def compare(self, bundle: bytes, *_: object, **__: object) -> None:
         """Note which files of the package differ from those of an app bundle, a zip archive."""
-        self._different = different_files(bundle)
+        self._different = self.different_files(bundle)
+
+    def different_files(self, bundle: bytes) -> list[str]:
+        """The package's Python files that an app bundle holds in another form, lacks, or has besides."""
+        with zipfile.ZipFile(io.BytesIO(bundle)) as archive:
+            sent = {
+                name: archive.read(name)
+                for name in archive.namelist()
+                if name.startswith("fedloge/") and name.endswith(".py")
+            }
+        names = sent.keys() | self._files.keys()
+        return sorted(name for name in names if sent.get(name) != self._files.get(name))
 
     def app(self, app_id: str, app_version: str, app_hash: str) -> ClientApp:
         """The installed app, if the server's is the same; else one that refuses every message.
@@ -69,23 +87,6 @@ class OwnCode:
             )
         log.info("the server's app %s is this site's own %s", app_hash[:12], own)
         return app
-
-
-def different_files(bundle: bytes) -> list[str]:
-    """The Python files of the package that an app bundle holds in another form, lacks, or has besides."""
-    with zipfile.ZipFile(io.BytesIO(bundle)) as archive:
-        sent = {
-            name: archive.read(name)
-            for name in archive.namelist()
-            if name.startswith("fedloge/") and name.endswith(".py")
-        }
-    root = Path(__file__).parents[1]
-    own = {f"fedloge/{path.relative_to(root).as_posix()}": path for path in root.rglob("*.py")}
-    return sorted(
-        name
-        for name in sent.keys() | own.keys()
-        if name not in sent or name not in own or own[name].read_bytes() != sent[name]
-    )
 
 
 class _Refusing(ClientApp):

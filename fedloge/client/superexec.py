@@ -6,12 +6,13 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from flwr.supernode.cli.flwr_clientapp import flwr_clientapp
 
 from fedloge.client.guard import Code
-from fedloge.client.own_code import answer_with_own_code
+from fedloge.client.own_code import OwnCode, answer_with
 from fedloge.client.warm_parent import WarmParent
 from fedloge.errors import InputError
 
@@ -40,12 +41,12 @@ def superexec(arguments: Sequence[str], code: Code) -> int:
     program = str(beside) if beside.exists() else shutil.which(PROGRAM)
     if program is None:
         raise InputError(f"{PROGRAM} is not installed beside {sys.executable}; install flwr there")
-    answer = _own if code == "own" else _sent
+    answer = partial(_own, OwnCode()) if code == "own" else _sent
     return WarmParent(answer).run([program, *arguments], os.environ)
 
 
-def _own() -> None:
-    answer_with_own_code()
+def _own(own: OwnCode) -> None:
+    answer_with(own)
     flwr_clientapp()
 
 
