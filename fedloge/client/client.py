@@ -108,7 +108,9 @@ class Client:
             seed, data = self._privacy.seed, replace(data, privacy=self._privacy.of_round(stamp))
         with torch_seeded(seed, "local-update", stamp.round, self.index):
             update = fed.method.local_update(net, data)
-        personal_after, shared_after = fed.tensors(Part.PERSONAL), fed.tensors(Part.SHARED)
+        personal_after = fed.tensors(Part.PERSONAL)
+        # Who only solves has changed nothing that it was sent.
+        shared_after = {} if fed.method.solves else fed.tensors(Part.SHARED)
         trained = self.finish(stamp, personal, personal_after, shared_after, update)
         if self._privacy is None or data.privacy is None:
             return trained
@@ -213,7 +215,7 @@ class Client:
             f"new/{stage}/{name}": value
             for stage, guesses in new.measured(bank).items()
             for name, value in {
-                "accuracy": accuracy(guesses.confusion),
+                "accuracy": accuracy(guesses.tally),
                 **guesses.quality(),
             }.items()
         }

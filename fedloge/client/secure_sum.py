@@ -188,7 +188,7 @@ def check_length(before: Mapping[str, Tensor], after: Mapping[str, Tensor], most
 
     Behind masks nobody else can find that out, and one such update may spoil the mean.
     """
-    moved = (after[name].detach().double().cpu() - t.double() for name, t in before.items())
+    moved = (t.detach().double().cpu() - before[name].double() for name, t in after.items())
     length = math.sqrt(math.fsum(float(part.square().sum()) for part in moved))
     if not length <= most:
         raise UpdateError(

@@ -46,7 +46,7 @@ def predictor_accuracy(
         return math.nan
     bank = FeatureBank(held, client.preparation.prepare)
     everything = torch.arange(len(held), device=held.device)
-    return accuracy(predictor_guesses(method, net, predictor, bank, None, everything).confusion)
+    return accuracy(predictor_guesses(method, net, predictor, bank, None, everything).tally)
 
 
 def client_figures(name: str, guesses: Guesses, groups: ShotGroups | None) -> dict[str, float]:
@@ -56,8 +56,8 @@ def client_figures(name: str, guesses: Guesses, groups: ShotGroups | None) -> di
     ``many``, ``medium`` and ``few``; a group without a test example is left out.
     """
     figures = {
-        "accuracy": accuracy(guesses.confusion),
+        "accuracy": accuracy(guesses.tally),
         **guesses.quality(),
-        **(group_accuracy(guesses.confusion, groups) if groups else {}),
+        **(group_accuracy(guesses.tally, groups) if groups else {}),
     }
     return {f"personal/{name}/{key}": value for key, value in figures.items()}

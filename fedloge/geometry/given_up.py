@@ -70,9 +70,9 @@ def collapse_warnings(
 def _by_client(
     law: LawFit, split: Int[ndarray, "clients classes"], class_names: Sequence[str], whose: str
 ) -> list[str]:
-    found = {}
+    found, every = {}, float(split.sum())
     for client, own in enumerate(split):
-        limit = law.threshold_of(float(own.sum()), float(split.sum()))
+        limit = law.threshold_of(float(own.sum()), every)
         if under := np.flatnonzero((own > 0) & (own <= limit)).tolist():
             found[client] = under
     if not found:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fedloge.errors import InputError
 from fedloge.learning.calibration import Reliability
-from fedloge.learning.metrics import confusion_matrix, macro_f1, macro_recall
+from fedloge.learning.metrics import Tally, confusion_matrix, macro_f1, macro_recall
 from fedloge.learning.ranking import macro_auroc
 
 
@@ -48,6 +48,11 @@ class Guesses:
         return confusion_matrix(self.first, self.labels, self.logits.shape[1]).cpu()
 
     @cached_property
+    def tally(self) -> Tally:
+        """The examples of each class, those predicted right and those predicted as it; on the CPU."""
+        return Tally.of(self.first.cpu(), self.labels.cpu(), self.logits.shape[1])
+
+    @cached_property
     def reliability(self) -> Reliability | None:
         """Confidence and accuracy by bins; None where logits are not finite, so that nothing is known."""
         try:
@@ -62,7 +67,7 @@ class Guesses:
         area under the ROC curve of one class against the rest, over the classes that some examples
         have and some have not. Where logits are not finite, the last two are not defined.
         """
-        figures = {"recall": macro_recall(self.confusion), "macro-f1": macro_f1(self.confusion)}
+        figures = {"recall": macro_recall(self.tally), "macro-f1": macro_f1(self.tally)}
         if self.reliability is not None:
             figures["auroc"] = macro_auroc(self.probabilities, self.labels)
             figures["ece"] = self.reliability.ece

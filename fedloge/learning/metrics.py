@@ -1,7 +1,7 @@
 """Metrics: functions of predictions, labels and training counts.
 
-Everything follows from a confusion matrix, whose rows are true classes. The matrices of
-several clients or batches are added. Accuracies are in [0, 1], and nan if nothing was measured.
+Figures of classes follow from a `Tally`, mistakes from a confusion matrix, whose rows are true classes. The
+matrices of several clients or batches are added. Accuracies are in [0, 1], and nan if nothing was measured.
 """
 
 from __future__ import annotations
@@ -64,6 +64,36 @@ def shot_groups(
     return ShotGroups(group_of)
 
 
+@dataclass(frozen=True, eq=False)
+class Tally:
+    """What the figures of single classes follow from: a confusion matrix's diagonal and margins.
+
+    With a thousand classes the matrix itself has a million cells, for a client with ten images.
+
+    Attributes
+    ----------
+    right : examples of each class that are predicted right.
+    true : examples of each class.
+    predicted : examples that are predicted as each class.
+    """
+
+    right: Int[Tensor, " classes"]
+    true: Int[Tensor, " classes"]
+    predicted: Int[Tensor, " classes"]
+
+    @classmethod
+    def of(
+        cls,
+        predictions: Int[Tensor, " examples"],
+        labels: Int[Tensor, " examples"],
+        num_classes: int,
+    ) -> Tally:
+        """Count; `DataError` if a label or a prediction is not in 0..num_classes-1."""
+        _check_classes(predictions, labels, num_classes)
+        each = (labels[predictions == labels], labels, predictions)
+        return cls(*(values.bincount(minlength=num_classes) for values in each))
+
+
 def confusion_matrix(
     predictions: Int[Tensor, " examples"], labels: Int[Tensor, " examples"], num_classes: int
 ) -> Int[Tensor, "classes classes"]:
@@ -74,59 +104,61 @@ def confusion_matrix(
     DataError
         A label or a prediction is not in 0..num_classes-1.
     """
+    _check_classes(predictions, labels, num_classes)
+    cells = labels.long() * num_classes + predictions.long()
+    return cells.bincount(minlength=num_classes**2).view(num_classes, num_classes)
+
+
+def _check_classes(predictions: Tensor, labels: Tensor, num_classes: int) -> None:
     for what, values in (("label", labels), ("prediction", predictions)):
         if len(values) and not 0 <= int(values.min()) <= int(values.max()) < num_classes:
             raise DataError(
                 f"{what}s run from {int(values.min())} to {int(values.max())}, but with "
                 f"{num_classes} classes they must lie in 0..{num_classes - 1}; check num-classes"
             )
-    cells = labels.long() * num_classes + predictions.long()
-    return cells.bincount(minlength=num_classes**2).view(num_classes, num_classes)
 
 
-def accuracy(confusion: Int[Tensor, "classes classes"]) -> float:
+def accuracy(tally: Tally) -> float:
     """Share of all examples that are predicted right."""
-    return _share(int(confusion.diagonal().sum()), int(confusion.sum()))
+    return _share(int(tally.right.sum()), int(tally.true.sum()))
 
 
-def per_class_accuracy(confusion: Int[Tensor, "classes classes"]) -> Float[Tensor, " classes"]:
+def per_class_accuracy(tally: Tally) -> Float[Tensor, " classes"]:
     """Share of each class's examples that are predicted right (recall); nan for a class without any."""
-    return confusion.diagonal().double() / confusion.sum(dim=1)
+    return tally.right.double() / tally.true
 
 
-def macro_recall(confusion: Int[Tensor, "classes classes"]) -> float:
+def macro_recall(tally: Tally) -> float:
     """Mean sensitivity over the classes that have examples (balanced accuracy); NaN without any."""
-    return float(per_class_accuracy(confusion).nanmean())
+    return float(per_class_accuracy(tally).nanmean())
 
 
-def macro_f1(confusion: Int[Tensor, "classes classes"]) -> float:
+def macro_f1(tally: Tally) -> float:
     """Mean F1 over the classes that occur among the labels or the predictions.
 
     A class that occurs in neither is left out. One that was predicted but never true, or true
     but never predicted, counts as 0. scikit-learn and torchmetrics do the same.
     """
-    occurrences = confusion.sum(dim=0) + confusion.sum(dim=1)
-    f1 = 2 * confusion.diagonal().double() / occurrences
+    occurrences = tally.predicted + tally.true
+    f1 = 2 * tally.right.double() / occurrences
     return float(f1[occurrences > 0].mean())
 
 
-def group_accuracy(
-    confusion: Int[Tensor, "classes classes"], groups: ShotGroups
-) -> dict[str, float]:
+def group_accuracy(tally: Tally, groups: ShotGroups) -> dict[str, float]:
     """Share of the examples of many, medium and few classes that are predicted right.
 
     A group without examples is left out.
     """
-    group_of = groups.group_of.to(confusion.device)
-    empty = torch.zeros(len(GROUPS), dtype=torch.long, device=confusion.device)
-    right = empty.index_add(0, group_of, confusion.diagonal().long()).tolist()
-    total = empty.index_add(0, group_of, confusion.sum(dim=1)).tolist()
+    group_of = groups.group_of.to(tally.true.device)
+    empty = torch.zeros(len(GROUPS), dtype=torch.long, device=tally.true.device)
+    right = empty.index_add(0, group_of, tally.right).tolist()
+    total = empty.index_add(0, group_of, tally.true).tolist()
     return {name: r / n for name, r, n in zip(GROUPS, right, total, strict=True) if n}
 
 
-def summary(confusion: Int[Tensor, "classes classes"], groups: ShotGroups) -> dict[str, float]:
+def summary(tally: Tally, groups: ShotGroups) -> dict[str, float]:
     """Accuracy on ``all`` examples, and on those of ``many``, ``medium`` and ``few`` classes if any."""
-    return {"all": accuracy(confusion), **group_accuracy(confusion, groups)}
+    return {"all": accuracy(tally), **group_accuracy(tally, groups)}
 
 
 def across_clients(values: Sequence[float]) -> dict[str, float]:

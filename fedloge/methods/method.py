@@ -134,7 +134,7 @@ class Method(ABC, Generic[N]):
     heads: ClassVar[tuple[str, ...]] = ()
     """Shared linear layers from the shared features to logits, which ``init-head`` may fill."""
     solves: ClassVar[bool] = False
-    """Whether it solves for its heads from sums of features, so that nothing need be trained."""
+    """Whether it solves for its heads from sums of features: clients train nothing, and send nothing but sums."""
     pooled: ClassVar[bool] = False
     """Whether the server trains on all clients' examples at one place, which only a simulation can."""
     takes_stale: ClassVar[bool] = False

@@ -42,7 +42,7 @@ def closed_form_figures(run: RecordedRun) -> dict[str, dict[str, float]]:
     figures = {}
     for name, predictor in models.items():
         guesses = predictor_guesses(fed.method, net, predictor, fed.bank, "newest", everything)
-        figures[name] = summary(guesses.confusion, fed.groups)
+        figures[name] = summary(guesses.tally, fed.groups)
     return figures
 
 

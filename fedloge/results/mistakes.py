@@ -102,7 +102,7 @@ class Mistakes:
     @property
     def figures(self) -> dict[str, float]:
         """Accuracy, and those of `Guesses.quality`."""
-        return {"accuracy": accuracy(self.guesses.confusion), **self.guesses.quality()}
+        return {"accuracy": accuracy(self.guesses.tally), **self.guesses.quality()}
 
     @property
     def wrong(self) -> int:

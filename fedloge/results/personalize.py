@@ -92,7 +92,7 @@ class Personalized:
     def figures(self) -> dict[str, dict[str, float]]:
         """Accuracy, and the figures of `Guesses.quality`, of each stage; in [0, 1]."""
         return {
-            stage: {"accuracy": accuracy(said.confusion), **said.quality()}
+            stage: {"accuracy": accuracy(said.tally), **said.quality()}
             for stage, said in self.guesses.items()
         }
 

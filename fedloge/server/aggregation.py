@@ -175,7 +175,7 @@ def combination(
 
     Parameters
     ----------
-    template, total_weight, partial_sums : as for `ExactMean`.
+    template, total_weight, partial_sums : as for `ExactMean`. Of no tensors every rule makes nothing.
     before : the shared tensors as the clients were sent them.
     """
     bad, asked = config.byzantine_clients, config.clients_per_round
@@ -184,7 +184,7 @@ def combination(
         "median": FedMedian,
         "trimmed-mean": lambda: FedTrimmedAvg(beta=bad / asked),
     }
-    if config.aggregation == "mean":
+    if config.aggregation == "mean" or not template:
         # Under privacy updates have been clipped, and all who are asked must count.
         sizes = UpdateSizes(before, 0.0 if config.dp_clip else config.max_update_norm)
         moved = before if config.average_bits == 32 else None

@@ -82,9 +82,9 @@ def measured(
     version = fed.features_version(stamp.version)
     for name, predictor in predictors.items():
         guesses = predictor_guesses(fed.method, net, predictor, fed.bank, version, everything)
-        own_figures = summary(guesses.confusion, fed.groups) | guesses.quality()
+        own_figures = summary(guesses.tally, fed.groups) | guesses.quality()
         found.figures |= {f"global/{name}/{key}": value for key, value in own_figures.items()}
-        shares = per_class_accuracy(guesses.confusion)
+        shares = per_class_accuracy(guesses.tally)
         found.add_classes(f"global/{name}/accuracy", shares.tolist())
         if guesses.reliability is not None:
             found.reliability[f"global/{name}"] = guesses.reliability

@@ -153,7 +153,7 @@ class Rounds:
         self._strategy = RoundStrategy(
             self.config,
             roster,
-            start.shared,
+            {} if federation.method.solves else start.shared,
             stamp,
             uplinks,
             partial_sums=getattr(grid, "partial_sums", False),
@@ -238,7 +238,8 @@ class Rounds:
             log.warning("round %d is passed over, the model stays as it is: %s", round, exc)
             return None, {}
         self._lost = 0
-        return averaged, figures
+        # What clients do not send back stays as it is.
+        return self.shared | averaged, figures
 
     def _trained(
         self, round: int, figures: dict[str, float], images: int, *, seconds: float
@@ -275,7 +276,7 @@ class Rounds:
     def _checked(self, round: int, aggregate: Aggregate) -> Aggregate:
         """The aggregate, if it may be sent and kept."""
         try:
-            check_update(aggregate.shared, self._strategy.template)
+            check_update(aggregate.shared, self.shared)
             for name, tensor in aggregate.state.items():
                 if not bool(tensor.isfinite().all()):
                     raise UpdateError(f"the server's tensor {name!r} is not finite")

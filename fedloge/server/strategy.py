@@ -52,7 +52,7 @@ class RoundStrategy(Strategy):
 
     Parameters
     ----------
-    template : the shared tensors' names, shapes and dtypes.
+    template : names, shapes and dtypes of the tensors that clients send back.
     stamp : of this attempt; each round's stamp is made from it.
     uplinks : for ``train``, ``evaluate`` and `SECOND_PASS`, templates of the further tensors in an answer.
     partial_sums : whether the engine's workers may add up their clients' tensors.
@@ -110,7 +110,7 @@ class RoundStrategy(Strategy):
         """One message for each client drawn this round."""
         # Whose updates are summed on workers, or masked, are not compared with what they were sent.
         summed = self.partial_sums or self.config.secure_aggregation
-        self._before = {} if summed else decode(arrays)
+        self._before = decode(arrays) if self.template and not summed else {}
         return self._messages("train", server_round, arrays, self.sample(server_round), grid)
 
     def configure_evaluate(

@@ -52,7 +52,7 @@ def test_held_out_clients_are_measured_as_new_ones(
         bank = FeatureBank(fed.test.take(own), fed.data.preparation.prepare)
         for stage, guesses in new.measured(bank).items():
             value = rows[client][f"new/{stage}/accuracy"]
-            assert value == pytest.approx(accuracy(guesses.confusion), abs=1e-9)
+            assert value == pytest.approx(accuracy(guesses.tally), abs=1e-9)
     for stage in stages:
         each = [rows[client][f"new/{stage}/accuracy"] for client in held_out]
         assert last[f"new-clients/{stage}/mean"] == pytest.approx(sum(each) / 2)

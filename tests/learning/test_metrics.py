@@ -27,41 +27,49 @@ REFERENCE = Path(__file__).parents[3] / "shared" / "reference"
 LABELS = torch.tensor([0, 0, 0, 1, 2, 2])
 PREDICTIONS = torch.tensor([0, 0, 1, 1, 0, 1])
 CONFUSION = torch.tensor([[2, 1, 0, 0], [0, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0]])
+TALLY = metrics.Tally.of(PREDICTIONS, LABELS, 4)
 
 
 def test_confusion_matrix_by_hand() -> None:
     assert torch.equal(metrics.confusion_matrix(PREDICTIONS, LABELS, 4), CONFUSION)
 
 
+def test_a_tally_by_hand() -> None:
+    assert TALLY.right.tolist() == [2, 1, 0, 0]
+    assert TALLY.true.tolist() == [3, 1, 2, 0]
+    assert TALLY.predicted.tolist() == [3, 3, 0, 0]
+
+
 def test_accuracies_by_hand() -> None:
-    assert metrics.accuracy(CONFUSION) == 3 / 6
-    per_class = metrics.per_class_accuracy(CONFUSION).tolist()
+    assert metrics.accuracy(TALLY) == 3 / 6
+    per_class = metrics.per_class_accuracy(TALLY).tolist()
     assert per_class[:3] == [2 / 3, 1.0, 0.0]
     assert math.isnan(per_class[3])
 
 
 def test_macro_f1_by_hand() -> None:
     # F1 of 0, 1, 2: 4/6, 2/4, 0; class 3 occurs nowhere and is left out.
-    assert metrics.macro_f1(CONFUSION) == pytest.approx((4 / 6 + 2 / 4 + 0) / 3)
+    assert metrics.macro_f1(TALLY) == pytest.approx((4 / 6 + 2 / 4 + 0) / 3)
 
 
 def test_nothing_measured_is_nan() -> None:
-    empty = torch.zeros(3, 3, dtype=torch.long)
+    none = torch.empty(0, dtype=torch.long)
+    empty = metrics.Tally.of(none, none, 3)
     assert math.isnan(metrics.accuracy(empty))
     assert math.isnan(metrics.macro_f1(empty))
     groups = metrics.shot_groups(torch.tensor([5, 3, 1]))
     assert metrics.group_accuracy(empty, groups) == {}
-    none = torch.empty(0, dtype=torch.long)
-    assert torch.equal(metrics.confusion_matrix(none, none, 3), empty)
+    assert torch.equal(metrics.confusion_matrix(none, none, 3), torch.zeros(3, 3).long())
 
 
 @pytest.mark.parametrize("bad", [-1, 3])
 def test_out_of_range_is_refused(bad: int) -> None:
     fine, wrong = torch.tensor([0, 2]), torch.tensor([0, bad])
-    with pytest.raises(DataError, match=r"predictions run from .*0\.\.2"):
-        metrics.confusion_matrix(wrong, fine, 3)
-    with pytest.raises(DataError, match="labels run from"):
-        metrics.confusion_matrix(fine, wrong, 3)
+    for count in (metrics.confusion_matrix, metrics.Tally.of):
+        with pytest.raises(DataError, match=r"predictions run from .*0\.\.2"):
+            count(wrong, fine, 3)
+        with pytest.raises(DataError, match="labels run from"):
+            count(fine, wrong, 3)
 
 
 @settings(max_examples=40, deadline=None)
@@ -81,13 +89,17 @@ def test_agrees_with_torchmetrics_and_sklearn(case: tuple[int, list[tuple[int, i
     confusion = metrics.confusion_matrix(predictions, labels, num_classes)
     oracle = multiclass_confusion_matrix(predictions, labels, num_classes)
     assert torch.equal(confusion, oracle)
-    assert metrics.accuracy(confusion) == pytest.approx(
+    tally = metrics.Tally.of(predictions, labels, num_classes)
+    assert torch.equal(tally.right, oracle.diagonal())
+    assert torch.equal(tally.true, oracle.sum(dim=1))
+    assert torch.equal(tally.predicted, oracle.sum(dim=0))
+    assert metrics.accuracy(tally) == pytest.approx(
         float(multiclass_accuracy(predictions, labels, num_classes, average="micro"))
     )
     recall = multiclass_accuracy(predictions, labels, num_classes, average="none")
-    ours = metrics.per_class_accuracy(confusion)
+    ours = metrics.per_class_accuracy(tally)
     assert torch.allclose(ours.nan_to_num(0.0).float(), recall)
-    macro = metrics.macro_f1(confusion)
+    macro = metrics.macro_f1(tally)
     assert macro == pytest.approx(
         float(multiclass_f1_score(predictions, labels, num_classes, average="macro"))
     )
@@ -176,7 +188,7 @@ def test_mass_rule_on_the_reference_class_sizes() -> None:
 def test_group_accuracy_by_hand() -> None:
     groups = metrics.ShotGroups(torch.tensor([0, 1, 1, 2]))
     # many: class 0, 2 of 3. medium: classes 1 and 2, 1 of 3. few: class 3 has no samples.
-    assert metrics.summary(CONFUSION, groups) == {"all": 0.5, "many": 2 / 3, "medium": 1 / 3}
+    assert metrics.summary(TALLY, groups) == {"all": 0.5, "many": 2 / 3, "medium": 1 / 3}
 
 
 def test_across_clients_by_hand() -> None:

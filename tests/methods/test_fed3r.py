@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fedloge.geometry.closed_form import FeatureSums, balanced_weights, ridge, within
+from fedloge.messages import encode, num_bytes
 from fedloge.methods.method import Part, plain_features
 
 ALL = {"clients_per_round": 4}
@@ -117,3 +118,14 @@ def test_the_probe_measures_what_the_method_solves(run_once: Callable[..., Path]
     last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
     for probe, head in (("fed3r", "raw"), ("fed3r-normalised", "normalised"), ("fedcof", "fedcof")):
         assert last[f"global/{probe}/all"] == pytest.approx(last[f"global/{head}/all"], abs=0.005)
+
+
+def test_nothing_but_sums_goes_up(
+    run_once: Callable[..., Path], federation: Callable[..., Any]
+) -> None:
+    folder = run_once("fed3r", rounds=1, **ALL)
+    (timing,) = [json.loads(line) for line in (folder / "timing.jsonl").read_text().splitlines()]
+    fed = federation("fed3r", **ALL)
+    sums = num_bytes(encode(fed.method.uplink(fed.net)))
+    assert timing["bytes-up"] == 4 * sums
+    assert timing["bytes-down"] == 4 * num_bytes(encode(fed.initial[Part.SHARED]))
