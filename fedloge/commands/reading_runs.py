@@ -114,7 +114,7 @@ def table(
 
 def plot(
     out: Annotated[Path, typer.Option(help="A .pdf, .png or .svg file.")],
-    kind: Annotated[str, typer.Option(help="curves, per-class, clients or bytes")],
+    kind: Annotated[str, typer.Option(help="curves, per-class, clients, bytes or seconds")],
     runs: AnyRunFolders = None,
     sweep: SweepFolder = None,
     side: Annotated[str, typer.Option(help="global, personal or both")] = "both",
@@ -131,7 +131,7 @@ def plot(
     where: Where = None,
     allow_unequal: AllowUnequal = False,
 ) -> None:
-    """Draw a figure for a paper: curves, accuracy by class size, client against client, bytes."""
+    """Draw a figure for a paper: curves, accuracy by class size, client against client, bytes, seconds."""
     from fedloge.commands import table_and_plot
 
     table_and_plot.plot(

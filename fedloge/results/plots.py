@@ -128,13 +128,7 @@ def _curves(rows: Sequence[Row], sides: Sequence[str]) -> tuple[Figure, str]:
 def _bytes(rows: Sequence[Row], sides: Sequence[str]) -> tuple[Figure, str]:
     """Accuracy by the bytes that training has sent so far."""
 
-    def points(run: RecordedRun, side: str) -> dict[float, float]:
-        sent, total = {}, 0.0
-        for line in run.timing_lines:
-            total += line.get("bytes-down", 0) + line.get("bytes-up", 0)
-            sent[line["round"]] = total
-        return {sent[round]: value for round, value in _evaluations(run, side) if round in sent}
-
+    points = _spent("bytes-down", "bytes-up")
     figure, axes = _over_rounds(rows, sides, points)
     largest = max(x for row in rows for side in sides for x in points(row.runs[0], side))
     unit, scale = next(
@@ -144,6 +138,15 @@ def _bytes(rows: Sequence[Row], sides: Sequence[str]) -> tuple[Figure, str]:
         panel.set_xlabel(f"sent by server and clients, {unit}")
         panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x / scale:g}"))
         panel.set_xlim(left=0)
+    return figure, _band_sentence(rows)
+
+
+def _seconds(rows: Sequence[Row], sides: Sequence[str]) -> tuple[Figure, str]:
+    """Accuracy by the seconds of training so far."""
+    figure, axes = _over_rounds(rows, sides, _spent("train-seconds"))
+    for panel in axes:
+        panel.set_xlabel("seconds of training, without evaluation")
+        panel.set_xscale("log")
     return figure, _band_sentence(rows)
 
 
@@ -217,6 +220,7 @@ KINDS: Mapping[str, Callable[[Sequence[Row], Sequence[str]], tuple[Figure, str]]
     "per-class": _per_class,
     "clients": _clients,
     "bytes": _bytes,
+    "seconds": _seconds,
 }
 
 
@@ -269,6 +273,19 @@ def _band(seeds: Sequence[dict[float, float]]) -> _Band:
         mean.append(statistics.fmean(values))
         std.append(statistics.stdev(values) if len(values) > 1 else 0.0)
     return _Band(x, mean, std)
+
+
+def _spent(*figures: str) -> Callable[[RecordedRun, str], dict[float, float]]:
+    """For a run and a side: what these figures of its rounds add up to -> the accuracy then."""
+
+    def points(run: RecordedRun, side: str) -> dict[float, float]:
+        spent, total = {}, 0.0
+        for line in run.timing_lines:
+            total += sum(line.get(figure, 0) for figure in figures)
+            spent[line["round"]] = total
+        return {spent[round]: value for round, value in _evaluations(run, side) if round in spent}
+
+    return points
 
 
 def _evaluations(run: RecordedRun, side: str) -> list[tuple[int, float]]:

@@ -90,6 +90,13 @@ def test_bytes_add_up_over_rounds(two: list[Row]) -> None:
     assert axis.xaxis.get_major_formatter()(18e6) == "18"
 
 
+def test_seconds_add_up_over_rounds(two: list[Row]) -> None:
+    figure, _ = KINDS["seconds"](two, ["personal"])
+    # 1.5 s of training a round, five rounds between evaluations.
+    assert list(lines(figure)["FedLoGe"].get_xdata()) == [7.5, 15, 22.5, 30]
+    assert figure.axes[0].get_xlabel() == "seconds of training, without evaluation"
+
+
 def test_classes_stand_by_size(two: list[Row]) -> None:
     figure, _ = KINDS["per-class"](two, SIDES)
     line, run = lines(figure)["FedAvg"], two[0].runs[0]
