@@ -122,6 +122,13 @@ def plot(
         list[str] | None,
         typer.Option("--row", help="Only this method or label, in this order; repeatable."),
     ] = None,
+    figures: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--figure",
+            help="Any figure of metrics.jsonl in the place of accuracies, such as probe/collapse/all/cdnv; repeatable.",
+        ),
+    ] = None,
     beside: Annotated[
         Path | None,
         typer.Option(
@@ -141,6 +148,7 @@ def plot(
         kind=kind,
         side=side,
         rows=rows or [],
+        figures=figures or [],
         beside=beside,
         where=where or [],
         allow_unequal=allow_unequal,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import cast, get_args
 
@@ -12,6 +13,7 @@ from fedloge.errors import InputError, unknown_name
 from fedloge.results.grouping import Section, find_row, gather, group_runs, setting_in_words
 from fedloge.results.paired_tests import TestOver
 from fedloge.results.paper_table import paper_table
+from fedloge.results.recorded_run import RecordedRun
 from fedloge.results.run_figures import When
 from fedloge.results.table_formats import FORMATS, SUFFIXES
 
@@ -69,6 +71,7 @@ def plot(
     kind: str,
     side: str,
     rows: Sequence[str],
+    figures: Sequence[str],
     beside: Path | None,
     where: Sequence[str],
     allow_unequal: bool,
@@ -86,11 +89,15 @@ def plot(
         )
     if beside is not None and kind != "curves":
         raise InputError(f"--beside: published curves go with --kind curves, got {kind!r}")
+    if figures and kind not in plots.OVER_ROUNDS:
+        raise InputError(f"--figure: goes with --kind {', '.join(plots.OVER_ROUNDS)}, got {kind!r}")
     published = read_curves(beside) if beside is not None else None
     opened, by = gather(runs, sweep, where)
     section = _only(group_runs(opened, by, allow_unequal=allow_unequal))
     shown = [find_row(section.rows, name) for name in rows] or section.rows
-    sides = plots.SIDES if side == "both" else (side,)
+    for figure in figures:
+        _check_measured(figure, opened)
+    sides = tuple(figures) or (plots.SIDES if side == "both" else (side,))
     said = plots.draw(kind, shown, sides, out, published)
     stdout().print(f"{out}: {said}", soft_wrap=True, markup=False)
 
@@ -113,6 +120,22 @@ def _example(section: Section) -> str:
 def _among(option: str, value: str, known: Iterable[str]) -> None:
     if value not in known:
         raise InputError(f"{option}: {unknown_name('value', value, known)}")
+
+
+def _check_measured(figure: str, runs: Sequence[RecordedRun]) -> None:
+    known = {
+        name
+        for run in runs
+        for line in run.evaluated
+        for name, value in line.items()
+        if not isinstance(value, list)
+    }
+    if figure not in known:
+        near = get_close_matches(figure, known, cutoff=0.4) or sorted(known)[:3]
+        raise InputError(
+            f"--figure: {figure!r} was not measured in these runs, which have {len(known)} figures; near it: "
+            f"{', '.join(near)}"
+        )
 
 
 def _write(path: Path, content: str) -> None:

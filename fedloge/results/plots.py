@@ -85,7 +85,7 @@ def draw(
     ----------
     kind : one of `KINDS`.
     rows : what is drawn, in this order.
-    sides : ``global``, ``personal`` or both, one panel for each.
+    sides : ``global``, ``personal`` or both, one panel for each; of `OVER_ROUNDS` also names of recorded figures.
     beside : published curves, dashed beside those of the rows of the same label.
 
     Raises
@@ -224,9 +224,13 @@ KINDS: Mapping[str, Callable[[Sequence[Row], Sequence[str]], tuple[Figure, str]]
 }
 
 
+OVER_ROUNDS = ("curves", "bytes", "seconds")
+"""The kinds that show how a figure goes on."""
+
+
 @dataclass(frozen=True)
 class _Band:
-    """Mean over seeds and sample deviation in percent, at each value of x."""
+    """Mean over seeds and sample deviation, of accuracies in percent, at each value of x."""
 
     x: list[float]
     mean: list[float]
@@ -244,7 +248,7 @@ def _over_rounds(
     figure, axes = _panels(len(having))
     for panel, side in zip(axes, having, strict=True):
         for index, row in enumerate(rows):
-            band = _band([points(run, side) for run in row.runs])
+            band = _band([points(run, side) for run in row.runs], 100 if side in SIDES else 1)
             if not band.x:
                 continue
             style = _line_style(index)
@@ -253,14 +257,15 @@ def _over_rounds(
                 low = [m - s for m, s in zip(band.mean, band.std, strict=True)]
                 high = [m + s for m, s in zip(band.mean, band.std, strict=True)]
                 panel.fill_between(band.x, low, high, color=style["color"], alpha=0.18, lw=0)
-        panel.set_title(_TITLES[side])
-    axes[0].set_ylabel("accuracy, %")
+        panel.set_title(_TITLES.get(side, side))
+    if having[0] in SIDES:
+        axes[0].set_ylabel("accuracy, %")
     _legend(figure, axes, rows)
     return figure, axes
 
 
-def _band(seeds: Sequence[dict[float, float]]) -> _Band:
-    """The band over the evaluations that all seeds have, matched in order.
+def _band(seeds: Sequence[dict[float, float]], scale: float) -> _Band:
+    """The band over the evaluations that all seeds have, matched in order, values times `scale`.
 
     Bytes sent differ a little from seed to seed, so x is averaged as well.
     """
@@ -268,7 +273,7 @@ def _band(seeds: Sequence[dict[float, float]]) -> _Band:
     columns = [list(points.items())[:count] for points in seeds]
     x, mean, std = [], [], []
     for column in zip(*columns, strict=True):
-        values = [100 * value for _, value in column]
+        values = [scale * value for _, value in column]
         x.append(statistics.fmean(place for place, _ in column))
         mean.append(statistics.fmean(values))
         std.append(statistics.stdev(values) if len(values) > 1 else 0.0)
@@ -289,7 +294,7 @@ def _spent(*figures: str) -> Callable[[RecordedRun, str], dict[float, float]]:
 
 
 def _evaluations(run: RecordedRun, side: str) -> list[tuple[int, float]]:
-    name = run.primary.get(side, "")
+    name = run.primary.get(side, "") if side in SIDES else side
     return [(line["round"], line[name]) for line in run.evaluated if name in line]
 
 

@@ -76,6 +76,13 @@ def test_curves_are_means_and_bands_deviations(two: list[Row]) -> None:
     assert [panel.get_title() for panel in figure.axes] == ["Global model", "Personal models"]
 
 
+def test_any_figure_has_a_panel_in_its_own_unit(two: list[Row]) -> None:
+    figure, _ = KINDS["curves"](two, ["global/realigned/all", "train/loss"])
+    assert [panel.get_title() for panel in figure.axes] == ["global/realigned/all", "train/loss"]
+    values = np.array([[e["global/realigned/all"] for e in r.evaluated] for r in two[0].runs])
+    np.testing.assert_allclose(lines(figure)["FedAvg"].get_ydata(), values.mean(axis=0))
+
+
 def test_one_seed_has_no_band(make_run: MakeRun) -> None:
     figure, said = KINDS["curves"](rows_of(make_run("one")), ["global"])
     assert said == "One seed each." and not figure.axes[0].collections
@@ -189,6 +196,13 @@ def test_the_command(make_run: MakeRun, tmp_path: Path, monkeypatch, capsys) -> 
         assert command(*wrong, "--out", str(out)) == 2
         assert capsys.readouterr().err.startswith("fedloge: ")
     assert command("--kind", "curves", "--out", "a.gif") == 2
+    capsys.readouterr()
+    figure = ["--figure", "global/realigned/few", "--out", str(out)]
+    assert command("--kind", "curves", *figure) == 0
+    assert "global/realigned/few" in out.read_text() and "accuracy" not in out.read_text()
+    assert command("--kind", "clients", *figure) == 2
+    assert command("--kind", "bytes", "--figure", "global/realigned/fev", "--out", str(out)) == 2
+    assert "near it: global/realigned/few" in capsys.readouterr().err
 
 
 def published(tmp_path: Path, text: str) -> Path:
