@@ -257,7 +257,8 @@ def _over_rounds(
                 low = [m - s for m, s in zip(band.mean, band.std, strict=True)]
                 high = [m + s for m, s in zip(band.mean, band.std, strict=True)]
                 panel.fill_between(band.x, low, high, color=style["color"], alpha=0.18, lw=0)
-        panel.set_title(_TITLES.get(side, side))
+        # The name of a figure on two lines, for panels of a quarter page.
+        panel.set_title(_TITLES.get(side, side.replace("/", "/\n", 2).replace("/\n", "/", 1)))
     if having[0] in SIDES:
         axes[0].set_ylabel("accuracy, %")
     _legend(figure, axes, rows)
