@@ -120,7 +120,11 @@ def plot(
     side: Annotated[str, typer.Option(help="global, personal or both")] = "both",
     rows: Annotated[
         list[str] | None,
-        typer.Option("--row", help="Only this method or label, in this order; repeatable."),
+        typer.Option(
+            "--row",
+            help="Only this method or label, in this order; 'CCVR (raw)' is judged by that model, "
+            "'CCVR (raw)=FedAvg' is called so. Repeatable.",
+        ),
     ] = None,
     figures: Annotated[
         list[str] | None,

@@ -10,7 +10,7 @@ from typing import cast, get_args
 
 from fedloge.console import stdout
 from fedloge.errors import InputError, unknown_name
-from fedloge.results.grouping import Section, find_row, gather, group_runs, setting_in_words
+from fedloge.results.grouping import Section, gather, group_runs, setting_in_words, shown_row
 from fedloge.results.paired_tests import TestOver
 from fedloge.results.paper_table import paper_table
 from fedloge.results.recorded_run import RecordedRun
@@ -94,7 +94,7 @@ def plot(
     published = read_curves(beside) if beside is not None else None
     opened, by = gather(runs, sweep, where)
     section = _only(group_runs(opened, by, allow_unequal=allow_unequal))
-    shown = [find_row(section.rows, name) for name in rows] or section.rows
+    shown = [shown_row(section.rows, name) for name in rows] or section.rows
     for figure in figures:
         _check_measured(figure, opened)
     sides = tuple(figures) or (plots.SIDES if side == "both" else (side,))

@@ -6,8 +6,9 @@ Tables and plots are made of these. Runs that are not like for like are refused 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,35 @@ def find_row(rows: Sequence[Row], name: str) -> Row:
     if not alike:
         raise InputError(unknown_name("row", name, [row.label for row in rows]))
     return alike[0]
+
+
+def shown_row(rows: Sequence[Row], text: str) -> Row:
+    """The row that ``NAME``, ``NAME (MODEL)`` or either with ``=LABEL`` behind it means.
+
+    With a model the row is judged by that one, on the sides that have it; with a label it is called so.
+
+    Raises
+    ------
+    InputError
+        There is no such row, or it has no such model.
+    """
+    if any(row.label == text for row in rows):
+        return find_row(rows, text)
+    given, _, label = text.partition("=")
+    named = re.fullmatch(r"(.+) \(([^()]+)\)", given)
+    if named is None or any(row.label == given for row in rows):
+        row = find_row(rows, given)
+        return replace(row, label=label or row.label)
+    row, model = find_row(rows, named[1]), named[2]
+    keys = {key for run in row.runs for line in run.evaluated for key in line}
+    ends = {"global": "all", "personal": "mean"}
+    sides = [side for side, end in ends.items() if f"{side}/{model}/{end}" in keys]
+    if not sides:
+        known = sorted({key.split("/")[1] for key in keys if key.startswith(tuple(ends))})
+        raise InputError(f"--row {text!r}: {unknown_name('model', model, known)}")
+    primary = dict.fromkeys(sides, model)
+    runs = tuple(replace(run, info=run.info | {"primary": primary}) for run in row.runs)
+    return replace(row, label=label or given, runs=runs)
 
 
 def setting_in_words(setting: Mapping[str, Value | None]) -> str:

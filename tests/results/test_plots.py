@@ -15,7 +15,7 @@ from PIL import Image
 from fedloge.commands.main import main
 from fedloge.errors import InputError
 from fedloge.results.curves_beside import draw_beside, read_curves
-from fedloge.results.grouping import Row, group_runs
+from fedloge.results.grouping import Row, group_runs, shown_row
 from fedloge.results.plots import KINDS, SIDES, draw
 from fedloge.results.run import open_run
 
@@ -204,6 +204,19 @@ def test_the_command(make_run: MakeRun, tmp_path: Path, monkeypatch, capsys) -> 
     assert command("--kind", "clients", *figure) == 2
     assert command("--kind", "bytes", "--figure", "global/realigned/fev", "--out", str(out)) == 2
     assert "near it: global/realigned/few" in capsys.readouterr().err
+
+
+def test_a_row_is_judged_by_the_model_named(make_run: MakeRun) -> None:
+    rows = rows_of(make_run("fedloge", method="fedloge"))
+    raw = shown_row(rows, "FedLoGe (raw)=FedAvg")
+    assert raw.label == "FedAvg"
+    assert raw.runs[0].primary == {"global": "global/raw/all", "personal": "personal/raw/mean"}
+    assert shown_row(rows, "fedloge=Ours").runs[0].primary["global"] == "global/realigned/all"
+    assert shown_row(rows, "FedLoGe (raw)").label == "FedLoGe (raw)"
+    with pytest.raises(InputError, match=r"unknown model 'row'.*'raw'"):
+        shown_row(rows, "FedLoGe (row)")
+    with pytest.raises(InputError, match="unknown row 'FedLoG'"):
+        shown_row(rows, "FedLoG=Ours")
 
 
 def published(tmp_path: Path, text: str) -> Path:
