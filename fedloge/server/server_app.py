@@ -13,12 +13,13 @@ from fedloge.federation.site import OnNodeFederation
 from fedloge.server.collapse_warning import warn_of_collapse
 from fedloge.server.log_lines import observed
 from fedloge.server.open_roster import OpenRoster
+from fedloge.server.prompt_grid import PromptGrid
 from fedloge.server.reopening import reopen
 from fedloge.server.roster import Roster, roster_of
 from fedloge.server.rounds import run_rounds
 from fedloge.server.run_record import RunRecord, create
 from fedloge.server.server_audit import ServerAudit, server_audit
-from fedloge.server.simulated_nodes import require_nodes
+from fedloge.server.simulated_nodes import require_nodes, simulated
 
 app = ServerApp()
 
@@ -27,6 +28,8 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run or resume a federation as its run config says."""
     config = configs.from_flat(context.run_config, "run config")
+    if not simulated(grid):
+        grid = PromptGrid(grid)
     audit = server_audit(grid, config, context)
     with observed(grid, config.log_format) as observers, audit.of_run():
         least = config.on_node_options.min_clients if config.open_roster else config.num_clients
