@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fedloge.results.figure_rows import COLUMNS, NEW_CLIENTS, predictors
-from fedloge.results.grouping import Row, Section, find_row
+from fedloge.results.grouping import Row, Section, display_name, find_row
 from fedloge.results.paired_tests import (
     JUDGED,
     PairedTest,
@@ -142,7 +142,7 @@ def paper_table(
         the one it is judged by.
     test : what the pairs of a test are: ``seeds``, ``clients``, or ``auto``, which is seeds for
         the global and clients for the personal models; ``none`` for no tests.
-    against : the reference row, by label or method; empty: FedLoGe, if exactly one row is.
+    against : the reference row, by label or method; empty: FedLoGe, if one row is, or one is called so.
 
     Raises
     ------
@@ -157,7 +157,10 @@ def paper_table(
     ]
     rows = [_table_row(label, row, models, when) for label, row, models in split]
     notes = [f"The runs differ in {'; '.join(section.unlike)}."] if section.unlike else []
-    if reference and test != "none" and not all_predictors:
+    wanted = test != "none" and not all_predictors
+    if wanted and reference is None and len(section.rows) > 1:
+        notes.append("Nothing is tested: there is no one row of FedLoGe; give --against ROW.")
+    if reference and wanted:
         tested_rows = tests_against(section.rows, reference, when, test)
         rows = [replace(row, compared=tests) for row, tests in zip(rows, tested_rows, strict=True)]
     any_row = section.rows[0].runs[0]
@@ -242,7 +245,8 @@ def _reference(rows: Sequence[Row], against: str) -> Row | None:
     if against:
         return find_row(rows, against)
     own = [row for row in rows if row.method == "fedloge"]
-    return own[0] if len(own) == 1 else None
+    called = [row for row in own if row.label == display_name("fedloge")] or own
+    return called[0] if len(called) == 1 else None
 
 
 def _models(row: Row, all_predictors: bool) -> list[tuple[str, dict[str, str]]]:

@@ -208,6 +208,13 @@ def test_against_says_which_row_is_the_reference(figures: Figures) -> None:
     assert table(runs).reference == ""  # no FedLoGe, nothing asked for
     assert table(runs, against="fedprox").reference == "FedProx"
     assert table(runs, against="fedprox", test="none").reference == ""
+    assert any("Nothing is tested" in note for note in table(runs).notes)
+    own = [figures("fedloge", s, [0.5], [[0.1 * s]], f"own{s}") for s in range(3)]
+    other = [
+        figures("fedloge", s, [0.5], [[0.1]], f"other{s}", method_options={"gamma": 1.0})
+        for s in range(3)
+    ]
+    assert table(own + other).reference == "FedLoGe"  # not "FedLoGe, gamma 1"
     with pytest.raises(InputError, match="unknown row 'fedpox' \\(did you mean 'FedProx'"):
         table(runs, against="fedpox")
 
