@@ -64,14 +64,12 @@ class RayGrid(OwnGrid):
         alone = config.dp_clip or config.secure_aggregation or config.waits_selectively
         alone = alone or config.average_bits == 32
         self.partial_sums = config.aggregation == "mean" and not alone
-        federation = open_federation(config)
-        self.partial_sums = self.partial_sums and not federation.method.solves
         connect(config)
         self._options = worker_options(config, ray.cluster_resources())
         self._token = Path(config.runs_dir) / f".seen-{uuid.uuid4().hex}"
         self._token.parent.mkdir(parents=True, exist_ok=True)
         self._token.touch()
-        self._data = ray.put(federation.images)
+        self._data = ray.put(open_federation(config).images)
         self._workers = [self._start_worker() for _ in range(self._options.pop("workers"))]
         described = ray.get([worker.describe.remote() for worker in self._workers])
         self._carried = config.ray_state == "carried" or not all(

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from flwr.app import ArrayRecord, Message, Metadata, RecordDict
+from torch import Tensor
 
 from fedloge import messages as wire
 from fedloge.client.personal_state import PersonalStore
@@ -19,7 +20,6 @@ from fedloge.data.examples import DataSet
 from fedloge.engines.own_grid import answers, at_once, partition_of, rebuilt
 from fedloge.errors import FedlogeError
 from fedloge.federation import open_federation
-from fedloge.messages.averaging import WeightedSum
 from fedloge.run_files import RunFiles
 from fedloge.server.replies import read_figures
 
@@ -70,8 +70,8 @@ class Worker:
         Yields, for each, the reply and the client's personal files (None unless carried). At the end
         it yields a `RecordDict` with the partial sum if `sum_up`, else None.
         """
-        template = wire.decode(arrays) if arrays is not None and sum_up else {}
-        total: WeightedSum | None = None
+        template, uplink = self._templates(arrays) if sum_up else ({}, {})
+        total: wire.WorkerSum | None = None
         messages = {parcel.metadata.message_id: whole(parcel, arrays) for parcel in parcels}
         carried = {p.metadata.message_id: p.files for p in parcels if p.files is not None}
         for batch in at_once(self.config, list(messages.values())):
@@ -82,16 +82,22 @@ class Worker:
                 message = messages[reply.metadata.reply_to_message_id]
                 if sum_up and reply.has_content() and wire.failure_reason(reply.content) is None:
                     plan = wire.Plan.from_content(message.content)
-                    total = total or WeightedSum(template, plan.total_weight)
+                    total = total or wire.WorkerSum(template, uplink, plan.total_weight)
                     try:
                         # What the server would refuse must not be in the sum.
                         read_figures(reply.content, "train")
-                        wire.sum_on_worker(reply.content, total, template, plan.weight)
+                        total.take(reply.content, plan.weight)
                     except FedlogeError as exc:
                         reply = Message(wire.failure_content(str(exc)), reply_to=message)
                 keeps = message.metadata.message_id in carried
                 yield reply, self._store(message).read_files() if keeps else None
         yield None if total is None else _partial(total)
+
+    def _templates(self, arrays: ArrayRecord | None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Of the tensors that clients send back, and of the sums that the method asks for."""
+        fed = open_federation(self.config)
+        sent = wire.decode(arrays) if arrays is not None and not fed.method.solves else {}
+        return sent, fed.method.uplink(fed.net)
 
     def _store(self, message: Message) -> PersonalStore:
         return store_of(message, self.config)
@@ -112,7 +118,7 @@ def whole(parcel: Parcel, arrays: ArrayRecord | None) -> Message:
     return rebuilt(parcel.metadata, content)
 
 
-def _partial(total: WeightedSum) -> RecordDict:
+def _partial(total: wire.WorkerSum) -> RecordDict:
     partial = RecordDict()
-    wire.attach_partial(partial, total)
+    total.attach(partial)
     return partial

@@ -4,7 +4,7 @@ The lowest layer that imports Flower.
 """
 
 from fedloge.messages.averaging import DifferenceSum, ExactSum, WeightedSum, check_update
-from fedloge.messages.partial_sums import PARTIAL, add_update, attach_partial, sum_on_worker
+from fedloge.messages.partial_sums import PARTIAL, PARTIALS, WorkerSum, add_update, merge_sums
 from fedloge.messages.protocol import (
     ARRAYS,
     CLASS_COUNTS,
@@ -46,6 +46,7 @@ __all__ = [
     "METRICS",
     "NUM_EXAMPLES",
     "PARTIAL",
+    "PARTIALS",
     "PLAN",
     "SECOND_PASS",
     "STAMP",
@@ -56,13 +57,14 @@ __all__ = [
     "Plan",
     "Stamp",
     "WeightedSum",
+    "WorkerSum",
     "add_update",
-    "attach_partial",
     "check_update",
     "decode",
     "encode",
     "failure_content",
     "failure_reason",
+    "merge_sums",
     "metrics_of",
     "num_bytes",
     "only_update",
@@ -70,5 +72,4 @@ __all__ = [
     "record_digest",
     "record_of",
     "reply_content",
-    "sum_on_worker",
 ]

@@ -23,6 +23,7 @@ from fedloge.messages import (
     METRICS,
     NUM_EXAMPLES,
     PARTIAL,
+    PARTIALS,
     STAMP,
     SUMS,
     Stamp,
@@ -41,7 +42,7 @@ MOST_FIGURES = 256
 LONGEST_NAME = 64
 
 _RECORDS: Mapping[Kind, set[str]] = {
-    "train": {STAMP, METRICS, ARRAYS, SUMS, PARTIAL, f"{PARTIAL}-sums", f"{PARTIAL}-weight"},
+    "train": {STAMP, METRICS, ARRAYS, SUMS} | PARTIALS,
     "evaluate": {STAMP, METRICS, SUMS},
     "evaluate.second_pass": {STAMP, METRICS, SUMS},
 }
@@ -59,6 +60,7 @@ class Asked:
     num_examples : the training examples that it registered with.
     epochs : passes over them in training.
     masked : whether it was asked for its tensors and sums under masks.
+    added_up : whether a worker of this run may have added up its tensors and sums with others'.
     """
 
     kind: Kind
@@ -67,6 +69,7 @@ class Asked:
     num_examples: int
     epochs: int
     masked: bool = False
+    added_up: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,8 @@ class Answer:
     Attributes
     ----------
     figures : its metrics; all known, and in their ranges.
-    sums : its part of what is summed over clients, with the names and shapes that were asked for.
+    sums : its part of what is summed over clients, with the names and shapes that were asked for; empty if
+        it was masked or added up.
     """
 
     figures: dict[str, float | int]
@@ -130,7 +134,7 @@ def _answer(content: RecordDict, asked: Asked) -> Answer:
         raise UpdateError(
             f"it says it trained in {shown(figures['trained-rounds'])} rounds, after {stamp.round}"
         )
-    if asked.masked:
+    if asked.masked or (asked.added_up and PARTIAL in content):
         return Answer(figures, {})
     sums = received_tensors(content, SUMS) if asked.uplink else {}
     check_update(sums, asked.uplink, limit=LARGEST_SUM)
@@ -239,12 +243,11 @@ def digest_of(reply: Message) -> str:
     return next((record_digest(record) for record in records if record is not None), "")
 
 
-def bytes_of(reply: Message, model_bytes: int) -> int:
+def bytes_of(reply: Message, answer_bytes: int) -> int:
     """The bytes that the answer's tensors take in a message.
 
-    Tensors that a worker has added up already count as `model_bytes`, which their client would
-    have sent.
+    Those that a worker has added up already count as `answer_bytes`, which their client would have sent.
     """
     records = (record_of(reply.content, name, ArrayRecord) for name in (ARRAYS, SUMS, MASKED))
     own = sum(num_bytes(record) for record in records if record is not None)
-    return own + (model_bytes if PARTIAL in reply.content else 0)
+    return own + (answer_bytes if PARTIAL in reply.content else 0)

@@ -24,6 +24,7 @@ from fedloge.messages import (
     ARRAYS,
     GIVEN,
     NUM_EXAMPLES,
+    PARTIAL,
     PLAN,
     SECOND_PASS,
     STAMP,
@@ -33,6 +34,7 @@ from fedloge.messages import (
     check_update,
     decode,
     encode,
+    merge_sums,
     num_bytes,
     received_tensors,
 )
@@ -86,7 +88,8 @@ class RoundStrategy(Strategy):
         self._weights = Weights(config, roster, at_start)
         self._open_roster = open_roster
         self.present: list[int] | None = None
-        self._model_bytes = 0
+        # What the answer of a client takes that a worker has added up: its tensors, if any, and its sums.
+        self._answer_bytes = self._sums_bytes = num_bytes(encode(uplinks["train"]))
         self._masked: MaskedMean | None = None
         self._before: dict[str, Tensor] = {}
 
@@ -204,10 +207,11 @@ class RoundStrategy(Strategy):
     ) -> list[Message]:
         members = self.roster.members()
         self._asked = {client: members[client] for client in clients if client in members}
-        self._model_bytes = num_bytes(arrays)
+        sent = num_bytes(arrays)
+        self._answer_bytes = self._sums_bytes + (sent if self.template else 0)
         self.outcome = RoundOutcome(
             failures={client: "not connected" for client in clients if client not in members},
-            bytes_down=(self._model_bytes + (num_bytes(given) if given else 0)) * len(self._asked),
+            bytes_down=(sent + (num_bytes(given) if given else 0)) * len(self._asked),
         )
         stamp = self.stamp_of(round).to_record()
         total = max(1, sum(self._weights.of(member) for member in self._asked.values()))
@@ -300,6 +304,7 @@ class RoundStrategy(Strategy):
             self._asked[client].num_examples,
             self.config.local_epochs,
             masked=self._masked is not None,
+            added_up=self.partial_sums and kind == "train",
         )
 
     def _collect(
@@ -332,9 +337,13 @@ class RoundStrategy(Strategy):
             except FedlogeError as exc:
                 outcome.failures[client] = printable_line(str(exc))
                 continue
-            sums.setdefault(group, ExactSum(uplink)).add(answer.sums)
+            own = sums.setdefault(group, ExactSum(uplink))
+            if PARTIAL in reply.content:
+                merge_sums(reply.content, own)
+            else:
+                own.add(answer.sums)
             outcome.replies[client] = answer.figures
-            outcome.bytes_up += bytes_of(reply, self._model_bytes)
+            outcome.bytes_up += bytes_of(reply, self._answer_bytes)
         late = combined.refused() if combined is not None else {}
         outcome.failures |= late
         outcome.replies = {k: row for k, row in outcome.replies.items() if k not in late}

@@ -35,6 +35,12 @@ KEPT: dict[str, Any] = {
 }
 """A federation on what a frozen network keeps of its images."""
 
+SUMMED: dict[str, dict[str, Any]] = {
+    "creff": {"method": "creff", "rounds": 2},
+    "fed3r": {**KEPT, "method": "fed3r", "rounds": 2},
+}
+"""Methods that send sums beside the model, or in its place."""
+
 STRAGGLERS: dict[str, dict[str, Any]] = {
     "first": {"clients_per_round": 3, "clients_drawn": 6, "speed_spread": 20.0},
     "buffered": {"buffer_size": 2, "speed_spread": 20.0, "rounds": 4, "evaluate_every": 4},
@@ -135,6 +141,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory, faulty: Path) -> Runs:
             config(folder, name, ray_workers=2, ray_state="carried", **changes)
             for name, changes in STRAGGLERS.items()
         ),
+        *(
+            config(folder, name, cache_dir=str(folder / "cache"), ray_workers=2, **changes)
+            for name, changes in SUMMED.items()
+        ),
         config(folder, "killed", method=f"{faulty}:Dies", **everybody),
         config(folder, "failures", method=f"{faulty}:Fails", rounds=1, **everybody),
     ]
@@ -180,6 +190,10 @@ def assert_same_run(a: Path, b: Path) -> None:
             assert all(left[key].equal(right[key]) for key in left), file
 
 
+def bytes_up(run: Path) -> list[int]:
+    return [json.loads(line)["bytes-up"] for line in (run / "timing.jsonl").open()]
+
+
 # The first of these to run starts all of them.
 on_ray = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -200,6 +214,15 @@ class TestOnRay:
         # In a cache of their own, so that both compute them.
         local.run(config(tmp_path, "kept", cache_dir=str(tmp_path / "cache"), **KEPT))
         assert_same_run(tmp_path / "kept", runs["kept"])
+
+    @pytest.mark.parametrize("name", SUMMED)
+    def test_sums_that_workers_add_up_are_the_local_engines(
+        self, name: str, runs: Runs, tmp_path: Path
+    ) -> None:
+        local.run(config(tmp_path, name, cache_dir=str(tmp_path / "cache"), **SUMMED[name]))
+        assert_same_run(tmp_path / name, runs[name])
+        here, there = (bytes_up(folder) for folder in (tmp_path / name, runs[name]))
+        assert here == there and min(here) > 0
 
     @pytest.mark.parametrize("name", STRAGGLERS)
     def test_who_is_not_waited_for_is_the_same_on_any_engine(

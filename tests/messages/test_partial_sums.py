@@ -10,15 +10,17 @@ from hypothesis import strategies as st
 
 from fedloge import messages as wire
 from fedloge.errors import UpdateError
-from fedloge.messages import Stamp, WeightedSum
+from fedloge.messages import ExactSum, Stamp, WeightedSum, WorkerSum
 
 TEMPLATE = {"w": torch.zeros(3), "b": torch.zeros(())}
+UPLINK = {"s": torch.zeros(5, dtype=torch.float64)}
 
 
 def answer(seed: int) -> RecordDict:
     g = torch.Generator().manual_seed(seed)
     tensors = {name: torch.randn(zeros.shape, generator=g) for name, zeros in TEMPLATE.items()}
-    return wire.reply_content(Stamp("r", "r", "f", (0,), 1, 0), {}, tensors)
+    sums = {"s": 100 * torch.randn(5, generator=g, dtype=torch.float64)}
+    return wire.reply_content(Stamp("r", "r", "f", (0,), 1, 0), {}, tensors, sums)
 
 
 def bits(mean: dict[str, torch.Tensor]) -> dict[str, list[float]]:
@@ -33,32 +35,36 @@ def bits(mean: dict[str, torch.Tensor]) -> dict[str, list[float]]:
 )
 def test_what_workers_add_up_is_what_the_server_would(weights, workers, order) -> None:
     total = sum(weights)
-    plain = WeightedSum(TEMPLATE, total)
+    plain, plain_sums = WeightedSum(TEMPLATE, total), ExactSum(UPLINK)
     for k, weight in enumerate(weights):
+        plain_sums.add(wire.received_tensors(answer(k), wire.SUMS))
         assert wire.add_update(answer(k), plain, TEMPLATE, weight) == weight
 
     replies = []
     for worker in range(3):
         own = [k for k in range(len(weights)) if workers[k] == worker]
-        partial = WeightedSum(TEMPLATE, total)
+        partial = WorkerSum(TEMPLATE, UPLINK, total)
         contents = [answer(k) for k in own]
         for k, content in zip(own, contents, strict=True):
-            wire.sum_on_worker(content, partial, TEMPLATE, weights[k])
-            assert wire.ARRAYS not in content and wire.PARTIAL in content
+            partial.take(content, weights[k])
+            assert not {wire.ARRAYS, wire.SUMS} & content.keys() and wire.PARTIAL in content
         if contents:
-            wire.attach_partial(contents[-1], partial)
+            partial.attach(contents[-1])
         replies += [(k, content) for k, content in zip(own, contents, strict=True)]
     order.shuffle(replies)
-    merged = WeightedSum(TEMPLATE, total)
+    merged, merged_sums = WeightedSum(TEMPLATE, total), ExactSum(UPLINK)
+    for _, content in replies:
+        wire.merge_sums(content, merged_sums)
     stands_for = [wire.add_update(content, merged, TEMPLATE, weights[k]) for k, content in replies]
     assert sum(stands_for) == merged.weight == total
     assert bits(merged.mean()) == bits(plain.mean())
+    assert bits(merged_sums.total()) == bits(plain_sums.total())
 
 
 def test_a_sum_that_never_came_is_missed() -> None:
-    partial, server = WeightedSum(TEMPLATE, 5), WeightedSum(TEMPLATE, 5)
+    partial, server = WorkerSum(TEMPLATE, UPLINK, 5), WeightedSum(TEMPLATE, 5)
     content = answer(0)
-    wire.sum_on_worker(content, partial, TEMPLATE, 5)
+    partial.take(content, 5)
     assert wire.add_update(content, server, TEMPLATE, 5) == 5
     assert server.weight == 0
 
@@ -68,18 +74,34 @@ def test_what_cannot_be_averaged_is_refused_where_it_is_added(where: str) -> Non
     content = wire.reply_content(
         Stamp("r", "r", "f", (0,), 1, 0), {}, {"w": torch.full((3,), float("nan"))}
     )
-    total = WeightedSum(TEMPLATE, 5)
+    total, worker = WeightedSum(TEMPLATE, 5), WorkerSum(TEMPLATE, {}, 5)
     with pytest.raises(UpdateError, match="'b' is missing"):
         if where == "worker":
-            wire.sum_on_worker(content, total, TEMPLATE, 1)
+            worker.take(content, 1)
         else:
             wire.add_update(content, total, TEMPLATE, 1)
     assert total.weight == 0 and wire.PARTIAL not in content
 
 
+@pytest.mark.parametrize(
+    "sums", [{}, {"s": torch.zeros(4)}, {"s": torch.full((5,), float("inf"))}], ids=str
+)
+def test_of_an_answer_with_wrong_sums_nothing_is_added(sums: dict[str, torch.Tensor]) -> None:
+    content, worker = answer(0), WorkerSum(TEMPLATE, UPLINK, 5)
+    content[wire.SUMS] = wire.encode(sums)
+    with pytest.raises(UpdateError, match="'s'"):
+        worker.take(content, 3)
+    assert wire.ARRAYS in content and wire.PARTIAL not in content
+    worker.take(answer(1), 2)
+    worker.attach(content)
+    assert content[f"{wire.PARTIAL}-weight"]["weight"] == 2
+
+
 def test_a_partial_sum_of_another_model_is_refused() -> None:
     content, other = answer(0), {"w": torch.zeros(4), "b": torch.zeros(())}
-    wire.sum_on_worker(content, WeightedSum(TEMPLATE, 5), TEMPLATE, 1)
-    wire.attach_partial(content, WeightedSum(other, 5))
+    WorkerSum(TEMPLATE, UPLINK, 5).take(content, 1)
+    WorkerSum(other, {"s": torch.zeros(4)}, 5).attach(content)
     with pytest.raises(ValueError, match="another model"):
         wire.add_update(content, WeightedSum(TEMPLATE, 5), TEMPLATE, 1)
+    with pytest.raises(UpdateError, match="other names or shapes"):
+        wire.merge_sums(content, ExactSum(UPLINK))

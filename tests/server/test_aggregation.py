@@ -71,9 +71,7 @@ def test_an_update_that_is_not_finite_is_refused_by_every_rule(rule: str) -> Non
 def test_a_client_may_not_send_a_partial_sum() -> None:
     answer = reply([1.0, 1.0, 1.0])
     total = combination(Config(), TEMPLATE, 1, partial_sums=False, before=TEMPLATE)
-    from fedloge.messages.averaging import WeightedSum
-
-    wire.sum_on_worker(answer.content, WeightedSum(TEMPLATE, 1), TEMPLATE, 1)
+    wire.WorkerSum(TEMPLATE, {}, 1).take(answer.content, 1)
     with pytest.raises(UpdateError, match="partial sum"):
         total.add(0, answer, 1)
 
