@@ -52,7 +52,6 @@ class ExactMean:
     ----------
     template : the tensors' names, shapes and dtypes.
     total_weight : the weight of all clients that were asked.
-    partial_sums : whether the engine's workers may have added up their clients' tensors.
     sizes : which updates go too far. Those in a worker's sum are not compared: such a worker is one
         of this run's own processes.
     before : the tensors as they were sent, where only what they moved by is summed (`DifferenceSum`).
@@ -62,12 +61,10 @@ class ExactMean:
         self,
         template: Mapping[str, Tensor],
         total_weight: int,
-        partial_sums: bool,
         sizes: UpdateSizes,
         before: Mapping[str, Tensor] | None = None,
     ) -> None:
         self._template = template
-        self._partial_sums = partial_sums
         self._total_weight = total_weight
         self._sizes = sizes
         self._before = before
@@ -76,10 +73,6 @@ class ExactMean:
 
     def add(self, client: int, reply: Message, weight: int) -> int:
         """Add the answer's tensors, or the partial sum that it carries, to the sum of those alike in length."""
-        if PARTIAL in reply.content and not self._partial_sums:
-            raise UpdateError(
-                "the answer is a partial sum, which only workers of the Ray engine may send"
-            )
         if PARTIAL in reply.content:
             total = self._sum(_OF_WORKERS)
             self._expected += add_update(reply.content, total, self._template, weight)
@@ -164,7 +157,6 @@ def combination(
     config: Config,
     template: Mapping[str, Tensor],
     total_weight: int,
-    partial_sums: bool,
     before: Mapping[str, Tensor],
 ) -> Combination:
     """The rule that the config's `aggregation` names, for one round.
@@ -175,7 +167,7 @@ def combination(
 
     Parameters
     ----------
-    template, total_weight, partial_sums : as for `ExactMean`. Of no tensors every rule makes nothing.
+    template, total_weight : as for `ExactMean`. Of no tensors every rule makes nothing.
     before : the shared tensors as the clients were sent them.
     """
     bad, asked = config.byzantine_clients, config.clients_per_round
@@ -188,5 +180,5 @@ def combination(
         # Under privacy updates have been clipped, and all who are asked must count.
         sizes = UpdateSizes(before, 0.0 if config.dp_clip else config.max_update_norm)
         moved = before if config.average_bits == 32 else None
-        return ExactMean(template, total_weight, partial_sums, sizes, moved)
+        return ExactMean(template, total_weight, sizes, moved)
     return RobustRule(rules[config.aggregation](), template)

@@ -111,6 +111,10 @@ def _answer(content: RecordDict, asked: Asked) -> Answer:
         raise UpdateError(reason)
     known = _RECORDS[asked.kind] - (set() if asked.uplink else {SUMS})
     check_records(content, _MASKED_RECORDS if asked.masked else known)
+    if not asked.added_up and PARTIALS & content.keys():
+        raise UpdateError(
+            "the answer is a partial sum, which only workers of the Ray engine may send"
+        )
     given, stamp = Stamp.from_content(content), asked.stamp
     if given != stamp:
         raise UpdateError(
@@ -134,7 +138,7 @@ def _answer(content: RecordDict, asked: Asked) -> Answer:
         raise UpdateError(
             f"it says it trained in {shown(figures['trained-rounds'])} rounds, after {stamp.round}"
         )
-    if asked.masked or (asked.added_up and PARTIAL in content):
+    if asked.masked or PARTIAL in content:
         return Answer(figures, {})
     sums = received_tensors(content, SUMS) if asked.uplink else {}
     check_update(sums, asked.uplink, limit=LARGEST_SUM)

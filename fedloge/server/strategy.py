@@ -147,7 +147,7 @@ class RoundStrategy(Strategy):
         """
         weights = {client: self._weights.of(member) for client, member in self._asked.items()}
         masked, total = self._masked, max(1, sum(weights.values()))
-        mean = combination(self.config, self.template, total, self.partial_sums, self._before)
+        mean = combination(self.config, self.template, total, self._before)
         combined = masked or mean
         self._collect(
             "train",

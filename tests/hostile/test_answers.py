@@ -61,6 +61,11 @@ TRAIN: dict[str, tuple[Callable[[RecordDict], None], str]] = {
         "figures, expected 256 at most",
     ),
     "another record": (_set("surprise", ConfigRecord({"x": 1})), "'surprise', which is not known"),
+    "a worker's sums": (_set("partial-whole", ArrayRecord()), "only workers of the Ray engine"),
+    "a worker's weight": (
+        _set(wire.PARTIAL, ConfigRecord({"weight": 3})),
+        "only workers of the Ray engine",
+    ),
     "sums that nobody asked for": (_set(wire.SUMS, ArrayRecord()), "'sums', which is not known"),
     "metrics of another kind": (_set(wire.METRICS, ConfigRecord({"images": 1})), "no metrics"),
     "a weight of 1.0": (

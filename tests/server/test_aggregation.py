@@ -30,7 +30,7 @@ def combined(
     config: Config, updates: dict[int, list[float]], weights: dict[int, int] | None = None
 ) -> list[float]:
     weights = weights or dict.fromkeys(updates, 1)
-    rule = combination(config, TEMPLATE, sum(weights.values()), partial_sums=False, before=TEMPLATE)
+    rule = combination(config, TEMPLATE, sum(weights.values()), before=TEMPLATE)
     for client, values in updates.items():
         rule.add(client, reply(values, weights[client]), weights[client])
     return rule.result(1)["w"].tolist()
@@ -63,17 +63,9 @@ def test_krum_picks_one_honest_update() -> None:
 
 @pytest.mark.parametrize("rule", ["mean", "median", "trimmed-mean", "krum"])
 def test_an_update_that_is_not_finite_is_refused_by_every_rule(rule: str) -> None:
-    chosen = combination(Config(aggregation=rule), TEMPLATE, 1, partial_sums=False, before=TEMPLATE)
+    chosen = combination(Config(aggregation=rule), TEMPLATE, 1, before=TEMPLATE)
     with pytest.raises(UpdateError, match="not finite"):
         chosen.add(0, reply([float("nan"), 0.0, 0.0]), 1)
-
-
-def test_a_client_may_not_send_a_partial_sum() -> None:
-    answer = reply([1.0, 1.0, 1.0])
-    total = combination(Config(), TEMPLATE, 1, partial_sums=False, before=TEMPLATE)
-    wire.WorkerSum(TEMPLATE, {}, 1).take(answer.content, 1)
-    with pytest.raises(UpdateError, match="partial sum"):
-        total.add(0, answer, 1)
 
 
 def test_too_many_liars_are_refused() -> None:
