@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,6 +13,7 @@ import safetensors.numpy
 import tomli_w
 
 from fedloge.config import Config, from_flat
+from fedloge.results.run import Run, open_run
 from fedloge.run_files import FINGERPRINT, FORMAT, RunFiles
 
 LOGE = {"global": ("fixed", "raw", "realigned"), "personal": ("raw", "realigned")}
@@ -270,5 +271,56 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
 
     def make(name: str = "one", **changes: Any) -> Path:
         return write_run(tmp_path / "runs" / name, **changes)
+
+    return make
+
+
+PRIMARY = {"fedavg": ("raw", "tuned"), "fedloge": ("realigned", "realigned")}
+
+
+@pytest.fixture
+def figures(make_run: Callable[..., Path]) -> Callable[..., Run]:
+    """``figures("fedavg", 0, [.5, .6], [[.4, .8]])``: a run of that method and seed.
+
+    One evaluation per value of `overall`; `clients` are the accuracies of each client at the
+    last evaluations, or at all of them when there is a list per evaluation.
+    """
+
+    def make(
+        method: str,
+        seed: int,
+        overall: Sequence[float | None],
+        clients: Sequence[Sequence[float]] = (),
+        name: str = "",
+        **config: Any,
+    ) -> Run:
+        of_all, of_clients = PRIMARY.get(method, ("raw", "raw"))
+        folder = make_run(
+            name or f"{method}-{seed}",
+            method=method,
+            seed=seed,
+            rounds=len(overall),
+            evaluate_every=1,
+            primary={"global": of_all, "personal": of_clients},
+            **config,
+        )
+        metrics, lines = [], []
+        for r, value in enumerate(overall, start=1):
+            row: dict[str, Any] = {"round": r}
+            if value is not None:
+                row |= {f"global/{of_all}/{key}": value for key in ("all", "many", "few")}
+            each = clients[min(r, len(clients)) - 1] if clients else ()
+            if each:
+                row[f"personal/{of_clients}/mean"] = sum(each) / len(each)
+                row[f"personal/{of_clients}/std"] = max(each) - min(each)
+            metrics.append(row)
+            for k, accuracy in enumerate(each):
+                lines.append(
+                    {"round": r, "client": k, "num-train": 9}
+                    | {f"personal/{of_clients}/accuracy": accuracy}
+                )
+        for file, content in (("metrics", metrics), ("clients", lines)):
+            (folder / f"{file}.jsonl").write_text("".join(f"{json.dumps(c)}\n" for c in content))
+        return open_run(folder)
 
     return make

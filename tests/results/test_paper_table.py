@@ -19,55 +19,6 @@ from fedloge.results.run import Run, open_run
 from fedloge.results.table_formats import csv_text, json_text, latex, markdown, text
 
 Figures = Callable[..., Run]
-MODEL = {"fedavg": ("raw", "tuned"), "fedloge": ("realigned", "realigned")}
-
-
-@pytest.fixture
-def figures(make_run: Callable[..., Path]) -> Figures:
-    """``figures("fedavg", 0, [.5, .6], [[.4, .8]])``: a run of that method and seed.
-
-    One evaluation per value of `overall`; `clients` are the accuracies of each client at the
-    last evaluations, or at all of them when there is a list per evaluation.
-    """
-
-    def make(
-        method: str,
-        seed: int,
-        overall: Sequence[float | None],
-        clients: Sequence[Sequence[float]] = (),
-        name: str = "",
-        **config: Any,
-    ) -> Run:
-        of_all, of_clients = MODEL.get(method, ("raw", "raw"))
-        folder = make_run(
-            name or f"{method}-{seed}",
-            method=method,
-            seed=seed,
-            rounds=len(overall),
-            evaluate_every=1,
-            primary={"global": of_all, "personal": of_clients},
-            **config,
-        )
-        metrics, lines = [], []
-        for r, value in enumerate(overall, start=1):
-            row: dict[str, Any] = {"round": r}
-            if value is not None:
-                row |= {f"global/{of_all}/{key}": value for key in ("all", "many", "few")}
-            each = clients[min(r, len(clients)) - 1] if clients else ()
-            if each:
-                row[f"personal/{of_clients}/mean"] = sum(each) / len(each)
-                row[f"personal/{of_clients}/std"] = max(each) - min(each)
-            metrics.append(row)
-            for k, accuracy in enumerate(each):
-                lines.append(
-                    {"round": r, "client": k, "num-train": 9}
-                    | {f"personal/{of_clients}/accuracy": accuracy}
-                )
-        for file, content in (("metrics", metrics), ("clients", lines)):
-            (folder / f"{file}.jsonl").write_text("".join(f"{json.dumps(c)}\n" for c in content))
-        return open_run(folder)
-
-    return make
 
 
 def table(runs: Sequence[Run], when: str = "last", **options: Any):
