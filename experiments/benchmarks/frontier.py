@@ -20,6 +20,7 @@ import typer
 from matplotlib.axes import Axes
 
 from fedloge.console import stdout
+from fedloge.results.figure_rows import predictors
 from fedloge.results.grouping import Row, gather, group_runs
 
 MEASURES = ("global all", "few-shot", "personal mean", "worst tenth")
@@ -44,9 +45,8 @@ def pairs_of(row: Row) -> list[Pair]:
     lines = [run.evaluated[-1] for run in row.runs if run.evaluated]
 
     def means(side: str, names: Sequence[str]) -> dict[str, tuple[float, ...]]:
-        known = {key.split("/")[1] for key in lines[0] if key.startswith(f"{side}/")}
         found = {}
-        for model in sorted(known):
+        for model in predictors(row.runs[0], side):
             keys = [f"{side}/{model}/{name}" for name in names]
             if all(key in line for key in keys for line in lines):
                 found[model] = tuple(

@@ -281,8 +281,7 @@ class Client:
             return fed.bank.fresh(extract, indices), fed.test.classes[indices]
 
         def train() -> Labelled:
-            with torch.no_grad():
-                return plain.plain_features(partial(fed.method.features, net.eval()))
+            return plain.train_features(net, fed.method.features)
 
         def models() -> dict[str, Predictor]:
             if (kept := fed.personal_models.get(stamp.version, self.index)) is not None:

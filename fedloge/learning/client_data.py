@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -14,6 +15,7 @@ from fedloge.config import Config
 from fedloge.data.examples import Examples, Preparation
 from fedloge.learning.local_privacy import LocalPrivacy
 from fedloge.learning.mixup import Mixer
+from fedloge.models.network import Network
 from fedloge.rng import rng
 
 EVALUATION_BATCH = 256
@@ -136,3 +138,14 @@ class ClientData:
         """What ``features`` makes of `plain_batches`, and the labels; the caller sets the mode."""
         parts = [(features(x), y) for x, y in self.plain_batches()]
         return torch.cat([h for h, _ in parts]), torch.cat([y for _, y in parts])
+
+    @torch.no_grad()
+    def train_features(self, net: Network, features: Callable[[Any, Tensor], Tensor]) -> Labelled:
+        """Shared features, ``features(net, inputs)``, and labels of all training examples, not augmented.
+
+        Sets evaluation mode. In an evaluation they are computed once, for all that ask.
+        """
+        net.eval()
+        if self.measured is not None:
+            return self.measured.train()
+        return self.plain_features(partial(features, net))

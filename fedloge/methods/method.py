@@ -11,10 +11,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any, ClassVar, Generic, TypeVar
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -295,15 +293,8 @@ class Method(ABC, Generic[N]):
         return {}
 
 
-@torch.no_grad()
 def plain_features(
     method: Method, net: Network, client: ClientData
 ) -> tuple[Float[Tensor, "examples features"], Tensor]:
-    """Features and labels of all training examples of a client, not augmented, in evaluation mode.
-
-    In an evaluation they are computed once, for all that ask.
-    """
-    if client.measured is not None:
-        return client.measured.train()
-    net.eval()
-    return client.plain_features(partial(method.features, net))
+    """`ClientData.train_features` of the method's shared features."""
+    return client.train_features(net, method.features)

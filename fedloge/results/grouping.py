@@ -16,8 +16,9 @@ from typing import Any
 from fedloge.config import from_flat
 from fedloge.config.tables import toml_value
 from fedloge.errors import InputError, RunDirError, unknown_name
+from fedloge.results.figure_rows import predictors
 from fedloge.results.like_for_like import differences
-from fedloge.results.recorded_run import RecordedRun, list_runs
+from fedloge.results.recorded_run import JUDGED, RecordedRun, list_runs
 from fedloge.results.settings import (
     Value,
     in_words,
@@ -181,14 +182,12 @@ def shown_row(rows: Sequence[Row], text: str) -> Row:
         row = find_row(rows, given)
         return replace(row, label=label or row.label)
     row, model = find_row(rows, named[1]), named[2]
-    keys = {key for run in row.runs for line in run.evaluated for key in line}
-    ends = {"global": "all", "personal": "mean"}
-    sides = [side for side, end in ends.items() if f"{side}/{model}/{end}" in keys]
-    if not sides:
-        known = sorted({key.split("/")[1] for key in keys if key.startswith(tuple(ends))})
-        raise InputError(f"--row {text!r}: {unknown_name('model', model, known)}")
-    primary = dict.fromkeys(sides, model)
-    runs = tuple(replace(run, info=run.info | {"primary": primary}) for run in row.runs)
+    known = {side: {m for run in row.runs for m in predictors(run, side)} for side in JUDGED}
+    models = {side: model for side, found in known.items() if model in found}
+    if not models:
+        every = sorted(set().union(*known.values()))
+        raise InputError(f"--row {text!r}: {unknown_name('model', model, every)}")
+    runs = tuple(run.judged_by(models) for run in row.runs)
     return replace(row, label=label or given, runs=runs)
 
 

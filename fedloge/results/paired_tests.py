@@ -14,13 +14,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from fedloge.results.grouping import Row
-from fedloge.results.recorded_run import RecordedRun
+from fedloge.results.recorded_run import JUDGED, RecordedRun
 from fedloge.results.run_figures import EVALUATIONS, When, client_accuracies, figures_at
 
 TestOver = Literal["auto", "seeds", "clients", "none"]
 
-JUDGED: Mapping[str, str] = {"global": "all", "personal": "mean"}
-"""The figure of each side that is tested."""
 # With fewer pairs than these a test can hardly reach 5 %, whatever the figures.
 _FEWEST_SEEDS, _FEWEST_CLIENTS = 3, 6
 

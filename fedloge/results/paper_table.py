@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 from fedloge.results.figure_rows import COLUMNS, NEW_CLIENTS, predictors
 from fedloge.results.grouping import Row, Section, display_name, find_row
 from fedloge.results.paired_tests import (
-    JUDGED,
     PairedTest,
     TestOver,
     describe_test,
     tests_against,
 )
+from fedloge.results.recorded_run import JUDGED
 from fedloge.results.run_figures import EVALUATIONS, When, figures_at
 from fedloge.results.settings import Value
 from fedloge.results.who_was_measured import Measured, in_percent, interval, measured

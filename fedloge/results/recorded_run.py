@@ -7,8 +7,8 @@ Tables, figures and the report are made of a `RecordedRun`. Users get its subcla
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -34,6 +34,9 @@ from fedloge.run_files import RunFiles
 
 GROUPS = ("many", "medium", "few")
 """The names of the shot groups; ``run.json`` holds their places in this tuple."""
+
+JUDGED: Mapping[str, str] = {"global": "all", "personal": "mean"}
+"""The figure of each side by which a method is judged."""
 
 
 class Split(NamedTuple):
@@ -178,10 +181,13 @@ class RecordedRun:
     def primary(self) -> dict[str, str]:
         """Names of the figures that the method is judged by: ``{"global": "global/realigned/all", ...}``."""
         chosen = self.info.get("primary") or {}
-        ends = {"global": "all", "personal": "mean"}
         return {
-            side: f"{side}/{chosen[side]}/{end}" for side, end in ends.items() if chosen.get(side)
+            side: f"{side}/{chosen[side]}/{end}" for side, end in JUDGED.items() if chosen.get(side)
         }
+
+    def judged_by(self, models: Mapping[str, str]) -> Self:
+        """The same run as if its method were judged by these models, by side; not at all on any other side."""
+        return replace(self, info=self.info | {"primary": dict(models)})
 
     def beside_primary(self, side: str, figure: str) -> str:
         """The name of another figure of the model that a side is judged by; empty without such a model.

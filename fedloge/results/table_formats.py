@@ -12,8 +12,8 @@ from typing import Any
 
 from fedloge.results.figure_rows import COLUMNS, NEW_CLIENTS
 from fedloge.results.grouping import setting_in_words
-from fedloge.results.paired_tests import JUDGED
 from fedloge.results.paper_table import FIGURES, Cell, PaperTable, TableRow, describe
+from fedloge.results.recorded_run import JUDGED
 
 Bold = Callable[[str], str]
 TITLES = {

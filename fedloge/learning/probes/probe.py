@@ -12,7 +12,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, ClassVar, Protocol
 
 from jaxtyping import Float, Int
@@ -69,14 +68,8 @@ class ProbeTask:
         return self.method.features(net, inputs)
 
     def train_features(self, net: Network, client: ClientData) -> Labelled:
-        """Shared features and labels of a client's training examples, not augmented.
-
-        Sets evaluation mode. In an evaluation they are computed once, for all that ask.
-        """
-        net.eval()
-        if client.measured is not None:
-            return client.measured.train()
-        return client.plain_features(partial(self.features, net))
+        """`ClientData.train_features` of the method's shared features."""
+        return client.train_features(net, self.method.features)
 
     def features_for(self, predictor: Predictor, net: Network, inputs: Tensor) -> Tensor:
         """The features that a predictor's head reads."""
