@@ -47,6 +47,24 @@ Where = Annotated[
     list[str] | None,
     typer.Option(metavar="KEY=VALUE", help="Only runs whose config has this value; repeatable."),
 ]
+Rows = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--row",
+        help="Only this method or label, in this order; 'CCVR (calibrated, tuned)' is judged by these models, "
+        "'CCVR (raw)=FedAvg' is called so. Repeatable.",
+    ),
+]
+UpTo = Annotated[
+    int,
+    typer.Option(
+        "--up-to",
+        metavar="ROUND",
+        min=0,
+        help="Take longer runs as if they had ended after this round.",
+        show_default=False,
+    ),
+]
 AllowUnequal = Annotated[
     bool, typer.Option("--allow-unequal", help="Allow runs with unequal data or budget.")
 ]

@@ -13,9 +13,11 @@ from fedloge.commands.arguments import (
     AnyRunFolders,
     By,
     Json,
+    Rows,
     RunFolder,
     RunFolders,
     SweepFolder,
+    UpTo,
     Where,
 )
 from fedloge.console import print_json, stdout
@@ -91,6 +93,8 @@ def table(
         str, typer.Option(help="The row that others are tested against; default: FedLoGe.")
     ] = "",
     by: By = None,
+    rows: Rows = None,
+    up_to: UpTo = 0,
     where: Where = None,
     allow_unequal: AllowUnequal = False,
 ) -> None:
@@ -107,6 +111,8 @@ def table(
         test=test,
         against=against,
         by=by or [],
+        rows=rows or [],
+        up_to=up_to,
         where=where or [],
         allow_unequal=allow_unequal,
     )
@@ -118,14 +124,7 @@ def plot(
     runs: AnyRunFolders = None,
     sweep: SweepFolder = None,
     side: Annotated[str, typer.Option(help="global, personal or both")] = "both",
-    rows: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--row",
-            help="Only this method or label, in this order; 'CCVR (raw)' is judged by that model, "
-            "'CCVR (raw)=FedAvg' is called so. Repeatable.",
-        ),
-    ] = None,
+    rows: Rows = None,
     figures: Annotated[
         list[str] | None,
         typer.Option(
@@ -139,6 +138,7 @@ def plot(
             help="Published curves to dash beside: CSV with label, round, global, personal."
         ),
     ] = None,
+    up_to: UpTo = 0,
     where: Where = None,
     allow_unequal: AllowUnequal = False,
 ) -> None:
@@ -154,6 +154,7 @@ def plot(
         rows=rows or [],
         figures=figures or [],
         beside=beside,
+        up_to=up_to,
         where=where or [],
         allow_unequal=allow_unequal,
     )

@@ -10,7 +10,7 @@ from typing import cast, get_args
 
 from fedloge.console import stdout
 from fedloge.errors import InputError, unknown_name
-from fedloge.results.grouping import Section, gather, group_runs, setting_in_words, shown_row
+from fedloge.results.grouping import Section, gather, group_runs, setting_in_words, shown_rows
 from fedloge.results.paired_tests import TestOver
 from fedloge.results.paper_table import paper_table
 from fedloge.results.recorded_run import RecordedRun
@@ -29,6 +29,8 @@ def table(
     test: str,
     against: str,
     by: Sequence[str],
+    rows: Sequence[str],
+    up_to: int,
     where: Sequence[str],
     allow_unequal: bool,
 ) -> None:
@@ -42,12 +44,12 @@ def table(
     _among("--when", when, [*get_args(When), "both"])
     _among("--models", models, ["primary", "all"])
     _among("--test", test, get_args(TestOver))
-    opened, own = gather(runs, sweep, where)
+    opened, own = gather(runs, sweep, where, up_to=up_to)
     sections = group_runs(opened, [*by] or own, allow_unequal=allow_unequal)
     whens = get_args(When) if when == "both" else (when,)
     tables = [
         paper_table(
-            section,
+            shown_rows(section, rows),
             cast("When", one),
             all_predictors=models == "all",
             test=cast("TestOver", test),
@@ -73,6 +75,7 @@ def plot(
     rows: Sequence[str],
     figures: Sequence[str],
     beside: Path | None,
+    up_to: int,
     where: Sequence[str],
     allow_unequal: bool,
 ) -> None:
@@ -92,9 +95,9 @@ def plot(
     if figures and kind not in plots.OVER_ROUNDS:
         raise InputError(f"--figure: goes with --kind {', '.join(plots.OVER_ROUNDS)}, got {kind!r}")
     published = read_curves(beside) if beside is not None else None
-    opened, by = gather(runs, sweep, where)
+    opened, by = gather(runs, sweep, where, up_to=up_to)
     section = _only(group_runs(opened, by, allow_unequal=allow_unequal))
-    shown = [shown_row(section.rows, name) for name in rows] or section.rows
+    shown = shown_rows(section, rows).rows
     for figure in figures:
         _check_measured(figure, opened)
     sides = tuple(figures) or (plots.SIDES if side == "both" else (side,))

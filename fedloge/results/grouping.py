@@ -71,7 +71,11 @@ class Section:
 
 
 def gather(
-    paths: Sequence[Path], sweep: Path | None = None, where: Iterable[str] = ()
+    paths: Sequence[Path],
+    sweep: Path | None = None,
+    where: Iterable[str] = (),
+    *,
+    up_to: int = 0,
 ) -> tuple[list[RecordedRun], tuple[str, ...]]:
     """Open runs by path, or all runs of a sweep; also returns the keys by which a sweep's tables are split.
 
@@ -80,13 +84,14 @@ def gather(
     paths : run folders.
     sweep : a sweep's folder; runs of it that have not begun are left out.
     where : ``key=value`` conditions that a run must meet.
+    up_to : the round after which a longer run is cut; 0: none is.
 
     Raises
     ------
     InputError
         No run is left, or a condition is not ``key=value``.
     RunDirError
-        A run cannot be opened.
+        A run cannot be opened, or was not evaluated after the round `up_to`.
     """
     if bool(paths) == (sweep is not None):
         raise InputError("give either run folders or --sweep FOLDER")
@@ -104,6 +109,7 @@ def gather(
             if name in found
         ]
     runs = [RecordedRun.open(path) for path in paths]
+    runs = [run.up_to(up_to) for run in runs] if up_to else runs
     known = known_keys(runs)
     for condition in where:
         key, value, text = _condition(condition, known)
@@ -164,10 +170,27 @@ def find_row(rows: Sequence[Row], name: str) -> Row:
     return alike[0]
 
 
+def shown_rows(section: Section, texts: Sequence[str]) -> Section:
+    """The section with only the rows that are named, in this order (see `shown_row`); with all if none is.
+
+    Raises
+    ------
+    InputError
+        There is no such row, it has no such model, or two rows are called the same.
+    """
+    rows = [shown_row(section.rows, text) for text in texts]
+    labels = [row.label for row in rows]
+    twice = [label for label in labels if labels.count(label) > 1]
+    if twice:
+        raise InputError(f"--row: two rows are called {twice[0]!r}; call one by =LABEL behind it")
+    return replace(section, rows=rows) if rows else section
+
+
 def shown_row(rows: Sequence[Row], text: str) -> Row:
     """The row that ``NAME``, ``NAME (MODEL)`` or either with ``=LABEL`` behind it means.
 
-    With a model the row is judged by that one, on the sides that have it; with a label it is called so.
+    With a model the row is judged by that one, on the sides that have it; two are the global and the personal
+    one. With a label it is called so.
 
     Raises
     ------
@@ -181,12 +204,24 @@ def shown_row(rows: Sequence[Row], text: str) -> Row:
     if named is None or any(row.label == given for row in rows):
         row = find_row(rows, given)
         return replace(row, label=label or row.label)
-    row, model = find_row(rows, named[1]), named[2]
+    row, wanted = find_row(rows, named[1]), [name.strip() for name in named[2].split(",")]
     known = {side: {m for run in row.runs for m in predictors(run, side)} for side in JUDGED}
-    models = {side: model for side, found in known.items() if model in found}
+    if len(wanted) == 1:
+        models = {side: wanted[0] for side, found in known.items() if wanted[0] in found}
+    elif len(wanted) == len(JUDGED):
+        models = dict(zip(JUDGED, wanted, strict=True))
+    else:
+        raise InputError(
+            f"--row {text!r}: expected one model, or two, global and personal; got {len(wanted)}"
+        )
+    for side, model in models.items():
+        if model not in known[side]:
+            raise InputError(
+                f"--row {text!r}: {unknown_name(f'{side} model', model, sorted(known[side]))}"
+            )
     if not models:
         every = sorted(set().union(*known.values()))
-        raise InputError(f"--row {text!r}: {unknown_name('model', model, every)}")
+        raise InputError(f"--row {text!r}: {unknown_name('model', wanted[0], every)}")
     runs = tuple(run.judged_by(models) for run in row.runs)
     return replace(row, label=label or given, runs=runs)
 

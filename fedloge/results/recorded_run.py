@@ -189,6 +189,35 @@ class RecordedRun:
         """The same run as if its method were judged by these models, by side; not at all on any other side."""
         return replace(self, info=self.info | {"primary": dict(models)})
 
+    def up_to(self, round: int) -> Self:
+        """The run as it was when `round` had been its last; a run that has not come so far stays as it is.
+
+        No key makes a round depend on how many are to follow, so this is what a run of so many rounds records.
+
+        Raises
+        ------
+        RunDirError
+            The run has done that round, but its models were not evaluated after it.
+        """
+        if self.rounds_done < round:
+            return self
+        if round not in self.evaluated_rounds:
+            raise RunDirError(
+                f"{self.path}: its models were not evaluated after round {round}; "
+                f"they were after {', '.join(map(str, self.evaluated_rounds)) or 'none'}"
+            )
+
+        def before(lines: list[Line]) -> list[Line]:
+            return [line for line in lines if line["round"] <= round]
+
+        return replace(
+            self,
+            config=self.config.replace(rounds=round),
+            metric_lines=before(self.metric_lines),
+            timing_lines=before(self.timing_lines),
+            failure_lines=before(self.failure_lines),
+        )
+
     def beside_primary(self, side: str, figure: str) -> str:
         """The name of another figure of the model that a side is judged by; empty without such a model.
 

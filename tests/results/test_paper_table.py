@@ -339,6 +339,8 @@ def test_the_command_prints_or_writes(figures, monkeypatch, capsys, tmp_path: Pa
     paths = [str(figures(m, 0, [0.5], [[0.5, 0.6]]).path) for m in ("fedavg", "fedloge")]
     assert command(monkeypatch, "table", *paths, "--when", "last", "--format", "md") == 0
     assert capsys.readouterr().out.startswith("| method | seeds |")
+    assert command(monkeypatch, "table", *paths, "--row", "fedavg=Theirs", "--up-to", "1") == 0
+    assert "Theirs" in (said := capsys.readouterr().out) and "FedLoGe" not in said
     out = tmp_path / "made" / "table.tex"
     assert command(monkeypatch, "table", *paths, "--out", str(out)) == 0
     assert out.read_text().count(r"\begin{table}") == 2  # the last round, and the mean
