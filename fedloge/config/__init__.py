@@ -4,10 +4,12 @@ from fedloge.config.comparing import differences
 from fedloge.config.keys import OPERATIONAL, TABLES, Config, keys
 from fedloge.config.on_node import OnNodeOptions
 from fedloge.config.reading import from_flat, load, parse_overrides
+from fedloge.config.server_keys import PERSONAL_HEADS
 from fedloge.config.tables import Scalar
 
 __all__ = [
     "OPERATIONAL",
+    "PERSONAL_HEADS",
     "TABLES",
     "Config",
     "OnNodeOptions",

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 from fedloge.errors import unknown_name
 from fedloge.options import STRICT_AND_FROZEN
 
-PERSONAL_HEADS = ("own-prior",)
+PERSONAL_HEADS = ("own-prior", "own-prior-tuned")
 """What `MeasurementKeys.personal_heads` may name."""
 
 
@@ -123,7 +123,7 @@ class MeasurementKeys(pydantic.BaseModel):
     personal_heads: str = Field(
         "",
         description="further personal heads of every method with a global model, separated by commas: own-prior, the "
-        "averaged head plus the client's log class shares",
+        "averaged head plus the client's log class shares; own-prior-tuned, that head tuned on its examples",
     )
     shot_groups: Literal["mass", "count"] = Field(
         "mass",

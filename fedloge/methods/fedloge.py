@@ -30,7 +30,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
-from fedloge.config import Config
+from fedloge.config import PERSONAL_HEADS, Config
 from fedloge.errors import ConfigError
 from fedloge.geometry.law_realignment import at_law_norms, global_realign_by_law
 from fedloge.geometry.prototypes import Kind, prototypes
@@ -105,8 +105,7 @@ class FedLoGe(Method[FedLoGeNetwork]):
         - `head_rate`: factor of the two heads' learning rate; 1 in the paper.
         - `fixed_adjustment`, `global_adjustment`: tau of the logit adjustment in the losses of W and of
           psi; 0, the paper's, is plain cross-entropy.
-        - `global_model`, `personal_model`: the model that each side is judged by in tables; all are
-          measured.
+        - `global_model`, `personal_model`: the model that each side is judged by in tables; all are measured.
         - `personal_realignment`: LA-FR as phi' = psi ||phi|| (``norm``), or its logits plus the local
           head's own (``sum``).
         - `realign_by`: by which norms heads are realigned: those that rows have (``norms``, the paper), or
@@ -126,9 +125,9 @@ class FedLoGe(Method[FedLoGeNetwork]):
         fixed_adjustment: float = Field(0.0, ge=0)
         global_adjustment: float = Field(0.0, ge=0)
         global_model: Literal["realigned", "raw", "fixed"] = "realigned"
-        personal_model: Literal["realigned", "raw", "with-fixed", "tuned", "own-prior"] = (
-            "realigned"
-        )
+        personal_model: Literal[
+            "realigned", "raw", "with-fixed", "tuned", "own-prior", "own-prior-tuned"
+        ] = "realigned"
         personal_realignment: Literal["norm", "sum"] = "norm"
         realign_by: Literal["norms", "law"] = "norms"
         tune_epochs: int = Field(0, ge=0)
@@ -162,10 +161,11 @@ class FedLoGe(Method[FedLoGeNetwork]):
                 "method-options.head-rate scales the heads' gradients, which adamw's steps do not depend on; "
                 f"set optimiser=sgd, or leave it out, got {options.head_rate:g}"
             )
-        if options.personal_model == "own-prior" and "own-prior" not in self.config.further_heads:
+        wanted, further = options.personal_model, self.config.further_heads
+        if wanted in PERSONAL_HEADS and wanted not in further:
             raise ConfigError(
-                "method-options.personal-model: 'own-prior' is made by the key personal-heads, which is "
-                f"{self.config.personal_heads!r}; set personal-heads=own-prior"
+                f"method-options.personal-model: {wanted!r} is made by the key personal-heads, which is "
+                f"{self.config.personal_heads!r}; set personal-heads={','.join((*further, wanted))}"
             )
         self.w = "trained" if options.prototypes == "none" else "fixed"
         if self.w == "trained":

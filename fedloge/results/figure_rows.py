@@ -34,7 +34,7 @@ NEW_CLIENTS = {
     "personalized": "own model",
 }
 """Names of the stages of a client that never took part (`fedloge.federation.new_clients.STAGES`)."""
-_PREDICTORS = ("fixed", "raw", "tuned", "own-prior", "realigned")
+_PREDICTORS = ("fixed", "raw", "tuned", "own-prior", "own-prior-tuned", "realigned")
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from fedloge.learning.client_data import ClientData
 from fedloge.methods import METHODS, make_method
 from fedloge.methods.chosen_tau import TAUS, best_of
 from fedloge.methods.method import Part, Task
-from fedloge.methods.personal_heads import log_shares, own_prior, personal_models
+from fedloge.methods.personal_heads import log_shares, own_prior, own_prior_tuned, personal_models
 
 PIXELS = torch.tensor([[9, 0, 3, 1, 0, 2, 5, 7]] * 4)
 LABELS = torch.tensor([0, 0, 0, 2])
@@ -43,6 +43,45 @@ def test_own_prior_adds_the_shares_and_masks_the_rest(
     assert bool((own[:, [1, 3]] == -torch.inf).all())
 
 
+def test_a_tuned_prior_is_five_slow_passes_from_it(
+    task: Callable[..., Task], client: Callable[..., ClientData]
+) -> None:
+    made = task(method="fedavg", personal_heads="own-prior,own-prior-tuned", batch_size=4)
+    method = make_method(made)
+    net, data = method.build().eval(), client(made, PIXELS, LABELS)
+    found = personal_models(method, net, data)
+    begun, tuned = found["own-prior"].head, found["own-prior-tuned"].head
+    features, labels = data.train_features(net, method.features)
+    # Gradient descent on the two classes that the client has: all four examples are one batch.
+    weight = begun.weight[[0, 2]].clone().requires_grad_()
+    bias = begun.offset()[[0, 2]].clone().requires_grad_()
+    for _ in range(5):
+        loss = torch.nn.functional.cross_entropy(features @ weight.T + bias, labels // 2)
+        steps = torch.autograd.grad(loss, [weight, bias])
+        with torch.no_grad():
+            weight -= 0.01 * steps[0]
+            bias -= 0.01 * steps[1]
+    torch.testing.assert_close(tuned.weight[[0, 2]], weight.detach())
+    torch.testing.assert_close(tuned.offset()[[0, 2]], bias.detach())
+    assert torch.equal(tuned.weight[[1, 3]], begun.weight[[1, 3]])
+    assert bool((tuned.logits(features)[:, [1, 3]] == -torch.inf).all())
+    # The head of the network, and with it all other personal models, is as it was.
+    assert torch.equal(begun.weight, found["raw"].head.weight)
+
+
+def test_a_tuned_prior_reads_the_features_that_its_head_reads(
+    task: Callable[..., Task], client: Callable[..., ClientData]
+) -> None:
+    made = task(method="fednh")
+    method = make_method(made)
+    net = cast(Any, method.build().eval())
+    found = own_prior_tuned(method, net, client(made, PIXELS, LABELS))
+    assert found is not None and found.extractor == "unit_features"
+    # By steps of .01 on features of norm 1 no row moves further than by the sum of the steps.
+    moved = found.head.weight - net.prototypes.scale * net.prototypes.weight
+    assert 0 < float(moved.norm(dim=1).max()) <= 5 * 4 * 0.01
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_with_a_global_model_has_it(
     name: str, task: Callable[..., Task], client: Callable[..., ClientData]
@@ -54,6 +93,8 @@ def test_every_method_with_a_global_model_has_it(
     found = own_prior(method, net, data)
     # Regression's outputs are no logits, so fed3r has none.
     assert (found is None) == (method.primary_global is None or name == "fed3r")
+    tuned = own_prior_tuned(method, net, client(made, PIXELS, LABELS))
+    assert (tuned is None) == (found is None)
     if found is not None:
         x = torch.rand(6, 1, 1, 8)
         logits = found.head.logits(getattr(method, found.extractor)(net, x))
@@ -64,6 +105,8 @@ def test_every_method_with_a_global_model_has_it(
         assert alike is not None and averaged is not None
         h = getattr(method, averaged.extractor)(net, x)
         assert torch.equal(alike.head.predict(h), averaged.head.predict(h))
+        assert tuned is not None and tuned.extractor == found.extractor
+        assert not tuned.head.logits(h).isnan().any()
 
 
 def test_fednhs_logits_are_those_of_training(task: Callable[..., Task]) -> None:
