@@ -255,7 +255,12 @@ def _models(row: Row, all_predictors: bool) -> list[tuple[str, dict[str, str]]]:
     primary = {side: name.split("/")[1] for side, name in run.primary.items()}
     if not all_predictors:
         return [(row.label, primary)]
-    by_side = {side: predictors(run, side) for side in JUDGED}
+    # A model that was measured in some of the runs only has no mean over all seeds.
+    others = [{side: predictors(run, side) for side in JUDGED} for run in row.runs[1:]]
+    by_side = {
+        side: [name for name in predictors(run, side) if all(name in one[side] for one in others)]
+        for side in JUDGED
+    }
     names = list(dict.fromkeys(name for found in by_side.values() for name in found))
     return [
         (

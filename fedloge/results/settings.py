@@ -25,9 +25,12 @@ _METHOD_KEYS = frozenset(
         "weight-decay",
     }
 )
-# Keys that do not make runs unlike: paths and machines, the last bits, faults, and the seed,
-# which is looked at separately.
-_WITHOUT_INFLUENCE = (OPERATIONAL - {"rounds", "weights"}) | {"seed", "threads", "min-fraction"}
+# Keys that do not make runs unlike: paths and machines, the last bits, faults, what is measured
+# besides, and the seed, which is looked at separately.
+_MEASURED_BESIDES = {"personal-heads", "probes", "collapse-share"}
+_WITHOUT_INFLUENCE = (
+    (OPERATIONAL - {"rounds", "weights"}) | {"seed", "threads", "min-fraction"} | _MEASURED_BESIDES
+)
 
 
 def settings(run: RecordedRun) -> dict[str, Value]:

@@ -74,6 +74,15 @@ def test_named_rows_are_tested_by_the_models_named(figures: Figures) -> None:
     assert own.compared["personal"].p == pytest.approx(2 / 2**7)
 
 
+def test_runs_that_measure_more_make_a_row_with_those_that_do_not(figures: Figures) -> None:
+    more = figures("fedloge", 0, [0.5], [[0.1, 0.3]], personal_heads="own-prior")
+    (section,) = group_runs([with_second_model(more), figures("fedloge", 1, [0.6], [[0.5, 0.7]])])
+    (row,) = paper_table(section, "last", all_predictors=True).rows
+    # The second model has a figure for one of two seeds, and so no mean.
+    assert row.label == "FedLoGe (realigned)" and row.seeds == (0, 1)
+    assert row.cells["personal", "mean"].values == pytest.approx((0.2, 0.6))
+
+
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
