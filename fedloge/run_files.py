@@ -17,8 +17,8 @@ report, the export) take the paths from here, so that both mean the same files::
       arrivals.jsonl         one line per round in which not all were waited for: whose answers counted
       split.safetensors      examples of each class on each client
       prototypes.safetensors the fixed classifier, for methods that have one
-      checkpoint/            manifest.json, round-000012.safetensors; chosen.safetensors, the shared
-                             tensors after the round that validation examples choose
+      checkpoint/            manifest.json, round-000012.safetensors; chosen.safetensors, the global
+                             models after the round that validation examples choose
       heads/                 client-00003/round-000012.safetensors, the personal tensors;
                              secure-sums.jsonl, what the client remembers of secure sums;
                              data.json, which data of its own the client began the run with

@@ -48,9 +48,10 @@ def _processor() -> str:
 
 
 def outcome(folder: Path, case: dict[str, Any]) -> dict[str, Any]:
-    """Figures of a run of two rounds, and a digest of all tensors that it leaves."""
+    """Figures of a run of two rounds, and a digest of all tensors from which it would go on."""
     run = run_local(tiny(folder, rounds=2, **case))
-    tensors = {f"checkpoint/{k}": t for k, t in newest_checkpoint(run).items()}
+    kept = newest_checkpoint(run).items()
+    tensors = {f"checkpoint/{k}": t for k, t in kept if not k.startswith("made.")}
     for client, own in heads(run).items():
         tensors |= {f"{client}/{name}": tensor for name, tensor in own.items()}
     flat = [

@@ -23,6 +23,7 @@ from fedloge.results.trained_model import Model, Packed
 from fedloge.rng import torch_seeded
 from fedloge.server.checkpoint import Checkpoint, CheckpointStore
 from fedloge.server.chosen_model import read_chosen
+from fedloge.server.made_heads import global_models
 from fedloge.server.run_record import RunRecord
 
 log = logging.getLogger(__name__)
@@ -164,8 +165,13 @@ def chosen_global(run: RecordedRun, predictor: str = "", by_validation: bool = F
     if by_validation:
         checkpoint = read_chosen(run.files.chosen, run.info["run-id"], run.info["fingerprint"])
     net = federation.load(checkpoint.shared, federation.initial[Part.PERSONAL]).eval()
-    found = federation.method.global_predictors(net)
+    found = global_models(federation, net, checkpoint.made)
     name = predictor or federation.method.primary_global or ""
+    if name not in found and any(f"global/{name}/all" in line for line in run.evaluated):
+        raise InputError(
+            f"export: {name!r} is made of clients' sums when the models are evaluated, and the checkpoint of round "
+            f"{checkpoint.round} has none; resume the run to an evaluated round, or choose {', '.join(found)}"
+        )
     origin = {"model": f"global/{name}", **_of_checkpoint(run, checkpoint)}
     return Chosen(federation, _pick(found, name, "global"), origin)
 

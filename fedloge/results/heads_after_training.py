@@ -9,12 +9,13 @@ import torch
 from fedloge.errors import InputError
 from fedloge.federation import Federation
 from fedloge.federation.evaluation import predictor_guesses
-from fedloge.geometry.closed_form import FeatureSums, balanced_weights, ridge
+from fedloge.geometry.closed_form import FeatureSums, balanced_weights
 from fedloge.learning.metrics import summary
-from fedloge.learning.probes.closed_form_heads import closed_form_models, head_of
+from fedloge.learning.probes.closed_form_heads import balanced_model, closed_form_models
 from fedloge.methods.method import Part, Predictor
 from fedloge.results.export import opened
 from fedloge.results.recorded_run import RecordedRun
+from fedloge.server.made_heads import global_models
 
 
 def closed_form_figures(run: RecordedRun) -> dict[str, dict[str, float]]:
@@ -37,7 +38,7 @@ def closed_form_figures(run: RecordedRun) -> dict[str, dict[str, float]]:
     if not fed.has_global_network or not len(fed.test):
         raise InputError("closed-form: this run has no global network, or no test images")
     net = fed.load(checkpoint.shared, fed.initial[Part.PERSONAL]).eval()
-    models = fed.method.global_predictors(net) | _solved(fed)
+    models = global_models(fed, net, checkpoint.made) | _solved(fed)
     everything = torch.arange(len(fed.test), device=fed.device)
     figures = {}
     for name, predictor in models.items():
@@ -59,4 +60,4 @@ def _solved(fed: Federation) -> dict[str, Predictor]:
     h, y = torch.cat(features), torch.cat(labels)
     known = FeatureSums.of(h, y, classes)
     weighted = FeatureSums.of(h, y, classes, balanced_weights(known.counts))
-    return closed_form_models(known) | {"fed3r-balanced": head_of(known.counts, *ridge(weighted))}
+    return closed_form_models(known) | balanced_model(weighted)

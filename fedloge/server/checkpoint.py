@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +36,15 @@ class Checkpoint:
     attempt : the attempt that wrote it.
     shared : the tensors every client gets.
     server : tensors that only the server needs, for methods that have them.
+    made : heads that probes made, if the models were evaluated after this round; no round needs them
+        (`fedloge.server.made_heads`).
     """
 
     round: int
     attempt: int
     shared: dict[str, Tensor]
     server: dict[str, Tensor]
+    made: dict[str, Tensor] = field(default_factory=dict)
 
 
 class CheckpointStore:
@@ -77,6 +80,7 @@ class CheckpointStore:
         name = tensors_of_round(checkpoint.round)
         tensors = {f"shared.{k}": v for k, v in checkpoint.shared.items()}
         tensors |= {f"server.{k}": v for k, v in checkpoint.server.items()}
+        tensors |= {f"made.{k}": v for k, v in checkpoint.made.items()}
         content = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
         write_atomically(self.folder / name, content)
         entry = {
@@ -154,6 +158,7 @@ class CheckpointStore:
             attempt=entry["attempt"],
             shared=_under("shared.", tensors),
             server=_under("server.", tensors),
+            made=_under("made.", tensors),
         )
 
     def _content(self, entry: dict) -> bytes:

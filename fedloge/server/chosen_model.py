@@ -1,4 +1,4 @@
-"""The shared tensors after the round that validation examples choose, beside the newest checkpoints."""
+"""The global models after the round that validation examples choose, beside the newest checkpoints."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ from fedloge.errors import CheckpointError
 from fedloge.learning.round_choice import RoundChoice
 from fedloge.server.checkpoint import Checkpoint
 
+# No tensor of a network has a colon in its name.
+_MADE = "made:"
+
 
 def write_chosen(
     path: Path,
@@ -24,8 +27,9 @@ def write_chosen(
     run_id: str,
     fingerprint: str,
 ) -> None:
-    """Replace the file by the shared tensors of a round; `RunError` if the disk refuses."""
-    tensors = {name: t.detach().cpu().contiguous() for name, t in checkpoint.shared.items()}
+    """Replace the file by a round's shared tensors and made heads; `RunError` if the disk refuses."""
+    kept = checkpoint.shared | {f"{_MADE}{name}": t for name, t in checkpoint.made.items()}
+    tensors = {name: t.detach().cpu().contiguous() for name, t in kept.items()}
     said = {
         "run-id": run_id,
         "fingerprint": fingerprint,
@@ -56,7 +60,9 @@ def read_chosen(path: Path, run_id: str, fingerprint: str) -> Checkpoint:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         intact = said["checksum"] == _checksum(tensors)
         owner = said["run-id"], said["fingerprint"]
-        found = Checkpoint(int(said["round"]), int(said["attempt"]), tensors, {})
+        shared = {k: t for k, t in tensors.items() if not k.startswith(_MADE)}
+        made = {k.removeprefix(_MADE): t for k, t in tensors.items() if k not in shared}
+        found = Checkpoint(int(said["round"]), int(said["attempt"]), shared, {}, made)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError):
         intact, owner = False, ("", "")
     if not intact:

@@ -20,7 +20,7 @@ from fedloge.learning.metrics import (
 )
 from fedloge.learning.probes import of_probe
 from fedloge.messages import NUM_EXAMPLES, Stamp
-from fedloge.methods.method import Part
+from fedloge.methods.method import Part, Predictor
 from fedloge.rng import rng
 
 
@@ -33,11 +33,13 @@ class Measured:
     figures : for the round's line of metrics.
     by_class : lists with one number per class, None where there is none.
     reliability : bins of confidence, by the name of what they are of.
+    made : the global models that probes made, by name.
     """
 
     figures: dict[str, float] = field(default_factory=dict)
     by_class: dict[str, Any] = field(default_factory=dict)
     reliability: dict[str, Reliability] = field(default_factory=dict)
+    made: dict[str, Predictor] = field(default_factory=dict)
 
     def add_classes(self, name: str, values: Iterable[float]) -> None:
         """Add a list over the classes."""
@@ -70,7 +72,7 @@ def measured(
             break
         prefix = f"{probe.name}/"
         findings = probe.finish(net, of_probe(probe, sums))
-        predictors |= findings.predictors
+        found.made |= findings.predictors
         found.figures |= {f"probe/{prefix}{key}": value for key, value in findings.figures.items()}
         for key, values in findings.by_class.items():
             found.add_classes(f"probe/{prefix}{key}", values)
@@ -80,7 +82,7 @@ def measured(
     if not (whole and len(everything)):
         return found
     version = fed.features_version(stamp.version)
-    for name, predictor in predictors.items():
+    for name, predictor in (predictors | found.made).items():
         guesses = predictor_guesses(fed.method, net, predictor, fed.bank, version, everything)
         own_figures = summary(guesses.tally, fed.groups) | guesses.quality()
         found.figures |= {f"global/{name}/{key}": value for key, value in own_figures.items()}

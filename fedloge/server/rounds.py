@@ -27,6 +27,7 @@ from fedloge.server.checkpoint import Checkpoint, CheckpointStore
 from fedloge.server.early_end import keep_if_chosen, nothing_to_do, started, why_it_ends
 from fedloge.server.figures import client_rows, measured, personal_figures, reliability_lines
 from fedloge.server.first_heads import opened
+from fedloge.server.made_heads import head_tensors
 from fedloge.server.masked_mean import SumLost
 from fedloge.server.open_roster import OpenRoster
 from fedloge.server.pacing import Pacing
@@ -90,13 +91,12 @@ def run_rounds(
         done = rounds.one_round(round, keep_round=min(checkpoints.kept_rounds()))
         record.append({**done.rows, "metrics": [done.row], "timing": [done.timing]})
         rows.append(done.row)
-        keep_if_chosen(
-            federation, record, rows, Checkpoint(round, stamp.attempt, rounds.shared, {})
-        )
+        now = Checkpoint(round, stamp.attempt, rounds.shared, rounds.state, rounds.made)
+        keep_if_chosen(federation, record, rows, now)
         ended = why_it_ends(federation, rows)
         if round % config.checkpoint_every == 0 or round == config.rounds or ended:
             record.flush()
-            checkpoints.save(Checkpoint(round, stamp.attempt, rounds.shared, rounds.state))
+            checkpoints.save(now)
         remark(federation, rows, said)
         observers.on_round(RoundDone(done.row, done.timing, round_line(done.row, federation)))
         if ended:
@@ -126,6 +126,7 @@ class Rounds:
     ----------
     shared : the shared tensors after the last round.
     state : tensors that only the server keeps, for methods that have them.
+    made : heads that probes made in the last round, if it was evaluated.
     """
 
     def __init__(
@@ -139,7 +140,7 @@ class Rounds:
         sites: OpenRoster | None = None,
     ) -> None:
         self.federation, self.config = federation, federation.config
-        self.shared, self.state = start.shared, start.server
+        self.shared, self.state, self.made = start.shared, start.server, start.made
         self._grid = grid
         self._lost = 0
         net = federation.load(start.shared, federation.initial[Part.PERSONAL])
@@ -197,6 +198,7 @@ class Rounds:
         if averaged is not None:
             self._take(self._checked(round, self._after_server_step(round, averaged)))
         self.state = self._pacing.without_its_own(self.state) | self._pacing.state()
+        self.made = {}
         if round % self.config.evaluate_every == 0 or round == self.config.rounds:
             self._evaluate(round, done)
             seconds = time.perf_counter() - began - done.timing["train-seconds"]
@@ -315,6 +317,7 @@ class Rounds:
         }
         sums = None if sums is None or second is None else sums | second
         found = measured(fed, strategy.stamp_of(round), self.shared, sums)
+        self.made = head_tensors(found.made)
         held_out = held_out_clients(self.config)
         done.row |= found.figures | personal_figures(outcome.replies, self.config.seed, held_out)
         done.row["evaluated-clients"] = len(outcome.replies)

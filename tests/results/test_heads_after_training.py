@@ -11,9 +11,9 @@ from fedloge.results.run import open_run
 
 
 def test_post_hoc_heads_are_those_of_the_probe_and_of_the_method(tmp_path: Path) -> None:
-    run = run_local(tiny(tmp_path, method="fedavg", rounds=2, probes="closed-form"))
+    run = run_local(tiny(tmp_path, method="fedavg", rounds=2, probes="closed-form-balanced"))
     found, last = closed_form_figures(open_run(run)), lines(run, "metrics")[-1]
-    for name in ("raw", "fed3r", "fed3r-normalised", "fedcof"):
+    for name in ("raw", "fed3r", "fed3r-normalised", "fedcof", "fed3r-balanced"):
         assert found[name]["all"] == pytest.approx(last[f"global/{name}/all"], abs=0.005)
     frozen = run_local(tiny(tmp_path, name="frozen", method="fed3r", rounds=2, clients_per_round=4))
     found, last = closed_form_figures(open_run(frozen)), lines(frozen, "metrics")[-1]

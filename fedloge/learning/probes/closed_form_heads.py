@@ -8,13 +8,23 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from fedloge.geometry.closed_form import FeatureSums, packed, ridge, unpacked, within
+from fedloge.errors import UpdateError
+from fedloge.geometry.closed_form import (
+    FeatureSums,
+    balanced_weights,
+    packed,
+    ridge,
+    unpacked,
+    within,
+)
 from fedloge.learning.class_told import ClassTold
 from fedloge.learning.client_data import ClientData
-from fedloge.learning.probes.probe import Findings, Probe
+from fedloge.learning.probes.probe import Findings, Probe, TwoPassProbe
 from fedloge.models.backbone import Backbone
 from fedloge.models.head import LinearHead, Predictor
 from fedloge.models.network import Network
+
+_WEIGHTED = "weighted-"
 
 
 class ClosedForm(Probe):
@@ -23,7 +33,7 @@ class ClosedForm(Probe):
     See `fedloge.geometry.closed_form`. A site's policy that keeps rare classes back refuses it: a class cannot
     be taken out of a Gram matrix. A client sends the Gram matrix of its training features,
     not augmented, their class sums and its class counts: d (d + 1) / 2 + C d + C numbers of 8 bytes.
-    The class-balanced head needs the class counts beforehand, which method ``fed3r`` exchanges.
+    The class-balanced head needs the class counts beforehand: see `BalancedClosedForm`.
     """
 
     name: ClassVar[str] = "closed-form"
@@ -51,6 +61,58 @@ class ClosedForm(Probe):
             if predictor.extractor == "features":
                 return predictor.head.weight.shape[1]
         return int(cast(Backbone, net.backbone).out_features)
+
+
+class BalancedClosedForm(ClosedForm, TwoPassProbe):
+    """The same models, and ``fed3r-balanced``: ridge regression in which every class counts as much.
+
+    The clients are asked twice. The second time they are told a weight for each class, from which the
+    sizes of the classes over all clients can be read, and send the same sums with their examples
+    weighted so.
+    """
+
+    name: ClassVar[str] = "closed-form-balanced"
+
+    def second_template(self, net: Network) -> dict[str, Tensor]:
+        """Zeros like those of `template`, for the weighted sums."""
+        return _weighted(self.template(net))
+
+    def given(self, net: Network, sums: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The weight of each class, 0 for one without examples."""
+        return {"weights": balanced_weights(sums["counts"])}
+
+    @torch.no_grad()
+    def collect_again(
+        self, net: Network, client: ClientData, given: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """This client's weighted sums."""
+        classes = self.task.num_classes
+        weights = given.get("weights", torch.empty(0))
+        if given.keys() != {"weights"} or weights.shape != (classes,):
+            raise UpdateError(
+                f"probe {self.name!r}: expected of the server a weight for each of {classes} classes, got tensors "
+                f"{', '.join(f'{name} {tuple(tensor.shape)}' for name, tensor in given.items()) or 'none'}"
+            )
+        sums = FeatureSums.of(*self.task.train_features(net, client), classes, weights)
+        return _weighted(as_sums(sums))
+
+    def finish(self, net: Network, sums: dict[str, Tensor]) -> Findings:
+        """The three models and the balanced one, as far as clients have sent examples."""
+        found = super().finish(net, sums)
+        # Each head is of one pass: a client may have failed in one of them only.
+        weighted = from_sums({name: sums[f"{_WEIGHTED}{name}"] for name in self.template(net)})
+        if not float(weighted.counts.sum()):
+            return found
+        return Findings(predictors=found.predictors | balanced_model(weighted))
+
+
+def _weighted(sums: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{_WEIGHTED}{name}": tensor for name, tensor in sums.items()}
+
+
+def balanced_model(weighted: FeatureSums) -> dict[str, Predictor]:
+    """The head of sums that are weighted by class."""
+    return {"fed3r-balanced": head_of(weighted.counts, *ridge(weighted))}
 
 
 def closed_form_models(known: FeatureSums) -> dict[str, Predictor]:
