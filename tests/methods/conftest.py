@@ -125,7 +125,8 @@ def trained() -> Callable[[Path], dict[str, Tensor]]:
     def read(folder: Path) -> dict[str, Tensor]:
         manifest = json.loads((folder / "checkpoint/manifest.json").read_text())
         tensors = load_file(folder / "checkpoint" / manifest["checkpoints"][-1]["file"])
-        return {name.removeprefix("shared."): t for name, t in tensors.items()}
+        kept = {k: t for k, t in tensors.items() if not k.startswith("made.")}
+        return {name.removeprefix("shared."): t for name, t in kept.items()}
 
     return read
 
