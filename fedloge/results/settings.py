@@ -34,11 +34,15 @@ _WITHOUT_INFLUENCE = (
 
 
 def settings(run: RecordedRun) -> dict[str, Value]:
-    """Every key and value of a run's configuration; lists as tuples, so that they can be compared."""
-    return {
+    """Every key and value of a run's configuration; lists as tuples, so that they can be compared.
+
+    ``long-tail`` is the tail that was cut, also where ``auto`` was asked for.
+    """
+    plain = {
         key: tuple(value) if isinstance(value, list) else value
         for key, value in run.config.flat().items()
     }
+    return plain | {"long-tail": run.config.tail}
 
 
 def options_in_words(run: RecordedRun, table: str) -> str:

@@ -83,6 +83,18 @@ def test_runs_that_measure_more_make_a_row_with_those_that_do_not(figures: Figur
     assert row.cells["personal", "mean"].values == pytest.approx((0.2, 0.6))
 
 
+def test_a_tail_that_was_asked_for_by_name_is_the_one_that_auto_cuts(figures: Figures) -> None:
+    runs = [
+        figures("fedavg", seed, [0.5], dataset="cifar10", long_tail=tail)
+        for seed, tail in enumerate(("auto", "exp"))
+    ]
+    (section,) = group_runs(runs)
+    (row,) = section.rows
+    assert row.seeds == (0, 1) and not section.unlike
+    with pytest.raises(InputError, match="long-tail"):
+        group_runs([runs[0], figures("fedavg", 2, [0.5], dataset="cifar10", long_tail="pareto")])
+
+
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
