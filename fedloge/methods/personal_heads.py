@@ -29,7 +29,8 @@ from fedloge.rng import rng
 
 TUNED_EPOCHS = 5
 TUNED_RATE = 0.01
-"""Learning rate of ``own-prior-tuned``, without momentum. From .005 to .02 the figures were level."""
+"""Learning rate of ``own-prior-tuned``, without momentum. Faster ones lose what the head knew where it was good, and
+slower ones leave a head that holds the training prior too near it (measured: experiments/LOG.md, 2026-11-26)."""
 
 
 def personal_models(method: Method[Any], net: Network, client: ClientData) -> dict[str, Predictor]:
