@@ -21,7 +21,10 @@ from torch import Tensor
 
 from fedloge.config import Config, from_flat
 from fedloge.engines.local import LocalGrid
+from fedloge.federation import open_federation
 from fedloge.observer import Observer, Observers
+from fedloge.results.run import open_run
+from fedloge.results.trained_model import Model
 from fedloge.server.run_record import RunRecord
 from fedloge.server.server_app import app as server_app
 
@@ -110,6 +113,23 @@ def lines(folder: Path, name: str) -> list[dict[str, Any]]:
 def newest_checkpoint(folder: Path) -> dict[str, Tensor]:
     manifest = json.loads((folder / "checkpoint/manifest.json").read_text())
     return load_file(folder / "checkpoint" / manifest["checkpoints"][-1]["file"])
+
+
+def goes_on_from(folder: Path) -> dict[str, Tensor]:
+    """The tensors of the newest checkpoint that the next round needs: not the heads that probes made."""
+    tensors = newest_checkpoint(folder)
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith("made.")}
+
+
+def accuracy(model: Model, folder: Path, client: int | None = None) -> float:
+    """A model's accuracy on the test images of a run: all, or a client's own."""
+    federation = open_federation(open_run(folder).config)
+    images, labels = federation.data.test.inputs, federation.data.test.labels
+    if client is not None:
+        own = torch.from_numpy(federation.partition.test[client])
+        images, labels = images[own], labels[own]
+    predicted = torch.cat([model(part).argmax(dim=1) for part in images.split(256)])
+    return (predicted == labels).double().mean().item()
 
 
 def model(folder: Path) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from harness import heads, lines, newest_checkpoint, run_local, tiny
+from harness import goes_on_from, heads, lines, run_local, tiny
 
 from fedloge.digest import digest
 from fedloge.methods import METHODS
@@ -50,8 +50,7 @@ def _processor() -> str:
 def outcome(folder: Path, case: dict[str, Any]) -> dict[str, Any]:
     """Figures of a run of two rounds, and a digest of all tensors from which it would go on."""
     run = run_local(tiny(folder, rounds=2, **case))
-    kept = newest_checkpoint(run).items()
-    tensors = {f"checkpoint/{k}": t for k, t in kept if not k.startswith("made.")}
+    tensors = {f"checkpoint/{k}": t for k, t in goes_on_from(run).items()}
     for client, own in heads(run).items():
         tensors |= {f"{client}/{name}": tensor for name, tensor in own.items()}
     flat = [

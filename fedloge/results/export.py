@@ -18,6 +18,7 @@ from fedloge.methods import method_class
 from fedloge.methods.method import Part, Predictor
 from fedloge.methods.personal_heads import personal_models
 from fedloge.results import trained_model
+from fedloge.results.figure_rows import predictors
 from fedloge.results.recorded_run import RecordedRun
 from fedloge.results.trained_model import Model, Packed
 from fedloge.rng import torch_seeded
@@ -167,7 +168,7 @@ def chosen_global(run: RecordedRun, predictor: str = "", by_validation: bool = F
     net = federation.load(checkpoint.shared, federation.initial[Part.PERSONAL]).eval()
     found = global_models(federation, net, checkpoint.made)
     name = predictor or federation.method.primary_global or ""
-    if name not in found and any(f"global/{name}/all" in line for line in run.evaluated):
+    if name not in found and name in predictors(run, "global"):
         raise InputError(
             f"export: {name!r} is made of clients' sums when the models are evaluated, and the checkpoint of round "
             f"{checkpoint.round} has none; resume the run to an evaluated round, or choose {', '.join(found)}"

@@ -91,7 +91,7 @@ def run_rounds(
         done = rounds.one_round(round, keep_round=min(checkpoints.kept_rounds()))
         record.append({**done.rows, "metrics": [done.row], "timing": [done.timing]})
         rows.append(done.row)
-        now = Checkpoint(round, stamp.attempt, rounds.shared, rounds.state, rounds.made)
+        now = Checkpoint(round, stamp.attempt, rounds.shared, rounds.state, done.made)
         keep_if_chosen(federation, record, rows, now)
         ended = why_it_ends(federation, rows)
         if round % config.checkpoint_every == 0 or round == config.rounds or ended:
@@ -107,11 +107,15 @@ def run_rounds(
 
 @dataclass
 class RoundRecord:
-    """What a round adds to the run's record: its line of metrics, its timing, and lines of other files."""
+    """What a round adds to the run's record: its line of metrics, its timing, and lines of other files.
+
+    `made` are the heads that probes made, for its checkpoint; {} unless the round was evaluated.
+    """
 
     row: dict[str, Any]
     timing: dict[str, Any]
     rows: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    made: dict[str, Tensor] = field(default_factory=dict)
 
     def add(self, rows: dict[str, list[dict[str, Any]]]) -> None:
         """Add lines, file by file."""
@@ -126,7 +130,6 @@ class Rounds:
     ----------
     shared : the shared tensors after the last round.
     state : tensors that only the server keeps, for methods that have them.
-    made : heads that probes made in the last round, if it was evaluated.
     """
 
     def __init__(
@@ -140,7 +143,7 @@ class Rounds:
         sites: OpenRoster | None = None,
     ) -> None:
         self.federation, self.config = federation, federation.config
-        self.shared, self.state, self.made = start.shared, start.server, start.made
+        self.shared, self.state = start.shared, start.server
         self._grid = grid
         self._lost = 0
         net = federation.load(start.shared, federation.initial[Part.PERSONAL])
@@ -198,7 +201,6 @@ class Rounds:
         if averaged is not None:
             self._take(self._checked(round, self._after_server_step(round, averaged)))
         self.state = self._pacing.without_its_own(self.state) | self._pacing.state()
-        self.made = {}
         if round % self.config.evaluate_every == 0 or round == self.config.rounds:
             self._evaluate(round, done)
             seconds = time.perf_counter() - began - done.timing["train-seconds"]
@@ -317,7 +319,7 @@ class Rounds:
         }
         sums = None if sums is None or second is None else sums | second
         found = measured(fed, strategy.stamp_of(round), self.shared, sums)
-        self.made = head_tensors(found.made)
+        done.made = head_tensors(found.made)
         held_out = held_out_clients(self.config)
         done.row |= found.figures | personal_figures(outcome.replies, self.config.seed, held_out)
         done.row["evaluated-clients"] = len(outcome.replies)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import harness
 import pytest
 import torch
 from flwr.app import Message
-from safetensors.torch import load_file
 from torch import Tensor
 
 from fedloge.config import from_flat
@@ -123,10 +123,7 @@ def trained() -> Callable[[Path], dict[str, Tensor]]:
     """The shared tensors of a run's newest checkpoint, and the server's as ``server.<name>``."""
 
     def read(folder: Path) -> dict[str, Tensor]:
-        manifest = json.loads((folder / "checkpoint/manifest.json").read_text())
-        tensors = load_file(folder / "checkpoint" / manifest["checkpoints"][-1]["file"])
-        kept = {k: t for k, t in tensors.items() if not k.startswith("made.")}
-        return {name.removeprefix("shared."): t for name, t in kept.items()}
+        return {k.removeprefix("shared."): t for k, t in harness.goes_on_from(folder).items()}
 
     return read
 

@@ -10,7 +10,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fedloge.errors import DataError, InputError, RunError
-from fedloge.federation import open_federation
 from fedloge.results import trained_model
 from fedloge.results.export import export_client, export_global
 from fedloge.results.run import open_run
@@ -28,17 +27,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
-def measured(model: trained_model.Model, folder: Path, client: int | None) -> float:
-    """Accuracy on the test images: all, or a client's own."""
-    federation = open_federation(open_run(folder).config)
-    images, labels = federation.data.test.inputs, federation.data.test.labels
-    if client is not None:
-        own = torch.from_numpy(federation.partition.test[client])
-        images, labels = images[own], labels[own]
-    predicted = torch.cat([model(part).argmax(dim=1) for part in images.split(256)])
-    return (predicted == labels).double().mean().item()
-
-
 @pytest.mark.parametrize(
     ("method", "name"),
     [
@@ -54,7 +42,7 @@ def test_the_global_model_measures_as_recorded(
     run = open_run(runs[method])
     manifest = export_global(run, tmp_path / "out", name)
     recorded = harness.lines(run.path, "metrics")[-1][f"{manifest['model']}/all"]
-    assert measured(trained_model.load(tmp_path / "out"), run.path, None) == pytest.approx(
+    assert harness.accuracy(trained_model.load(tmp_path / "out"), run.path, None) == pytest.approx(
         recorded, abs=1e-12
     )
 
@@ -77,7 +65,7 @@ def test_every_clients_model_measures_as_recorded(
         assert manifest["rounds-trained"] == row["trained-rounds"]
         recorded = row.get(f"{manifest['model']}/accuracy")
         if recorded is not None:
-            found = measured(trained_model.load(out), run.path, row["client"])
+            found = harness.accuracy(trained_model.load(out), run.path, row["client"])
             assert found == pytest.approx(recorded, abs=1e-12)
 
 
@@ -186,7 +174,7 @@ def test_norm_layers_at_home_leave_no_global_model(tmp_path: Path) -> None:
         export_global(open_run(folder), tmp_path / "out")
     manifest = export_client(open_run(folder), 0, tmp_path / "mine")
     row = harness.lines(folder, "clients")[0]
-    assert measured(trained_model.load(tmp_path / "mine"), folder, 0) == pytest.approx(
+    assert harness.accuracy(trained_model.load(tmp_path / "mine"), folder, 0) == pytest.approx(
         row[f"{manifest['model']}/accuracy"], abs=1e-12
     )
 

@@ -37,12 +37,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
-def accuracy(model: trained_model.Model, folder: Path) -> float:
-    test = open_federation(open_run(folder).config).data.test
-    guesses = torch.cat([model(part).argmax(dim=1) for part in test.inputs.split(256)])
-    return (guesses == test.labels).double().mean().item()
-
-
 @pytest.mark.parametrize("by_validation", [False, True])
 @pytest.mark.parametrize("name", ["", "raw", "fed3r", "fedcof", "fed3r-balanced"])
 def test_a_model_of_a_probe_is_exported_as_it_was_measured(
@@ -51,7 +45,9 @@ def test_a_model_of_a_probe_is_exported_as_it_was_measured(
     manifest = export_global(open_run(run), tmp_path / "out", name, by_validation)
     assert manifest["model"] == f"global/{name or 'calibrated'}"
     recorded = harness.lines(run, "metrics")[-1][f"{manifest['model']}/all"]
-    assert accuracy(trained_model.load(tmp_path / "out"), run) == pytest.approx(recorded, abs=1e-12)
+    assert harness.accuracy(trained_model.load(tmp_path / "out"), run) == pytest.approx(
+        recorded, abs=1e-12
+    )
 
 
 def test_a_round_that_was_not_evaluated_has_none(run: Path, tmp_path: Path) -> None:
